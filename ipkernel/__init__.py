@@ -1,0 +1,177 @@
+"""Interactive parallel computing in Python: a controller, host daemons, engines and clients.
+
+Everything that a user needs is importable from here::
+
+    import ipkernel as ipp
+
+    with ipp.Cluster(n=4) as rc:
+        print(rc[:].map_sync(lambda x: x * x, range(16)))
+
+The names are looked up when they are first used, so ``import ipkernel`` itself loads neither
+Twisted nor Foolscap nor IPython.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ipkernel._version import __version__, version_info
+
+if TYPE_CHECKING:
+    from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+
+    from ipkernel import errors as error
+    from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
+    from ipkernel.client.client import Client
+    from ipkernel.client.executor import ViewExecutor
+    from ipkernel.client.remotefunction import (
+        ParallelFunction,
+        RemoteFunction,
+        parallel,
+        remote,
+    )
+    from ipkernel.client.view import BroadcastView, DirectView, LoadBalancedView
+    from ipkernel.cluster.cluster import Cluster
+    from ipkernel.errors import (
+        AlreadyDisplayedError,
+        CompositeError,
+        DependencyTimeout,
+        EngineError,
+        ImpossibleDependency,
+        InvalidDependency,
+        IPythonError,
+        KernelError,
+        NoEnginesRegistered,
+        RemoteError,
+        TaskAborted,
+        TaskRejectError,
+        TaskTimeout,
+        TimeoutError,
+        UnmetDependency,
+        collect_exceptions,
+    )
+    from ipkernel.serialize import (
+        can,
+        can_map,
+        deserialize_object,
+        pack_apply_message,
+        serialize_object,
+        uncan,
+        uncan_map,
+        unpack_apply_message,
+    )
+    from ipkernel.serialize.functions import interactive
+    from ipkernel.serialize.payload import PrePickled, use_cloudpickle, use_dill, use_pickle
+    from ipkernel.serialize.reference import Reference
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "ipkernel.client.client": ("Client",),
+    "ipkernel.client.view": ("BroadcastView", "DirectView", "LoadBalancedView"),
+    "ipkernel.client.executor": ("ViewExecutor",),
+    "ipkernel.client.asyncresult": ("AsyncMapResult", "AsyncResult"),
+    "ipkernel.client.remotefunction": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
+    "ipkernel.cluster.cluster": ("Cluster",),
+    "ipkernel.serialize": (
+        "can",
+        "can_map",
+        "deserialize_object",
+        "pack_apply_message",
+        "serialize_object",
+        "uncan",
+        "uncan_map",
+        "unpack_apply_message",
+    ),
+    "ipkernel.serialize.functions": ("interactive",),
+    "ipkernel.serialize.payload": ("PrePickled", "use_cloudpickle", "use_dill", "use_pickle"),
+    "ipkernel.serialize.reference": ("Reference",),
+    "ipkernel.errors": (
+        "AlreadyDisplayedError",
+        "CompositeError",
+        "DependencyTimeout",
+        "EngineError",
+        "IPythonError",
+        "ImpossibleDependency",
+        "InvalidDependency",
+        "KernelError",
+        "NoEnginesRegistered",
+        "RemoteError",
+        "TaskAborted",
+        "TaskRejectError",
+        "TaskTimeout",
+        "TimeoutError",
+        "UnmetDependency",
+        "collect_exceptions",
+    ),
+    "concurrent.futures": ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"),
+}
+
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "AlreadyDisplayedError",
+    "AsyncMapResult",
+    "AsyncResult",
+    "BroadcastView",
+    "Client",
+    "Cluster",
+    "CompositeError",
+    "DependencyTimeout",
+    "DirectView",
+    "EngineError",
+    "IPythonError",
+    "ImpossibleDependency",
+    "InvalidDependency",
+    "KernelError",
+    "LoadBalancedView",
+    "NoEnginesRegistered",
+    "ParallelFunction",
+    "PrePickled",
+    "Reference",
+    "RemoteError",
+    "RemoteFunction",
+    "TaskAborted",
+    "TaskRejectError",
+    "TaskTimeout",
+    "TimeoutError",
+    "UnmetDependency",
+    "ViewExecutor",
+    "__version__",
+    "can",
+    "can_map",
+    "collect_exceptions",
+    "deserialize_object",
+    "error",
+    "interactive",
+    "pack_apply_message",
+    "parallel",
+    "remote",
+    "serialize_object",
+    "uncan",
+    "uncan_map",
+    "unpack_apply_message",
+    "use_cloudpickle",
+    "use_dill",
+    "use_pickle",
+    "version_info",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use and keep it."""
+    if name == "error":
+        value: object = import_module("ipkernel.errors")
+    elif name in _WHERE:
+        value = getattr(import_module(_WHERE[name]), name)
+    else:
+        raise AttributeError(f"module 'ipkernel' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names also before their first use."""
+    return sorted({*globals(), *__all__})
