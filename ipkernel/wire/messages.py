@@ -1,0 +1,319 @@
+"""The messages of the work plane: typed, bounded headers in front of opaque payloads.
+
+A message is a small :class:`msgspec.Struct`, encoded as a MessagePack array whose first
+element is the message's number. Its ``size`` says how many payload bytes belong to it; they
+travel behind the headers of the frame, in the same order. Controllers and host daemons read
+headers and pass payloads on; only engines and clients look inside.
+
+The structs *are* the schema of the wire: a header that does not fit is refused by
+:func:`decode` before any of it is used.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, ClassVar, Final, Union
+
+import msgspec
+from msgspec import Meta, Struct
+
+#: Version of everything in this module and in :mod:`ipkernel.wire.records`.
+PROTOCOL: Final = 1
+
+#: The longest payload of one message, in bytes.
+MAX_PAYLOAD: Final = 8 << 30
+
+#: The most targets, tasks or lines that one message may list.
+MAX_LIST: Final = 1 << 16
+
+TaskId = Annotated[int, Meta(ge=0, lt=1 << 62)]
+"""A task: session number in the upper bits, the client's own count in the lower 40."""
+EngineId = Annotated[int, Meta(ge=-1, lt=1 << 20)]
+"""A small number from 0; -1 stands for "none"."""
+Size = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD)]
+Digest = Annotated[bytes, Meta(max_length=16)]
+Text = Annotated[str, Meta(max_length=4096)]
+Lines = Annotated[list[Text], Meta(max_length=100)]
+Tasks = Annotated[list[TaskId], Meta(max_length=MAX_LIST)]
+Engines = Annotated[list[EngineId], Meta(max_length=MAX_LIST)]
+
+
+class Kind(IntEnum):
+    """What an engine is asked to do with a task's payload."""
+
+    APPLY = 1
+    """Call a function; the payload is a call made by :mod:`ipkernel.serialize`."""
+    MAP = 2
+    """Call a function for each item of a chunk; the result is the list of results."""
+    EXECUTE = 3
+    """Run source text through IPython."""
+    PUSH = 4
+    """Put names into the engine's namespace."""
+    PULL = 5
+    """Return the values of names or expressions."""
+    KEYS = 6
+    """Return the names in the engine's namespace."""
+    CLEAR = 7
+    """Empty the engine's namespace."""
+
+
+class Outcome(IntEnum):
+    """How a task ended, and so what the payload of its result is."""
+
+    OK = 0
+    """The pickled value."""
+    ERROR = 1
+    """An encoded :class:`ipkernel.serialize.failure.ErrorInfo`: user code raised."""
+    ABORTED = 2
+    """An encoded :class:`Reason`: cancelled before or while it ran."""
+    LOST = 3
+    """An encoded :class:`Reason`: the engine or its host was lost while it ran."""
+    IMPOSSIBLE = 4
+    """An encoded :class:`Reason`: no engine could ever run it."""
+
+
+class Stream(IntEnum):
+    """Where output of a task came from."""
+
+    STDOUT = 1
+    STDERR = 2
+    DISPLAY = 3
+    """A MessagePack map with ``data``, ``metadata`` and ``transient``: rich output."""
+    DATA = 4
+    """A pickled value published by the task while it runs."""
+
+
+class Message(Struct, array_like=True, frozen=True, gc=False):
+    """The base of all messages.
+
+    ``size`` is the length of the message's payload in bytes; kinds of message that carry
+    none leave it at the class's 0.
+    """
+
+    size: ClassVar[int] = 0
+
+
+class Submit(Message, tag=1):
+    """Client to controller: run a task on one engine, or one task on each of several.
+
+    Attributes:
+        task: The task's id. With ``spread`` unset and n targets, ids ``task`` to
+            ``task + n - 1`` belong to the targets in order.
+        kind: What to do.
+        size: Bytes of payload.
+        targets: Engine ids; empty means any engine.
+        spread: True for a load-balanced task (any one of ``targets``); False for one task
+            on every engine of ``targets``.
+        digest: The function's name by hash, or empty when the payload holds it.
+        retries: How often to run it again after it had started and was lost.
+        label: A name of the user's own.
+    """
+
+    task: TaskId
+    kind: Kind
+    size: Size
+    targets: Engines = []
+    spread: bool = True
+    digest: Digest = b""
+    retries: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    label: Annotated[str, Meta(max_length=256)] = ""
+
+
+class Function(Message, tag=2):
+    """A pickled function, sent once per connection ahead of the tasks that name it."""
+
+    digest: Digest
+    size: Size
+
+
+class Cancel(Message, tag=3):
+    """Client to controller: abort these tasks where they have not started."""
+
+    tasks: Tasks
+
+
+class Fetch(Message, tag=4):
+    """Client to controller: send me the results of these tasks, when they have ended."""
+
+    tasks: Tasks
+
+
+class Finished(Message, tag=5):
+    """Controller to client: a task has ended.
+
+    Attributes:
+        task: Its id.
+        outcome: How it ended.
+        engine: Where it ran, or -1.
+        started: When the engine began, seconds since the epoch, or 0.
+        completed: When the engine was done, seconds since the epoch, or 0.
+        size: Bytes of payload.
+        attempts: How many engines began to run it.
+    """
+
+    task: TaskId
+    outcome: Outcome
+    engine: EngineId
+    started: float
+    completed: float
+    size: Size
+    attempts: int = 1
+
+
+class Output(Message, tag=6):
+    """Engine to host to controller to client: output of a task while it runs.
+
+    ``task`` is 0 for output that belongs to no task.
+    """
+
+    task: TaskId
+    engine: EngineId
+    stream: Stream
+    size: Size
+
+
+class EngineJoined(Message, tag=7):
+    """Controller to client, host to controller: an engine is ready for work."""
+
+    engine: EngineId
+    host: Text
+    pid: int
+
+
+class EngineLeft(Message, tag=8):
+    """Host to controller, controller to client: an engine is gone.
+
+    Attributes:
+        engine: Its id.
+        reason: What happened, as a sentence.
+        restarting: True when its host starts it again under the same id.
+        started: The tasks that had started on it (host to controller only).
+        loss: The same facts as data.
+    """
+
+    engine: EngineId
+    reason: Text
+    restarting: bool = False
+    started: Tasks = []
+    loss: Reason | None = None
+
+
+class Closing(Message, tag=9):
+    """Controller to client and host: the controller is about to stop."""
+
+    reason: Text
+
+
+class Assign(Message, tag=10):
+    """Controller to host, host to engine: run this task on this engine."""
+
+    task: TaskId
+    engine: EngineId
+    kind: Kind
+    size: Size
+    digest: Digest = b""
+
+
+class Done(Message, tag=11):
+    """Engine to host, host to controller: a task has ended (fields as in Finished)."""
+
+    task: TaskId
+    engine: EngineId
+    outcome: Outcome
+    started: float
+    completed: float
+    size: Size
+
+
+class Started(Message, tag=12):
+    """Host to controller: these tasks have begun and are still running."""
+
+    tasks: Tasks
+
+
+class Reclaim(Message, tag=13):
+    """Controller to host: give back those of these tasks that have not started."""
+
+    engine: EngineId
+    tasks: Tasks
+
+
+class Returned(Message, tag=14):
+    """Host to controller: these tasks had not started and will not be run here.
+
+    It is also the answer to a :class:`Reclaim` that came too late (``tasks`` is empty).
+    """
+
+    engine: EngineId
+    tasks: Tasks
+
+
+class ForgetFunctions(Message, tag=15):
+    """Controller to host, host to engine: these functions will not be named again."""
+
+    digests: Annotated[list[Digest], Meta(max_length=MAX_LIST)]
+
+
+class EngineHello(Message, tag=16):
+    """Engine to host: the first message on an engine's link."""
+
+    pid: int
+    token: Annotated[bytes, Meta(max_length=32)] = b""
+
+
+class Reason(Struct, frozen=True):
+    """Why a task ended without a result of its own, as data.
+
+    Attributes:
+        kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"`` or ``"limit"``.
+        text: A sentence for people.
+        engine: Engine id, or -1.
+        host: Host name.
+        pid: Process id, or 0.
+        exitcode: Exit status, or None when a signal ended it.
+        signal: Signal number, or None.
+        uptime: Seconds the engine lived.
+        memory: Bytes of resident memory when last seen, or 0.
+        last_output: The last lines that it printed.
+    """
+
+    kind: Annotated[str, Meta(max_length=16)]
+    text: Text
+    engine: EngineId = -1
+    host: Text = ""
+    pid: int = 0
+    exitcode: int | None = None
+    signal: int | None = None
+    uptime: float = 0.0
+    memory: int = 0
+    last_output: Lines = []
+
+
+AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
+    Submit, Function, Cancel, Fetch, Finished, Output, EngineJoined, EngineLeft, Closing,
+    Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
+]  # fmt: skip
+
+#: Encodes the list of headers of one frame.
+encode = msgspec.msgpack.Encoder().encode
+
+#: Decodes the list of headers of one frame; raises :class:`msgspec.ValidationError` or
+#: :class:`msgspec.DecodeError` when the bytes do not fit the schema.
+decode = msgspec.msgpack.Decoder(Annotated[list[AnyMessage], Meta(max_length=MAX_LIST)]).decode
+
+_reason_encoder = msgspec.msgpack.Encoder()
+_reason_decoder = msgspec.msgpack.Decoder(Reason)
+
+
+def encode_reason(reason: Reason) -> bytes:
+    """Return ``reason`` as the payload of a result."""
+    return _reason_encoder.encode(reason)
+
+
+def decode_reason(payload: bytes | bytearray | memoryview) -> Reason:
+    """Return the :class:`Reason` in a result's payload.
+
+    Raises:
+        msgspec.MsgspecError: The bytes are not one.
+    """
+    return _reason_decoder.decode(payload)

@@ -1,0 +1,249 @@
+"""What travels through doors: the requests and answers of the control plane.
+
+A door's methods take and return bounded byte strings (:mod:`ipkernel.wire.doors`); these
+structs, encoded as MessagePack maps, are what is in them. Maps, not arrays, so that a field
+can be added without breaking a peer that is one release behind.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ipkernel.wire.messages import MAX_LIST, PROTOCOL, EngineId, Engines, Lines, Text
+
+S = TypeVar("S", bound=Struct)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """The base of all requests and answers."""
+
+
+class ClientHello(Record):
+    """A client introduces itself.
+
+    Attributes:
+        protocol: :data:`~ipkernel.wire.messages.PROTOCOL` of the sender.
+        version: ipkernel's version, for messages to people.
+        python: Major and minor version of Python.
+        host: Host name of the client.
+        pid: Process id of the client.
+        user: Login name, for status displays only.
+    """
+
+    protocol: int = PROTOCOL
+    version: Text = ""
+    python: Text = ""
+    host: Text = ""
+    pid: int = 0
+    user: Text = ""
+
+
+class EngineInfo(Record):
+    """One engine, as clients see it.
+
+    Attributes:
+        engine: Its id.
+        host: Host name.
+        pid: Process id, 0 while it is starting.
+        state: ``"starting"``, ``"ready"``, ``"restarting"`` or ``"dead"``.
+        reason: Why it is not ready, with what is known of its last death.
+        queued: Tasks assigned to it and not yet started.
+        running: Tasks that it runs now.
+        completed: Tasks that it has finished.
+        restarts: How often it has been started again.
+        uptime: Seconds since it was last started.
+    """
+
+    engine: EngineId
+    host: Text = ""
+    pid: int = 0
+    state: Text = "ready"
+    reason: Text = ""
+    queued: int = 0
+    running: int = 0
+    completed: int = 0
+    restarts: int = 0
+    uptime: float = 0.0
+
+
+class SessionGrant(Record):
+    """The controller's answer to a client: a session and a ticket for its channel.
+
+    Attributes:
+        session: Number of the session; task ids are ``session << 40 | count``.
+        ticket: Good for one channel from the asking Tub, within seconds.
+        cluster: Name of the cluster.
+        engines: All engines that the controller knows now.
+        version: The controller's ipkernel version.
+        python: The controller's Python version.
+    """
+
+    session: int
+    ticket: bytes
+    cluster: Text = ""
+    engines: Annotated[list[EngineInfo], Meta(max_length=MAX_LIST)] = []
+    version: Text = ""
+    python: Text = ""
+    protocol: int = PROTOCOL
+
+
+class HostHello(Record):
+    """A host daemon introduces itself and asks for engine ids.
+
+    Attributes:
+        host: Host name.
+        pid: Process id of the daemon.
+        slots: How many engines it has or is about to start.
+        engines: Ids that its engines already have (empty at first).
+        python: Major and minor version of Python.
+    """
+
+    host: Text
+    pid: int
+    slots: Annotated[int, Meta(ge=0, le=4096)]
+    engines: Engines = []
+    protocol: int = PROTOCOL
+    version: Text = ""
+    python: Text = ""
+
+
+class HostGrant(Record):
+    """The controller's answer to a host daemon.
+
+    Attributes:
+        host_id: The host's number in this cluster.
+        ticket: Good for one channel from the asking Tub, within seconds.
+        engines: One id per slot.
+        cluster: Name of the cluster.
+    """
+
+    host_id: int
+    ticket: bytes
+    engines: Engines
+    cluster: Text = ""
+    protocol: int = PROTOCOL
+
+
+class EngineOrder(Record):
+    """Start or stop engines, or send them a signal.
+
+    Attributes:
+        engines: Which; empty with ``count`` for new ones, empty alone for all.
+        count: How many new engines to start.
+        signal: Name of a signal, such as ``"SIGINT"``.
+        host: Host name to start new engines on; empty leaves the choice to the controller.
+    """
+
+    engines: Engines = []
+    count: Annotated[int, Meta(ge=0, le=4096)] = 0
+    signal: Annotated[str, Meta(max_length=16)] = ""
+    host: Text = ""
+
+
+class EngineAnswer(Record):
+    """What became of an :class:`EngineOrder`.
+
+    Attributes:
+        engines: The engines concerned.
+        problem: Empty, or why it could not be done.
+    """
+
+    engines: Engines = []
+    problem: Text = ""
+
+
+class HostInfo(Record):
+    """One host daemon, as ``status`` shows it."""
+
+    host_id: int
+    host: Text
+    pid: int
+    engines: Engines = []
+    connected: bool = True
+    since: float = 0.0
+
+
+class QueueCounts(Record):
+    """Tasks by state."""
+
+    waiting: int = 0
+    ready: int = 0
+    assigned: int = 0
+    running: int = 0
+    finished: int = 0
+    failed: int = 0
+    aborted: int = 0
+
+
+class Status(Record):
+    """The state of a cluster at one moment."""
+
+    cluster: Text
+    pid: int
+    host: Text
+    location: Text
+    uptime: float
+    version: Text
+    hosts: Annotated[list[HostInfo], Meta(max_length=MAX_LIST)] = []
+    engines: Annotated[list[EngineInfo], Meta(max_length=MAX_LIST)] = []
+    queue: QueueCounts = QueueCounts()
+    clients: int = 0
+    memory: int = 0
+
+
+class TaskQuery(Record):
+    """Ask for the story of tasks.
+
+    Attributes:
+        tasks: Task ids.
+    """
+
+    tasks: Annotated[list[int], Meta(max_length=1024)] = []
+
+
+class TaskStory(Record):
+    """Where a task is and how it came there.
+
+    Attributes:
+        task: Its id.
+        state: A state of the task machine, or ``"unknown"``.
+        reason: Why it is where it is, as a sentence.
+        story: One line for each step.
+        engine: Where it is or was, or -1.
+    """
+
+    task: int
+    state: Text
+    reason: Text = ""
+    story: Lines = []
+    engine: EngineId = -1
+
+
+class TaskStories(Record):
+    """The answer to a :class:`TaskQuery`."""
+
+    stories: Annotated[list[TaskStory], Meta(max_length=1024)] = []
+
+
+def pack(record: Record) -> bytes:
+    """Return ``record`` as the bytes that go through a door."""
+    return _encode(record)
+
+
+_decoders: dict[type[Struct], msgspec.msgpack.Decoder[Any]] = {}
+
+
+def unpack(kind: type[S], data: bytes) -> S:
+    """Return the record of type ``kind`` in ``data``.
+
+    Raises:
+        msgspec.MsgspecError: The bytes do not fit its schema.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    return decoder.decode(data)  # type: ignore[no-any-return]
