@@ -1,0 +1,290 @@
+"""What every long-lived process of a cluster does about itself: log, title, pid file, parent.
+
+Nothing here imports Twisted: a host daemon uses it before it has decided to load a reactor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+#: Bytes after which a log file is put aside, and how many old ones are kept.
+LOG_SIZE: Final = 5_000_000
+LOG_BACKUPS: Final = 3
+
+#: Seconds by which two readings of a process's start time may differ.
+_SAME_START: Final = 2.0
+
+_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class AlreadyRunning(Exception):
+    """A pid file names a process that lives; the text says which and what to do."""
+
+
+class LogFile(RotatingFileHandler):
+    """A rotating log file that gives up, and says so once, when it cannot be written.
+
+    A full disk must cost the log and nothing else.
+
+    Args:
+        path: The file; created with mode 0600 when it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.given_up = False
+        super().__init__(path, maxBytes=LOG_SIZE, backupCount=LOG_BACKUPS, encoding="utf-8")
+
+    def _open(self):  # type: ignore[no-untyped-def]
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or nothing after the file has failed."""
+        if not self.given_up:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Stop writing when the file system refuses; ignore records that cannot be formatted."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError) or self.given_up:
+            return
+        self.given_up = True
+        _say(f"the log file {self.baseFilename} cannot be written any more ({error.strerror})\n")
+
+    def close(self) -> None:
+        """Close the file; what a full disk did not take is lost."""
+        try:
+            super().close()
+        except OSError:
+            pass
+
+
+def start_logging(
+    name: str, directory: str | os.PathLike[str] | None, level: str = "INFO"
+) -> Path | None:
+    """Send everything that is logged to ``directory/<name>.log``.
+
+    Args:
+        name: Name of the program, which names the file.
+        directory: The log directory, created if need be; None logs to the standard error.
+        level: A level of :mod:`logging` by name, in any case.
+
+    Returns:
+        The log file, or None when there is none.
+
+    Raises:
+        ValueError: There is no such level.
+        OSError: The file cannot be opened.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(
+            f"unknown log level {level!r}: use debug, info, warning, error or critical"
+        )
+    logging.raiseExceptions = False
+    path: Path | None = None
+    handler: logging.Handler
+    if directory is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        path = Path(directory) / f"{name}.log"
+        handler = LogFile(path)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(number)
+    return path
+
+
+def stop_logging() -> None:
+    """Close and remove the handlers of :func:`start_logging`."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, LogFile) or type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+            handler.close()
+
+
+class Lifeline:
+    """Watches the standard input, whose end means that the parent process is gone.
+
+    A thread that blocks in a read works on every system and costs nothing while it waits.
+
+    Args:
+        on_eof: Called once, in the watching thread, at the end of the input.
+        descriptor: What to read.
+    """
+
+    def __init__(self, on_eof: Callable[[], object], descriptor: int = 0) -> None:
+        self._on_eof = on_eof
+        self._descriptor = descriptor
+        self._thread = threading.Thread(target=self._watch, name="lifeline", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def _watch(self) -> None:
+        try:
+            while os.read(self._descriptor, 4096):
+                pass
+        except OSError:
+            pass  # a closed input is as good as an ended one
+        self._on_eof()
+
+
+def emit(event: str, **fields: object) -> None:
+    """Tell the parent process something: one line of JSON on the standard output.
+
+    A parent that no longer reads is not an error.
+
+    Args:
+        event: What happened, such as ``"ready"``.
+        fields: Whatever JSON can carry.
+    """
+    data = json.dumps({"event": event, **fields}).encode() + b"\n"
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        pass
+
+
+def set_title(text: str) -> None:
+    """Show ``text`` as this process's name in ``ps`` and ``top``."""
+    from setproctitle import setproctitle
+
+    setproctitle(text)
+
+
+class PidFile:
+    """A file that says which process does a job: ``{pid, started, host, cluster, name}``.
+
+    The start time tells the process from a later one with the same number.
+
+    Args:
+        path: The file, in a directory that exists.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def read(self) -> dict[str, object] | None:
+        """Return what the file says, or None when it is missing or garbled."""
+        try:
+            content = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(content, dict) or not isinstance(content.get("pid"), int):
+            return None
+        return content
+
+    def state(self) -> str:
+        """Return ``"none"``, ``"dead"``, ``"alive"``, or ``"elsewhere"`` for another host's."""
+        content = self.read()
+        if content is None:
+            return "none"
+        if content.get("host") not in ("", None, socket.gethostname()):
+            return "elsewhere"
+        started = content.get("started")
+        pid = content["pid"]
+        assert isinstance(pid, int)
+        alive = isinstance(started, int | float) and is_alive(pid, float(started))
+        return "alive" if alive else "dead"
+
+    def claim(self, cluster: str = "", name: str = "") -> None:
+        """Write this process into the file.
+
+        Args:
+            cluster: Name of the cluster.
+            name: Name of the program, for messages.
+
+        Raises:
+            AlreadyRunning: The file names another process that lives.
+            OSError: The file cannot be written.
+        """
+        temporary = self._write_beside(cluster, name)
+        try:
+            try:
+                os.link(temporary, self.path)
+                return
+            except FileExistsError:
+                self._refuse_if_taken()
+            except OSError:  # a file system without hard links
+                self._refuse_if_taken()
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the file if it names this process."""
+        content = self.read()
+        if content is not None and content["pid"] == os.getpid():
+            self.path.unlink(missing_ok=True)
+
+    def _write_beside(self, cluster: str, name: str) -> Path:
+        import psutil
+
+        content = {
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "host": socket.gethostname(),
+            "cluster": cluster,
+            "name": name,
+        }
+        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.write("\n")
+        return Path(temporary)
+
+    def _refuse_if_taken(self) -> None:
+        content = self.read()
+        state = self.state()
+        if content is None or state in ("none", "dead") or content["pid"] == os.getpid():
+            return
+        what = f"{content.get('name') or 'a process'} with pid {content['pid']}"
+        if state == "alive":
+            raise AlreadyRunning(
+                f"{what} already runs here, says {self.path}: stop it before you start another"
+            )
+        raise AlreadyRunning(
+            f"{what} runs on host {content.get('host')}, says {self.path}: stop it there, or "
+            f"remove that file if it is gone"
+        )
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Tell whether process ``pid`` lives and is the one that began at ``started``.
+
+    Args:
+        pid: Process id.
+        started: Seconds since the epoch, as :meth:`psutil.Process.create_time` gave them.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return abs(process.create_time() - started) < _SAME_START
+    except psutil.Error:
+        return False
+
+
+def _say(text: str) -> None:
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        pass
