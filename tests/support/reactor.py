@@ -40,11 +40,11 @@ def reactor() -> Any:
     global _thread
     with _starting:
         # A client made by an earlier test may have started it already, in a thread of its own.
-        if _thread is None and not the_reactor.running:  # type: ignore[attr-defined]
+        if _thread is None and not the_reactor.running:
             running = threading.Event()
-            the_reactor.callWhenRunning(running.set)  # type: ignore[attr-defined]
+            the_reactor.callWhenRunning(running.set)
             _thread = threading.Thread(
-                target=the_reactor.run,  # type: ignore[attr-defined]
+                target=the_reactor.run,
                 kwargs={"installSignalHandlers": False},
                 name=THREAD_NAME,
                 daemon=True,
