@@ -1,0 +1,631 @@
+"""Every exception that ipkernel raises on purpose.
+
+The names and the tree are those that users of this field know; what is ours (:class:`EngineLost`,
+:class:`SerializationError`, :class:`ConnectError`, ...) sits below :class:`KernelError` as well, so
+``except KernelError`` catches all of it. Time-outs are the builtin :class:`TimeoutError`.
+
+All of them can be pickled. This module imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from ipkernel.serialize.failure import ErrorInfo
+
+__all__ = [
+    "AlreadyDisplayedError",
+    "ClusterError",
+    "CompositeError",
+    "ConfigurationError",
+    "ConnectError",
+    "ControllerLost",
+    "DependencyTimeout",
+    "EngineError",
+    "EngineLost",
+    "HostLost",
+    "IPythonError",
+    "ImpossibleDependency",
+    "InvalidDependency",
+    "InvalidEngineID",
+    "KernelError",
+    "LauncherError",
+    "NoEnginesRegistered",
+    "RemoteError",
+    "SecurityError",
+    "SerializationError",
+    "TaskAborted",
+    "TaskRejectError",
+    "TaskTimeout",
+    "TimeoutError",
+    "UnmetDependency",
+    "collect_exceptions",
+    "remote_error",
+]
+
+TimeoutError = TimeoutError  # noqa: PLW0127 - re-exported: ``errors.TimeoutError`` is the builtin
+
+_Results = TypeVar("_Results", bound="Mapping[Any, Any] | Iterable[Any]")
+
+
+def _restore(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Rebuild one of our exceptions without calling its ``__init__``."""
+    exc = cls.__new__(cls, *args)
+    exc.args = args
+    exc.__dict__.update(state)
+    return exc
+
+
+class IPythonError(Exception):
+    """The root of all exceptions of ipkernel."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+class KernelError(IPythonError):
+    """Something in the cluster, or on the way to it, went wrong."""
+
+
+class EngineError(KernelError):
+    """An engine could not do what it was asked to, for a reason other than the user's code."""
+
+
+class NoEnginesRegistered(KernelError):
+    """The request needs at least one engine, and there is none."""
+
+
+class TaskAborted(KernelError):
+    """The task was aborted, by ``abort()`` or because its client asked for it."""
+
+
+class TaskRejectError(KernelError):
+    """Raised by user code on an engine: this engine cannot run the task, try another one."""
+
+
+class TaskTimeout(KernelError):
+    """The task was not finished within the ``timeout`` it was submitted with."""
+
+
+class UnmetDependency(KernelError):
+    """What the task depends on is not met on this engine."""
+
+
+class ImpossibleDependency(UnmetDependency):
+    """What the task depends on can never be met any more."""
+
+
+class DependencyTimeout(ImpossibleDependency):
+    """What the task depends on was not met in time."""
+
+
+class InvalidDependency(ImpossibleDependency):
+    """The dependency itself makes no sense, such as one on an unknown task."""
+
+
+class ControllerLost(KernelError):
+    """The connection to the controller is gone and could not be restored."""
+
+
+class ConnectError(KernelError):
+    """The controller could not be reached: wrong or stale FURL, refused, or no answer."""
+
+
+class LauncherError(KernelError):
+    """A launcher could not start, signal or stop what it is responsible for."""
+
+
+class ClusterError(KernelError):
+    """A cluster is not in the state that the request needs."""
+
+
+class ConfigurationError(KernelError):
+    """A configuration key is unknown or its value is not acceptable."""
+
+
+class SecurityError(KernelError):
+    """A right is missing, or something that must be private is not."""
+
+
+class InvalidEngineID(KernelError, IndexError):
+    """There is no engine with this id."""
+
+
+class SerializationError(KernelError):
+    """A value cannot be sent, or received bytes cannot be turned into a value.
+
+    Args:
+        message: the whole text, which names the offending object.
+        path: where the offending object sits, such as ``argument 1['lock'].x``; empty if unknown.
+        reason: the text of the underlying error; empty if there is none.
+    """
+
+    def __init__(self, message: str = "", *, path: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"signal {number} ({_signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{int(count)} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+class HostLost(EngineError):
+    """The host daemon that an engine belongs to is gone, and the engine with it.
+
+    Args:
+        message: the whole text; made from the other arguments when empty.
+        host: name of the host.
+        reason: why the controller believes so.
+        engines: ids of the engines that went with it.
+    """
+
+    def __init__(
+        self, message: str = "", *, host: str = "", reason: str = "", engines: Sequence[int] = ()
+    ) -> None:
+        self.host = host
+        self.reason = reason
+        self.engines = tuple(engines)
+        super().__init__(message or self._sentence())
+
+    def _sentence(self) -> str:
+        text = f"the connection to host {self.host or 'unknown'} was lost"
+        if self.engines:
+            text += f" with engine{'s' if len(self.engines) > 1 else ''} {_ranges(self.engines)}"
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+class EngineLost(EngineError):
+    """The process of an engine ended while it was needed.
+
+    Args:
+        message: the whole text; made from the other arguments when empty.
+        engine: id of the engine.
+        host: name of its host.
+        pid: its process id.
+        exitcode: its exit code, None if it was ended by a signal or the code is not known.
+        signal: number of the signal that ended it, None if none did.
+        uptime: how long it had been running, in seconds.
+        memory: the most memory it had resident, in bytes.
+        last_output: the last lines that it wrote.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        engine: int | None = None,
+        host: str | None = None,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        signal: int | None = None,
+        uptime: float | None = None,
+        memory: int | None = None,
+        last_output: Iterable[str] = (),
+    ) -> None:
+        self.engine = engine
+        self.host = host
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal
+        self.uptime = uptime
+        self.memory = memory
+        self.last_output: tuple[str, ...] = tuple(last_output)
+        super().__init__(message or self._sentence())
+
+    def _sentence(self) -> str:
+        who = "an engine" if self.engine is None else f"engine {self.engine}"
+        where = f" on {self.host}" if self.host else ""
+        pid = f" (pid {self.pid})" if self.pid is not None else ""
+        if self.signal is not None:
+            how = f" was killed by {_signal_name(self.signal)}"
+        elif self.exitcode is not None:
+            how = f" exited with code {self.exitcode}"
+        else:
+            how = " was lost"
+        text = who + where + pid + how
+        if self.uptime is not None:
+            text += f" after {_span(self.uptime)}"
+        if self.memory is not None:
+            text += f", having used {_size(self.memory)} of memory"
+        if self.last_output:
+            text += "; its last output was:\n" + "\n".join(f"    {line}" for line in self.last_output)
+        return text
+
+
+class _RemoteTraceback(Exception):
+    """Shows the remote traceback as the cause, where a plain Python prints a RemoteError."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+def _engine_label(engine_info: Mapping[str, Any]) -> str:
+    engine = engine_info.get("engine", engine_info.get("engine_id"))
+    return "" if engine is None else str(engine)
+
+
+class RemoteError(KernelError):
+    """An exception that was raised on an engine.
+
+    What a client raises is usually an instance of a subclass that is *also* of the original type, so
+    that ``except ZeroDivisionError`` works; see :func:`remote_error`.
+
+    Attributes:
+        ename: name of the original type.
+        evalue: text of the original exception.
+        traceback: the rendered remote traceback, one text.
+        engine_info: where it happened: ``engine``, ``host``, ``pid``, ``method``, as far as known.
+        original: the original exception, rebuilt here; None where that is not possible.
+    """
+
+    ename: str
+    evalue: str
+    traceback: str
+    engine_info: dict[str, Any]
+    original: BaseException | None
+    _pickled: bytes | None
+
+    def __init__(
+        self,
+        ename: str,
+        evalue: str,
+        traceback: str | Iterable[str] | None = "",
+        engine_info: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(ename, evalue)
+        self._describe(ename, evalue, traceback, engine_info)
+
+    def _describe(
+        self,
+        ename: str,
+        evalue: str,
+        traceback: str | Iterable[str] | None,
+        engine_info: Mapping[str, Any] | None,
+        original: BaseException | None = None,
+        pickled: bytes | None = None,
+    ) -> None:
+        # Straight into the dict: a user's exception type may forbid or divert attribute setting.
+        if not isinstance(traceback, str):
+            traceback = "\n".join(traceback or ())
+        self.__dict__.update(
+            ename=ename,
+            evalue=evalue,
+            traceback=traceback,
+            engine_info=dict(engine_info or {}),
+            original=original,
+            _pickled=pickled,
+        )
+        if traceback and self.__cause__ is None:
+            self.__cause__ = _RemoteTraceback(traceback)
+
+    def __str__(self) -> str:
+        label = _engine_label(self.engine_info)
+        prefix = f"[engine {label}] " if label else ""
+        return prefix + (f"{self.ename}: {self.evalue}" if self.evalue else self.ename)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = (self.ename, self.evalue, self.traceback, self.engine_info, self._pickled)
+        return _unpickle_remote_error, fields
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The original type's own way of pickling must not win over ours.
+        return self.__reduce__()
+
+    def render_traceback(self) -> list[str]:
+        """Return the remote traceback as a list of lines."""
+        return self.traceback.splitlines() or [str(self)]
+
+    def _render_traceback_(self, *args: Any) -> list[str]:
+        """IPython calls this to show the exception."""
+        label = _engine_label(self.engine_info)
+        if not label:
+            return self.render_traceback()
+        method = self.engine_info.get("method", "apply")
+        return [f"[{label}:{method}]: ", *self.render_traceback()]
+
+    def print_traceback(self, excid: int | None = None) -> None:
+        """Print the remote traceback to ``sys.stdout``.
+
+        Args:
+            excid: ignored here; chooses one of the errors of a :class:`CompositeError`.
+        """
+        sys.stdout.write("\n".join(self.render_traceback()) + "\n")
+
+
+def _ranges(numbers: Iterable[Any]) -> str:
+    """``[0, 1, 2, 5]`` as ``0-2, 5``; what is not a number is listed as it is."""
+    items = list(dict.fromkeys(numbers))
+    ints = sorted(n for n in items if isinstance(n, int))
+    parts = []
+    start = 0
+    for i, number in enumerate(ints):
+        if i + 1 == len(ints) or ints[i + 1] != number + 1:
+            first = ints[start]
+            parts.append(str(first) if first == number else f"{first}-{number}")
+            start = i + 1
+    return ", ".join(parts + [str(n) for n in items if not isinstance(n, int)])
+
+
+_Entry = tuple[str, str, str, dict[str, Any]]
+
+
+class CompositeError(RemoteError):
+    """Several exceptions of several engines or tasks.
+
+    Args:
+        msg: what was being done.
+        elist: one ``(ename, evalue, traceback, engine_info)`` for each exception.
+        errors: the exceptions themselves, in the same order, if there are any to keep.
+
+    Attributes:
+        elist: as given.
+        tb_limit: how many different errors are shown in full.
+    """
+
+    tb_limit = 4
+
+    def __init__(
+        self,
+        msg: str,
+        elist: Iterable[tuple[str, str, Any, Mapping[str, Any] | None]],
+        errors: Sequence[BaseException] = (),
+    ) -> None:
+        self.msg = msg
+        self.elist: list[_Entry] = [
+            (en, ev, tb if isinstance(tb, str) else "\n".join(tb or ()), dict(info or {}))
+            for en, ev, tb, info in elist
+        ]
+        self.errors = list(errors) if len(errors) == len(self.elist) else []
+        super().__init__("CompositeError", msg)
+        self.args = (msg, self.elist)
+        if self.elist:
+            self.__cause__ = _RemoteTraceback("\n".join(self.render_traceback()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.msg, self.elist, self.errors)
+
+    def __len__(self) -> int:
+        return len(self.elist)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _groups(self) -> list[tuple[int, list[int]]]:
+        """The errors that say the same, each group as (first index, all indices)."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for i, (ename, evalue, _, _) in enumerate(self.elist):
+            groups.setdefault((ename, evalue), []).append(i)
+        return [(indices[0], indices) for indices in groups.values()]
+
+    def _label(self, i: int) -> str:
+        info = self.elist[i][3]
+        return f"[{_engine_label(info) or i}:{info.get('method', 'apply')}]: "
+
+    def _also(self, indices: list[int]) -> str:
+        if len(indices) == 1:
+            return ""
+        infos = (self.elist[i][3] for i in indices[1:])
+        others = [info.get("engine", info.get("engine_id")) for info in infos]
+        named = dict.fromkeys(other for other in others if other is not None)
+        where = f", on {_ranges(named)}" if named else ""
+        return f"  ({len(indices) - 1} more like this{where})"
+
+    def _more(self, groups: list[tuple[int, list[int]]]) -> list[str]:
+        left = sum(len(indices) for _, indices in groups[self.tb_limit :])
+        return [f"... and {left} more exception{'s' if left > 1 else ''}"] if left else []
+
+    def __str__(self) -> str:
+        groups = self._groups()
+        lines = [self.msg]
+        for first, indices in groups[: self.tb_limit]:
+            ename, evalue, _, _ = self.elist[first]
+            lines.append(f"{self._label(first)}{ename}: {evalue}{self._also(indices)}")
+        return "\n".join(lines + self._more(groups))
+
+    def _check(self, excid: int) -> int:
+        if not -len(self.elist) <= excid < len(self.elist):
+            raise IndexError(f"there is no exception {excid}; there are {len(self.elist)}, counted from 0")
+        return excid % len(self.elist)
+
+    def render_traceback(self, excid: int | None = None) -> list[str]:
+        """Return the traceback of one exception, or of all that differ (at most ``tb_limit``).
+
+        Args:
+            excid: index into ``elist``; None for all.
+
+        Raises:
+            IndexError: there is no such exception.
+        """
+        if excid is not None:
+            i = self._check(excid)
+            ename, evalue, text, _ = self.elist[i]
+            return [self._label(i), *(text.splitlines() or [f"{ename}: {evalue}"])]
+        groups = self._groups()
+        lines: list[str] = []
+        for first, indices in groups[: self.tb_limit]:
+            lines += self.render_traceback(first)
+            if len(indices) > 1:
+                lines.append(self._also(indices).strip())
+            lines.append("")
+        return lines + self._more(groups)
+
+    def _render_traceback_(self, *args: Any) -> list[str]:
+        return self.render_traceback()
+
+    def print_traceback(self, excid: int | None = None) -> None:
+        """Print the traceback of one exception, or of all that differ.
+
+        Args:
+            excid: index into ``elist``; None for all.
+
+        Raises:
+            IndexError: there is no such exception.
+        """
+        sys.stdout.write("\n".join(self.render_traceback(excid)) + "\n")
+
+    def raise_exception(self, excid: int = 0) -> None:
+        """Raise one of the exceptions, as the :class:`RemoteError` that it is.
+
+        Args:
+            excid: index into ``elist``.
+
+        Raises:
+            RemoteError: always, unless
+            IndexError: there is no such exception.
+        """
+        i = self._check(excid)
+        if self.errors:
+            raise self.errors[i]
+        raise RemoteError(*self.elist[i])
+
+
+class AlreadyDisplayedError(RemoteError):
+    """Stands for an exception whose traceback has been shown already, so that it is not shown twice.
+
+    Attributes:
+        original_error: the exception that was shown.
+    """
+
+    def __init__(self, original_error: RemoteError) -> None:
+        self.original_error = original_error
+        super().__init__(original_error.ename, original_error.evalue, "", original_error.engine_info)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.original_error,)
+
+    def __str__(self) -> str:
+        return str(self.original_error)
+
+    def _render_traceback_(self, *args: Any) -> list[str]:
+        return []
+
+
+class _Info(Protocol):
+    """What :func:`remote_error` reads of an ``ErrorInfo``."""
+
+    @property
+    def ename(self) -> str: ...
+    @property
+    def evalue(self) -> str: ...
+    @property
+    def traceback(self) -> list[str]: ...
+    @property
+    def pickled(self) -> bytes | None: ...
+    @property
+    def engine_info(self) -> dict[str, Any]: ...
+
+
+def remote_error(info: ErrorInfo | _Info) -> RemoteError:
+    """Make the exception that a client raises for an error of an engine.
+
+    Unpickles what the engine sent, so it is for clients only, who trust their engines.
+
+    Args:
+        info: the error as data.
+
+    Returns:
+        An instance of :class:`RemoteError` and, where the original type is an ``Exception`` that can be
+        rebuilt here, also of that type, with its ``args`` and attributes.
+    """
+    return _build(info.ename, info.evalue, info.traceback, info.engine_info, info.pickled)
+
+
+def _build(
+    ename: str,
+    evalue: str,
+    traceback: str | Iterable[str],
+    engine_info: Mapping[str, Any],
+    pickled: bytes | None,
+) -> RemoteError:
+    from ipkernel.serialize.rebuild import load_exception, retype
+
+    if not isinstance(traceback, str):
+        traceback = "\n".join(traceback)
+    original = load_exception(pickled) if pickled else None
+    if isinstance(original, Exception) and not isinstance(original, RemoteError):
+        try:
+            exc = retype(original, RemoteError)
+            exc._describe(ename, evalue, traceback, engine_info, original, pickled)
+        except Exception:  # a type that resists: the plain form says the same
+            pass
+        else:
+            return exc
+    plain = RemoteError(ename, evalue, traceback, engine_info)
+    plain.__dict__.update(original=original, _pickled=pickled)
+    return plain
+
+
+def _unpickle_remote_error(
+    ename: str, evalue: str, traceback: str, engine_info: dict[str, Any], pickled: bytes | None
+) -> RemoteError:
+    return _build(ename, evalue, traceback, engine_info, pickled)
+
+
+def _flatten(items: Iterable[Any]) -> Iterable[tuple[_Entry, KernelError]]:
+    for item in items:
+        if isinstance(item, CompositeError):
+            errors: Sequence[Any] = item.errors or [RemoteError(*entry) for entry in item.elist]
+            yield from zip(item.elist, errors, strict=True)
+        elif isinstance(item, RemoteError):
+            yield (item.ename, item.evalue, item.traceback, item.engine_info), item
+        elif isinstance(item, KernelError):
+            engine = getattr(item, "engine", None)
+            info = {} if engine is None else {"engine": engine}
+            yield (type(item).__name__, str(item), "", info), item
+
+
+def collect_exceptions(results_or_excs: _Results, method: str = "apply") -> _Results:
+    """Look through results for errors.
+
+    Args:
+        results_or_excs: results, or a mapping with results as values. An exception of the cluster among
+            them (:class:`RemoteError`, :class:`EngineError`, ...) stands for a failed one.
+        method: what was being done, for the message.
+
+    Returns:
+        ``results_or_excs`` itself, if no result is an error.
+
+    Raises:
+        CompositeError: with all errors; those of a CompositeError among the results are taken out of it.
+    """
+    items = results_or_excs.values() if isinstance(results_or_excs, Mapping) else results_or_excs
+    found = list(_flatten(items))
+    if not found:
+        return results_or_excs
+    raise CompositeError(
+        f"one or more exceptions raised in: {method}",
+        [entry for entry, _ in found],
+        [error for _, error in found],
+    )

@@ -1,0 +1,330 @@
+"""Values as bytes and back: pickle protocol 5, large buffers out of band.
+
+Layout of a payload (little endian)::
+
+    plain         u8 flags = 0x01 | pickle
+    out of band   u8 flags = 0x02 | 3 zero bytes | u32 n | u64 length of the pickle | n x u64 lengths
+                  | pickle | for each buffer: zeros up to a multiple of 64, buffer
+
+Bit 0x04 is set when the pickle was made by dill and needs it to be read. The bits 0x10 and above belong
+to :mod:`ipkernel.serialize.calls`. Offsets count from the start of the payload, so buffers are aligned to
+64 bytes in memory if the payload is.
+
+Buffers of 4 KiB and more go out of band: :func:`dumps` returns them as they are, not copied, and
+:func:`loads` makes views of the received bytes. So an array that was received is read-only if the data were
+``bytes``, and writable (but sharing memory with the data) if they were a ``bytearray``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, Union
+
+from ipkernel.errors import SerializationError
+
+__all__ = [
+    "PrePickled",
+    "Pieces",
+    "dumps",
+    "dumps_bytes",
+    "join",
+    "loads",
+    "size_of",
+    "use_cloudpickle",
+    "use_dill",
+    "use_pickle",
+]
+
+#: What a payload is made of: bytes-like objects to be written one after the other.
+Pieces = list[Union[bytes, bytearray, memoryview]]
+Data = Union[bytes, bytearray, memoryview]
+
+PLAIN = 0x01
+OUT_OF_BAND = 0x02
+DILL = 0x04
+#: Buffers below this many bytes are copied into the pickle.
+BUFFER_THRESHOLD = 4096
+ALIGNMENT = 64
+
+_HEADER = struct.Struct("<BxxxI")
+_PLAIN_BYTE = bytes([PLAIN])
+_PROTOCOL = 5
+#: Containers with more items than this do not take the fast path: looking at them costs as much.
+_SMALL = 64
+_ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
+_fast_dumps = pickle.dumps
+_fast_loads = pickle.loads
+
+PicklerFactory = Callable[..., Any]
+#: Name of the pickler in use: "cloudpickle", "pickle" or "dill".
+_mode = "cloudpickle"
+_factory: PicklerFactory | None = None
+
+
+def use_cloudpickle() -> None:
+    """Pickle with cloudpickle from now on, in the whole process (the default)."""
+    _use("cloudpickle", None)
+
+
+def use_pickle() -> None:
+    """Pickle with the plain pickle of Python from now on: functions go by name only."""
+    from ipkernel.serialize.pickler import PlainPickler
+
+    _use("pickle", PlainPickler)
+
+
+def use_dill() -> None:
+    """Pickle with dill from now on, in the whole process.
+
+    Raises:
+        ImportError: dill is not installed.
+    """
+    from ipkernel.serialize.pickler import dill_pickler
+
+    _use("dill", dill_pickler())
+
+
+def _use(mode: str, factory: PicklerFactory | None) -> None:
+    global _mode, _factory
+    _mode, _factory = mode, factory
+
+
+def new_pickler(file: Any, buffer_callback: Callable[[Any], Any] | None = None) -> Any:
+    """Make a pickler of the kind in use, writing to ``file``."""
+    global _factory
+    if _factory is None:
+        from ipkernel.serialize.pickler import ValuePickler
+
+        _factory = ValuePickler
+    return _factory(file, protocol=_PROTOCOL, buffer_callback=buffer_callback)
+
+
+class _Collector:
+    """A file for a pickler: keeps the pieces that are written, large ones without a copy."""
+
+    __slots__ = ("pieces", "write")
+
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+        self.write = self.pieces.append
+
+
+def is_simple(obj: Any, depth: int = 3) -> bool:
+    """Whether an object is a plain value, or a small container of such, that any pickler treats alike."""
+    kind = type(obj)
+    if kind in _ATOMS:
+        return True
+    if kind is dict:
+        if not obj:
+            return True
+        if len(obj) > _SMALL or not _ATOMS.issuperset(map(type, obj)):
+            return False
+        items = obj.values()
+    elif kind is tuple or kind is list:
+        if len(obj) > _SMALL:
+            return False
+        items = obj
+    else:
+        return False
+    if _ATOMS.issuperset(map(type, items)):
+        return True
+    return depth > 0 and all(is_simple(item, depth - 1) for item in items)
+
+
+def dumps(obj: Any) -> Pieces:
+    """Turn a value into a payload.
+
+    Args:
+        obj: any value that can be pickled. Functions and classes of ``__main__`` go by value.
+
+    Returns:
+        The pieces of the payload, to be written one after the other. They may be views of the memory of
+        ``obj``, which must not change until they are written.
+
+    Raises:
+        SerializationError: the value cannot be pickled; the text names the object that is to blame.
+    """
+    if is_simple(obj):
+        return _plain(_fast_dumps(obj, _PROTOCOL))
+    if type(obj) is PrePickled:
+        return [obj.payload]
+    try:
+        return dump_value(obj)[0]
+    except Exception as exc:
+        raise blame(obj, exc, "the value") from exc
+
+
+def _plain(data: bytes) -> Pieces:
+    if len(data) < BUFFER_THRESHOLD:
+        return [_PLAIN_BYTE + data]
+    return [_PLAIN_BYTE, data]
+
+
+def dump_value(obj: Any) -> tuple[Pieces, bool]:
+    """Pickle a value with the pickler in use; errors pass through as they are.
+
+    Returns:
+        The pieces, and whether there is a :class:`~ipkernel.serialize.reference.Reference` in the value.
+    """
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < BUFFER_THRESHOLD:
+            return True
+        buffers.append(raw)
+        return False
+
+    file = _Collector()
+    pickler = new_pickler(file, keep_in_band)
+    pickler.dump(obj)
+    dill = DILL if _mode == "dill" else 0
+    return _frame(file.pieces, buffers, dill), getattr(pickler, "references", False)
+
+
+def _frame(pickled: list[Any], buffers: list[memoryview], dill: int) -> Pieces:
+    if not buffers:
+        return [bytes([PLAIN | dill]) + pickled[0], *pickled[1:]]
+    # Large bytes are written to the file as the object they are in.
+    length = sum(map(len, pickled))
+    header = _HEADER.pack(OUT_OF_BAND | dill, len(buffers))
+    lengths = struct.pack(f"<{len(buffers) + 1}Q", length, *(b.nbytes for b in buffers))
+    pieces: Pieces = [header + lengths, *pickled]
+    offset = len(header) + len(lengths) + length
+    for buffer in buffers:
+        padding = -offset % ALIGNMENT
+        if padding:
+            pieces.append(bytes(padding))
+        pieces.append(buffer)
+        offset += padding + buffer.nbytes
+    return pieces
+
+
+def dumps_bytes(obj: Any) -> bytes:
+    """Turn a value into a payload of one piece.
+
+    Raises:
+        SerializationError: the value cannot be pickled.
+    """
+    return join(dumps(obj))
+
+
+def join(pieces: Pieces) -> bytes:
+    """Join the pieces of a payload; a single ``bytes`` is returned as it is."""
+    if len(pieces) == 1 and type(pieces[0]) is bytes:
+        return pieces[0]
+    return b"".join(pieces)
+
+
+def size_of(pieces: Pieces) -> int:
+    """Return the number of bytes of a payload in pieces."""
+    return sum(piece.nbytes if type(piece) is memoryview else len(piece) for piece in pieces)
+
+
+def loads(data: Data) -> Any:
+    """Turn a payload into the value.
+
+    Args:
+        data: the payload. Buffers in it are not copied: arrays refer to ``data`` and are read-only if
+            it is.
+
+    Raises:
+        SerializationError: the payload is damaged, or what it needs cannot be imported here.
+    """
+    try:
+        flags = data[0]
+        if flags == PLAIN:
+            return _fast_loads(memoryview(data)[1:])
+        return _load_other(flags, memoryview(data))
+    except SerializationError:
+        raise
+    except Exception as exc:
+        reason = f"{type(exc).__name__}: {exc}"
+        raise SerializationError(f"cannot load the value: {reason}", reason=reason) from exc
+
+
+def _load_other(flags: int, view: memoryview) -> Any:
+    load = _dill_loads if flags & DILL else _fast_loads
+    kind = flags & ~DILL
+    if kind == PLAIN:
+        return load(view[1:])
+    if kind != OUT_OF_BAND:
+        raise SerializationError(f"cannot load the value: unknown format 0x{flags:02x}")
+    pickled, buffers = _split(view)
+    return load(pickled, buffers=buffers)
+
+
+def _split(view: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """Find the pickle and the buffers, checking every length against what is there."""
+    total = view.nbytes
+    _, count = _HEADER.unpack_from(view)
+    offset = _HEADER.size + 8 * (count + 1)
+    if offset > total:
+        raise SerializationError(f"cannot load the value: {count} buffers announced, {total} bytes received")
+    length, *lengths = struct.unpack_from(f"<{count + 1}Q", view, _HEADER.size)
+    pickled = view[offset : offset + length]
+    offset += length
+    buffers = []
+    for size in lengths:
+        offset += -offset % ALIGNMENT
+        buffers.append(view[offset : offset + size])
+        offset += size
+    if offset != total:
+        raise SerializationError(f"cannot load the value: {offset} bytes announced, {total} received")
+    return pickled, buffers
+
+
+def _dill_loads(data: memoryview, *, buffers: list[memoryview] | None = None) -> Any:
+    try:
+        import dill
+    except ImportError as exc:
+        raise SerializationError(
+            "cannot load the value: it was pickled with dill, which is not installed here"
+        ) from exc
+    return dill.loads(data, buffers=buffers)
+
+
+def blame(obj: Any, exc: BaseException, what: str) -> SerializationError:
+    """Make the error for a value that could not be pickled, naming the object inside it that is to blame.
+
+    Args:
+        obj: the value.
+        exc: what pickling it raised.
+        what: what the value is to the user, such as ``argument 1``.
+    """
+    if isinstance(exc, SerializationError):
+        return exc
+    from ipkernel.serialize.explain import locate
+
+    path, reason = locate(obj, exc, what)
+    return SerializationError(f"cannot send {path}: {reason}", path=path, reason=reason)
+
+
+class PrePickled:
+    """A value that is pickled once and can be sent many times; it arrives as the value itself.
+
+    Args:
+        obj: the value. Later changes to it are not sent.
+
+    Raises:
+        SerializationError: the value cannot be pickled.
+    """
+
+    __slots__ = ("payload",)
+
+    def __init__(self, obj: Any) -> None:
+        self.payload: bytes = obj.payload if type(obj) is PrePickled else dumps_bytes(obj)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if int(protocol) >= _PROTOCOL:
+            return loads, (pickle.PickleBuffer(self.payload),)
+        return loads, (self.payload,)
+
+    def load(self) -> Any:
+        """Return a fresh copy of the value."""
+        return loads(self.payload)
+
+    def __repr__(self) -> str:
+        return f"<PrePickled: {len(self.payload)} bytes>"
