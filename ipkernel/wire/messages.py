@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """The messages of the work plane: typed, bounded headers in front of opaque payloads.
 
 A message is a small :class:`msgspec.Struct`, encoded as a MessagePack array whose first
