@@ -1,0 +1,302 @@
+"""The processes of a cluster as seen from outside: who they are, and how to end them.
+
+Only processes that are proven to be the cluster's are ever signalled: a pid file names a
+process by number *and* start time, and what has no pid file carries the cluster's cookie in
+its environment. What differs between systems is in this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+#: The environment variable that all processes of a cluster carry: its directory.
+COOKIE: Final = "IPKERNEL_CLUSTER"
+#: Seconds by which two readings of a process's start time may differ.
+_SAME_START: Final = 2.0
+_POLL: Final = 0.01
+POSIX: Final = os.name == "posix"
+
+
+def host_name() -> str:
+    """Return this host's name, as pid files have it."""
+    import socket
+
+    return socket.gethostname()
+
+
+class Process(NamedTuple):
+    """A process that a pid file names.
+
+    Attributes:
+        role: Stem of the pid file, such as ``"ipcontroller"``.
+        pid: Its number.
+        started: When it began, in seconds since the epoch, as psutil tells it.
+        host: Name of its host.
+        path: The pid file, or None.
+    """
+
+    role: str
+    pid: int
+    started: float
+    host: str
+    path: Path | None = None
+
+    @classmethod
+    def from_dict(cls, role: str, content: Any, path: Path | None = None) -> Process | None:
+        """Return the process that ``content`` describes, or None if it describes none."""
+        try:
+            pid, started = int(content["pid"]), float(content["started"])
+            host = str(content.get("host") or "")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return cls(role, pid, started, host, path) if pid > 0 else None
+
+    @classmethod
+    def this(cls, role: str) -> Process:
+        """Describe the calling process."""
+        import psutil
+
+        return cls(role, os.getpid(), psutil.Process().create_time(), host_name())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what :meth:`from_dict` reads."""
+        return {"pid": self.pid, "started": self.started, "host": self.host}
+
+    @property
+    def here(self) -> bool:
+        """Whether it is a process of this host."""
+        return self.host in ("", host_name())
+
+    @property
+    def alive(self) -> bool:
+        """Whether it lives; a process of another host is believed to."""
+        return not self.here or _lives(self.pid, self.started)
+
+    def signal(self, number: int) -> bool:
+        """Send it a signal, if it is of this host and still the same process.
+
+        Returns:
+            Whether it was there to get it.
+        """
+        if not self.here:
+            return False
+        return _send(self.pid, self.started, number)
+
+    def terminate(self) -> bool:
+        """Ask it to end in good order; see :meth:`signal`."""
+        return self.signal(signal.SIGTERM)
+
+    def kill(self) -> bool:
+        """End it and the rest of its process group at once; see :meth:`signal`."""
+        if not self.here or not _lives(self.pid, self.started):
+            return False
+        kill_group(self.pid)
+        return True
+
+
+def read_pid_file(path: Path) -> Process | None:
+    """Return the process that a pid file names, or None when it is missing or garbled."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return Process.from_dict(path.stem, content, path)
+
+
+def _lives(pid: int, started: float) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return abs(process.create_time() - started) < _SAME_START
+    except psutil.Error:
+        return False
+
+
+def _send(pid: int, started: float, number: int) -> bool:
+    """Signal a process without a gap in which its number could pass to another one."""
+    if not hasattr(os, "pidfd_open"):
+        if not _lives(pid, started):
+            return False
+        os.kill(pid, number)
+        return True
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _lives(pid, started):
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a process that leads a group of its own, and the group with it."""
+    if not POSIX:
+        _kill_tree(pid)
+        return
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def terminate_process(process: subprocess.Popen[bytes]) -> None:
+    """Ask a child of ours to end in good order."""
+    if POSIX:
+        process.terminate()
+    else:
+        process.send_signal(signal.CTRL_BREAK_EVENT)  # type: ignore[attr-defined]
+
+
+def terminate_group(pid: int) -> None:
+    """Ask a process that leads a group of its own, and the group with it, to end."""
+    try:
+        if not POSIX:
+            os.kill(pid, signal.CTRL_BREAK_EVENT)  # type: ignore[attr-defined]
+        elif os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGTERM)
+        else:
+            os.kill(pid, signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _kill_tree(pid: int) -> None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.Error:
+            continue
+
+
+def wait_gone(processes: Iterable[Process], timeout: float) -> list[Process]:
+    """Wait until processes are gone.
+
+    Args:
+        processes: Whom to wait for; those of other hosts are waited for by their pid files.
+        timeout: Seconds to wait at most.
+
+    Returns:
+        Those that are still there.
+    """
+    deadline = time.monotonic() + timeout
+    left = [p for p in processes if _is_there(p)]
+    while left and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        left = [p for p in left if _is_there(p)]
+    return left
+
+
+def _is_there(process: Process) -> bool:
+    if process.here:
+        return process.alive
+    return process.path is not None and process.path.exists()
+
+
+def marked(directory: str | os.PathLike[str]) -> list[Process]:
+    """Return the processes of this user and host that carry the cookie of a cluster directory.
+
+    The calling process and those it descends from are left out.
+    """
+    import psutil
+
+    wanted = os.fspath(directory)
+    me = psutil.Process()
+    skip = {me.pid, *(p.pid for p in me.parents())}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in skip and process.environ().get(COOKIE) == wanted:
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(
+                        Process(process.name(), process.pid, process.create_time(), "")
+                    )
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def spawn_options() -> dict[str, Any]:
+    """Return arguments for :class:`subprocess.Popen` that keep a terminal's Ctrl-C away."""
+    if POSIX:
+        return {"start_new_session": True}
+    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
+
+
+def wait_process(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait for a child of ours; notices its end at once where the system can tell.
+
+    Args:
+        process: The child.
+        timeout: Seconds to wait at most.
+
+    Returns:
+        Whether it has ended.
+    """
+    if process.poll() is not None:
+        return True
+    if hasattr(os, "pidfd_open"):
+        import select
+
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except OSError:
+            pass
+        else:
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                poll.poll(max(timeout, 0) * 1000)
+            finally:
+                os.close(descriptor)
+            timeout = 0.0
+    try:
+        process.wait(max(timeout, 0.001))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def describe_exit(code: int | None) -> str:
+    """Say in words how a process ended, from :attr:`subprocess.Popen.returncode`."""
+    if code is None:
+        return "is still running"
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"exited with code {code}"
+
+
+def cpu_count() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0)) or 1
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,57 @@
+"""What a launcher is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zope.interface import Attribute, Interface
+
+
+class ILauncher(Interface):
+    """One program of a cluster, started somewhere and watched from here.
+
+    A launcher is used once: after it has ended, make a new one. Its methods may be called from
+    any thread; none but :meth:`wait` and :meth:`wait_event` wait.
+    """
+
+    name = Attribute("What is launched, for messages: 'ipcontroller' or 'ipdaemon'.")
+    pid = Attribute("Process id of what was started; 0 if it has none here or was not started.")
+    running = Attribute("Whether it was started and has not ended.")
+    exit_code = Attribute("How it ended, as subprocess has it; None before.")
+
+    def start() -> None:
+        """Start it, and return without waiting until it is ready.
+
+        Raises:
+            ipkernel.errors.LauncherError: It could not be started at all.
+        """
+
+    def wait_event(event: str, timeout: float) -> dict[str, Any]:
+        """Wait until the program has reported an event, and return what it said.
+
+        Raises:
+            ipkernel.errors.LauncherError: It ended, or reported an error, before; the text has
+                the cause and the last lines of its log. It is raised as soon as that is known.
+            TimeoutError: It did neither within ``timeout`` seconds.
+        """
+
+    def request_stop() -> None:
+        """Ask for a stop in good order. Does nothing if it is not running."""
+
+    def wait(timeout: float) -> bool:
+        """Wait until it has ended, at most ``timeout`` seconds; return whether it has."""
+
+    def terminate() -> None:
+        """Ask more loudly than :meth:`request_stop`: everything of it is told to end."""
+
+    def kill() -> None:
+        """End it at once with everything that belongs to it here."""
+
+    def signal(name: str) -> None:
+        """Send the program itself a signal, by name, such as ``"SIGTERM"``."""
+
+    def output(lines: int = 20) -> list[str]:
+        """Return the last lines of its log and of what it wrote to its standard error."""
+
+    def close() -> None:
+        """Free what the launcher holds of an ended, or no longer wanted, program."""

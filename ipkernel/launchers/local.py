@@ -1,0 +1,340 @@
+"""Launch on this host, as child processes.
+
+A child's standard input is its *lifeline*: it ends in good order when that closes, which the
+operating system does for us even when this process is killed. Its standard output carries its
+events, one JSON object a line. Children have a session of their own, so that a Ctrl-C in the
+terminal reaches only their owner, who decides what it means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import site
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+from zope.interface import implementer
+
+from ipkernel.cluster import processes
+from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.errors import LauncherError
+from ipkernel.launchers.interfaces import ILauncher
+
+_LOG_LIMIT: Final = 5_000_000
+_TAIL: Final = 65536
+#: How often a wait looks whether the child lives, should something keep its output open.
+_LOOK: Final = 0.25
+
+_started: weakref.WeakSet[LocalLauncher] = weakref.WeakSet()
+
+
+@implementer(ILauncher)
+class LocalLauncher:
+    """One of ipkernel's programs as a child process.
+
+    Args:
+        directory: The cluster's directory, which exists.
+        arguments: Arguments for the program.
+        lifeline: Whether it ends with this process; else it outlives it.
+        on_event: Called, in another thread, with each event that the program reports.
+        on_stop: Called, in another thread, when the program has ended.
+        environment: Further environment variables.
+    """
+
+    name = ""
+    module = ""
+
+    def __init__(
+        self,
+        directory: ClusterDirectory,
+        arguments: Sequence[str] = (),
+        *,
+        lifeline: bool = True,
+        on_event: Callable[[dict[str, Any]], object] | None = None,
+        on_stop: Callable[[LocalLauncher], object] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.arguments = tuple(arguments)
+        self.lifeline = lifeline
+        self.events: list[dict[str, Any]] = []
+        self._on_event = on_event
+        self._on_stop = on_stop
+        self._environment = dict(environment or {})
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._ended = False
+        self._offsets: dict[Path, int] = {}
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "not running"
+        return f"<{type(self).__name__} {self.name} pid={self.pid} {state}>"
+
+    @property
+    def pid(self) -> int:
+        """Process id, 0 before the start."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, as :attr:`subprocess.Popen.returncode`; None before."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
+    def error_file(self) -> Path:
+        """Where its standard error goes."""
+        return self.directory.log / f"{self.name}.err"
+
+    @property
+    def log_file(self) -> Path:
+        """Where it keeps its log."""
+        return self.directory.log / f"{self.name}.log"
+
+    def command(self) -> list[str]:
+        """Return the command line; there is never a secret in it."""
+        lifeline = ["--lifeline"] if self.lifeline else []
+        return [sys.executable, "-P", "-m", self.module, *self.arguments, *lifeline]
+
+    def start(self) -> None:
+        """Start the child; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
+        if self._process is not None:
+            raise LauncherError(f"{self.name} was started already")
+        for path in (self.error_file, self.log_file):
+            self._offsets[path] = path.stat().st_size if path.exists() else 0
+        try:
+            with self._open_errors() as errors:
+                self._process = subprocess.Popen(
+                    self.command(),
+                    stdin=subprocess.PIPE if self.lifeline else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=child_environment(self.directory, self._environment),
+                    bufsize=0,
+                    **processes.spawn_options(),
+                )
+        except OSError as error:
+            raise LauncherError(f"cannot start {self.name}: {error}") from None
+        _started.add(self)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process,), name=f"launcher-{self.name}", daemon=True
+        )
+        self._reader.start()
+
+    def _open_errors(self) -> IO[bytes]:
+        if self._offsets[self.error_file] > _LOG_LIMIT:
+            self.error_file.replace(self.error_file.with_suffix(".err.1"))
+            self._offsets[self.error_file] = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return os.fdopen(os.open(self.error_file, flags, 0o600), "ab", buffering=0)
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Collect events until the child is gone; runs in a thread of its own."""
+        assert process.stdout is not None
+        with process.stdout as stream:
+            pending = b""
+            while data := stream.read(65536):
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    self._line(line)
+        process.wait()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        if self._on_stop is not None:
+            self._on_stop(self)
+
+    def _line(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(event, dict) or "event" not in event:
+            return
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def wait_event(self, event: str, timeout: float) -> dict[str, Any]:
+        """Wait for an event; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                for said in self.events:
+                    if said["event"] == event:
+                        return said
+                    if said["event"] == "error":
+                        raise LauncherError(f"{self.name} failed: {said.get('message')}")
+                if self._ended or self._process is None or self._process.poll() is not None:
+                    raise LauncherError(self._why_ended())
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"{self.name} was not {event} within {timeout:g} s")
+                self._changed.wait(min(left, _LOOK))
+
+    def _why_ended(self) -> str:
+        if self._process is None:
+            return f"{self.name} was not started"
+        text = f"{self.name} {processes.describe_exit(self.exit_code)}"
+        lines = self.output()
+        if lines:
+            shown = "\n".join(f"    {line}" for line in lines)
+            return f"{text}; the last lines of its log in {self.directory.log}:\n{shown}"
+        return f"{text}; it left nothing in {self.directory.log}"
+
+    def problem(self) -> str:
+        """Say why it is not running, with the last lines of its log; empty if it runs."""
+        return "" if self.running else self._why_ended()
+
+    def request_stop(self) -> None:
+        """Close the lifeline, or send SIGTERM to a child without one."""
+        process = self._process
+        if process is None:
+            return
+        if process.stdin is not None:
+            try:
+                process.stdin.close()
+            except OSError:
+                pass
+        elif self.running:
+            processes.terminate_process(process)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it has ended; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
+        return self._process is None or processes.wait_process(self._process, timeout)
+
+    def terminate(self) -> None:
+        """Send SIGTERM (or its like) to the child's process group."""
+        if self.running:
+            processes.terminate_group(self.pid)
+
+    def kill(self) -> None:
+        """Kill the child's process group."""
+        if self.running:
+            processes.kill_group(self.pid)
+
+    def signal(self, name: str) -> None:
+        """Send the child a signal by name, such as ``"SIGTERM"``."""
+        if self.running and self._process is not None:
+            self._process.send_signal(signal.Signals[name])
+
+    def output(self, lines: int = 20) -> list[str]:
+        """Return the last lines of its standard error and, if there are none, of its log."""
+        for path in (self.error_file, self.log_file):
+            found = tail(path, lines, self._offsets.get(path, 0))
+            if found:
+                return found
+        return []
+
+    def close(self) -> None:
+        """Close the lifeline and wait a moment for the thread that reads."""
+        self.request_stop() if self.lifeline else None
+        if self._reader is not None and not self.running:
+            self._reader.join(0.5)
+
+    def release(self) -> None:
+        """Let go of a child without a lifeline: it goes on, and is no longer watched."""
+        process = self._process
+        if process is not None and not self.lifeline and process.returncode is None:
+            process.returncode = 0  # or the interpreter would warn that nobody waited for it
+
+    def forget(self) -> None:
+        """In a forked child: drop our end of the lifeline, which belongs to the parent."""
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            try:
+                process.stdin.close()
+            except OSError:
+                pass
+
+
+class LocalControllerLauncher(LocalLauncher):
+    """A controller on this host."""
+
+    name = "ipcontroller"
+    module = "ipkernel.cli.ipcontroller"
+
+
+class LocalHostLauncher(LocalLauncher):
+    """A host daemon, with its engines, on this host."""
+
+    name = "ipdaemon"
+    module = "ipkernel.cli.ipdaemon"
+
+
+def tail(path: Path, lines: int, start: int = 0) -> list[str]:
+    """Return the last lines of a text file.
+
+    Args:
+        path: The file; if it cannot be read, there are no lines.
+        lines: How many at most.
+        start: Ignore what stands before this offset in bytes.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            first = start if start <= size else 0  # a smaller file is a new one
+            file.seek(max(first, size - _TAIL))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return text.splitlines()[-lines:] if lines > 0 else []
+
+
+def child_environment(directory: ClusterDirectory, further: dict[str, str]) -> dict[str, str]:
+    """Return the environment for a program of a cluster: ours, our module path, the cookie."""
+    environment = dict(os.environ)
+    known = environment.get("PYTHONPATH", "").split(os.pathsep)
+    path = dict.fromkeys([*script_path(), *filter(None, known)])
+    if path:
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+    environment[processes.COOKIE] = str(directory.path)
+    environment.update(further)
+    return environment
+
+
+def script_path() -> list[str]:
+    """Return the entries of ``sys.path`` that another Python would not have by itself."""
+    library = os.path.dirname(os.__file__)
+    own = {
+        library,
+        os.path.join(library, "lib-dynload"),
+        os.path.join(library, "site-packages"),
+        *(getattr(site, "getsitepackages", list)()),
+        site.USER_SITE or "",
+    }
+    found = []
+    for entry in sys.path:
+        path = os.path.abspath(entry) if isinstance(entry, str) else ""
+        if not path or path in own or os.pathsep in path or not os.path.exists(path):
+            continue
+        if os.path.basename(path).startswith("python") and path.endswith(".zip"):
+            continue
+        found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _after_fork_in_child() -> None:
+    # Otherwise a forked child that outlives us would keep the cluster alive.
+    for launcher in list(_started):
+        launcher.forget()
+    _started.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
