@@ -1,0 +1,131 @@
+"""The results as reStructuredText tables."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import metrics, stats
+from benchmarks.metrics import MEASURES, Metric
+
+MISSING = "–"
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Return a reST simple table; the first row is its head, no cell of a first column empty."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+def cell(metric: Metric, result: Mapping[str, Any] | None) -> str:
+    """Return what a table shows of one figure of one system."""
+    if result is None or "skipped" in result:
+        return MISSING
+    number = float(result["value"])
+    return stats.figure(number) if metric.unit else f"{number:g}"
+
+
+def _row(metric: Metric, names: Sequence[str], results: Mapping[str, Any]) -> list[str]:
+    unit = f" [{metric.unit}]" if metric.unit else ""
+    by_system = results.get(metric.key, {})
+    return [metric.title + unit, *(cell(metric, by_system.get(name)) for name in names)]
+
+
+def _skips(keys: Sequence[Metric], document: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for metric in keys:
+        for name, result in document["results"].get(metric.key, {}).items():
+            if "skipped" in result:
+                title = document["systems"][name]["title"]
+                lines.append(f"{title}, {metric.title}: not measured: {result['skipped']}.")
+    return lines
+
+
+def _bullet(text: str) -> str:
+    return textwrap.fill(
+        text,
+        98,
+        initial_indent="* ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _escape(text: str) -> str:
+    for mark in ("\\", "*", "`", "|", "_"):
+        text = text.replace(mark, "\\" + mark)
+    return text
+
+
+def _section(measure: str, document: Mapping[str, Any]) -> str:
+    shown = [
+        metric for metric in metrics.of_measure(measure) if metric.key in document["results"]
+    ]
+    names = list(document["systems"])
+    head = ["", *(document["systems"][name]["title"] for name in names)]
+    rows = [_row(metric, names, document["results"]) for metric in shown]
+    title = MEASURES[measure]
+    notes = [
+        f"{document['systems'][name]['title']}: {document['systems'][name]['notes'][measure]}."
+        for name in names
+        if measure in document["systems"][name]["notes"]
+    ]
+    bullets = "\n".join(_bullet(_escape(text)) for text in notes + _skips(shown, document))
+    head[0] = "figure"
+    return f"{title}\n{'-' * len(title)}\n\n{grid([head, *rows])}\n\n{bullets}\n"
+
+
+def _versions(document: Mapping[str, Any]) -> str:
+    rows = [["system", "Python", "packages"]]
+    for system in document["systems"].values():
+        found = dict(system["versions"])
+        python = found.pop("python", MISSING)
+        packages = ", ".join(f"{name} {version}" for name, version in found.items())
+        rows.append([system["title"], python, packages or MISSING])
+    return grid(rows)
+
+
+def _introduction(document: Mapping[str, Any]) -> str:
+    machine = document["machine"]
+    warning = ""
+    if document["quick"]:
+        warning = (
+            ".. warning:: A quick run: one round, small sizes, perhaps a busy machine. It shows"
+            " that\n   everything runs; its figures are not to be quoted.\n\n"
+        )
+    facts = [
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory,"
+        f" {machine['kernel']}; load {machine['load']} at the start.",
+        f"Every system has {document['workers']} workers of one thread, all on this machine, and"
+        " its default settings.",
+        f"Each figure is the median of {document['rounds']} rounds; in a round the systems take"
+        " turns, each in processes of its own that are started and ended for it. All values are"
+        " in the JSON file.",
+        "Cold: new processes, their files already in the page cache of the system. Warm: a"
+        " cluster that has answered some calls before. The first table is cold, all others are"
+        " warm.",
+        f"No figure may take more than about {document['bound_s']:g} s; what would is left out"
+        " and named.",
+        "MB are 10\\ :sup:`6` bytes; memory is the proportional set size (PSS), in which shared"
+        " pages are divided among their users.",
+        "Tasks return their number and are all different. Arrays are random and new each time;"
+        " the receiver reads each page within the time.",
+    ]
+    return warning + "\n".join(_bullet(fact) for fact in facts) + "\n\n" + _versions(document)
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Return the whole report of a results document (see `schema`) as reStructuredText."""
+    title = f"Measured side by side on {document['date']}"
+    parts = [f"{title}\n{'=' * len(title)}\n", _introduction(document), ""]
+    for measure in MEASURES:
+        if any(metric.key in document["results"] for metric in metrics.of_measure(measure)):
+            parts.append(_section(measure, document))
+    return "\n".join(parts).rstrip() + "\n"

@@ -1,0 +1,243 @@
+"""Measures one system: what the adapter modules run as a subprocess in their environment.
+
+Usage: ``python -m benchmarks.systems.<name>_ COMMAND``, where COMMAND is a measurement of
+`metrics.MEASURES` but ``start`` (prints one JSON line per figure), ``notes`` or ``cold-script``
+(print what the driver needs of the module).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from benchmarks import metrics, proc, stats, workload
+from benchmarks.systems.adapter import System, Unsupported
+
+COLD_PRELUDE = """
+import json as _json, sys as _sys, time as _time
+
+def _say(**what):
+    print(_json.dumps(what), flush=True)
+
+def ready():
+    _say(ready=_time.monotonic())
+    _sys.stdin.readline()
+    _say(stopping=_time.monotonic())
+"""
+COLD_END = """
+if __name__ == "__main__":
+    _say(stopped=_time.monotonic())
+"""
+WARM_UP_CALLS = 50
+WARM_UP_TASKS = 200
+MAX_CALLS = 1000
+
+Figures = Iterator[dict[str, object]]
+"""What a measurement yields: ``{"metric": key, "value": number}`` or ``{..., "skipped": why}``."""
+
+
+def value(key: str, number: float) -> dict[str, object]:
+    """Return one figure as a JSON object."""
+    return {"metric": key, "value": number}
+
+
+def skipped(keys: Sequence[str], why: str) -> Figures:
+    """Yield that each of ``keys`` was not measured, and why."""
+    for key in keys:
+        yield {"metric": key, "skipped": why}
+
+
+def time_calls(call: Callable[[], object], bound: float, most: int = MAX_CALLS) -> list[float]:
+    """Call up to ``most`` times, but start no call after ``bound`` seconds; return seconds each."""
+    taken = []
+    end = time.perf_counter() + bound
+    while len(taken) < most:
+        before = time.perf_counter()
+        if taken and before >= end:
+            break
+        call()
+        taken.append(time.perf_counter() - before)
+    return taken
+
+
+def _warm_calls(call: Callable[[], object], bound: float) -> None:
+    time_calls(call, bound / 5, WARM_UP_CALLS)
+
+
+def measure_roundtrip(system: System, bound: float, quick: bool) -> Figures:
+    """Blocking no-op calls: load-balanced first, then to one engine."""
+    most = 100 if quick else MAX_CALLS
+    root = os.getppid()
+    for name, call in (("balanced", system.balanced), ("direct", system.direct)):
+        keys = [f"{name}_p50_ms", f"{name}_p99_ms"]
+        try:
+            _warm_calls(call, bound)
+        except Unsupported as missing:
+            yield from skipped(keys, str(missing))
+            continue
+        cpu = proc.cpu_seconds(root)
+        taken = time_calls(call, bound, most)
+        cpu = proc.cpu_seconds(root) - cpu
+        yield value(keys[0], stats.percentile(taken, 50) * 1e3)
+        yield value(keys[1], stats.percentile(taken, 99) * 1e3)
+        if name == "balanced":
+            yield value("cpu_roundtrip_us", cpu / len(taken) * 1e6)
+
+
+def _burst(burst: Callable[[int], Sequence[int]], count: int) -> tuple[float, float]:
+    """Return the rate (tasks/s) and the CPU (seconds per task) of one checked burst."""
+    root = os.getppid()
+    cpu = proc.cpu_seconds(root)
+    before = time.perf_counter()
+    results = burst(count)
+    seconds = time.perf_counter() - before
+    cpu = proc.cpu_seconds(root) - cpu
+    if list(results) != list(range(count)):
+        raise AssertionError(f"wrong results of {count} tasks")
+    return count / seconds, cpu / count
+
+
+def measure_tasks(system: System, bound: float, quick: bool) -> Figures:
+    """Bursts of growing size; a size that would take longer than the bound is not run."""
+    system.burst_balanced(WARM_UP_TASKS)
+    rate = cpu = 0.0
+    for count in metrics.QUICK_TASK_SIZES if quick else metrics.TASK_SIZES:
+        key = f"tasks_{count}"
+        if rate and count / rate > bound:
+            why = f"would take {count / rate:.0f} s, more than the bound of {bound:g} s"
+            yield from skipped([key], why)
+            continue
+        rate, cpu = _burst(system.burst_balanced, count)
+        yield value(key, rate)
+    yield value("cpu_task_us", cpu * 1e6)
+    count = metrics.QUICK_DIRECT_TASKS if quick else metrics.DIRECT_TASKS
+    try:
+        system.burst_direct(WARM_UP_TASKS)
+        rate, cpu = _burst(system.burst_direct, count)
+    except Unsupported as missing:
+        yield from skipped(["tasks_direct", "cpu_direct_us"], str(missing))
+    else:
+        yield value("tasks_direct", rate)
+        yield value("cpu_direct_us", cpu * 1e6)
+
+
+def measure_map(system: System, bound: float, quick: bool) -> Figures:
+    """One map over many items after a small one; its result is checked."""
+    del bound  # one map cannot be divided; the driver's limit holds
+    count = metrics.QUICK_MAP_ITEMS if quick else metrics.MAP_ITEMS
+    items = list(range(count))
+    system.map(items[:1000])
+    before = time.perf_counter()
+    results = system.map(items)
+    seconds = time.perf_counter() - before
+    if list(results) != list(range(0, 3 * count, 3)):
+        raise AssertionError("wrong results of map")
+    yield value("map_items", count / seconds)
+
+
+def measure_execute(system: System, bound: float, quick: bool) -> Figures:
+    """A statement on all engines, blocking."""
+    try:
+        _warm_calls(system.execute, bound)
+    except Unsupported as missing:
+        yield from skipped(["execute_p50_ms"], str(missing))
+        return
+    taken = time_calls(system.execute, bound, 50 if quick else MAX_CALLS)
+    yield value("execute_p50_ms", stats.percentile(taken, 50) * 1e3)
+
+
+def _transfer_times(
+    system: System, way: str, nbytes: int, bound: float, quick: bool
+) -> list[float]:
+    """Return the seconds of some transfers; making the arrays is outside the time."""
+    wanted = 2 if quick else max(2, min(10, 200_000_000 // nbytes))
+    end = time.perf_counter() + bound
+    taken: list[float] = []
+    for seed in range(wanted + 1):  # the first one warms up and is not counted
+        if way == "push":
+            array = workload.make_array(nbytes, seed)
+            before = time.perf_counter()
+            system.push(array)
+        else:
+            system.make(nbytes, seed)
+            before = time.perf_counter()
+            array = system.pull()
+            workload.touch(array)
+        now = time.perf_counter()
+        if array.nbytes != nbytes // 8 * 8:
+            raise AssertionError(f"{way} of {nbytes} bytes gave {array.nbytes}")
+        if seed:
+            taken.append(now - before)
+        if taken and now > end:
+            break
+        del array
+    return taken
+
+
+def measure_transfer(system: System, bound: float, quick: bool) -> Figures:
+    """Arrays of growing size to an engine and back."""
+    sizes = metrics.QUICK_TRANSFER_MB if quick else metrics.TRANSFER_MB
+    for way in ("push", "pull"):
+        for megabytes in sizes:
+            key = f"{way}_{megabytes}"
+            try:
+                taken = _transfer_times(system, way, megabytes * 1_000_000, bound / 2, quick)
+            except Unsupported as missing:
+                yield from skipped([key], str(missing))
+            else:
+                yield value(key, megabytes / stats.median(taken))
+
+
+MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
+    "roundtrip": measure_roundtrip,
+    "tasks": measure_tasks,
+    "map": measure_map,
+    "execute": measure_execute,
+    "transfer": measure_transfer,
+}
+
+
+def cold_script(body: str) -> str:
+    """Return the whole text of the script that the driver times from outside."""
+    return COLD_PRELUDE + body + COLD_END
+
+
+def run(system: System, measure: str, bound: float, quick: bool) -> None:
+    """Start the system, print the figures of one measurement as they come, and stop it."""
+    system.start()
+    try:
+        for figure in MEASUREMENTS[measure](system, bound, quick):
+            print(json.dumps(figure), flush=True)
+    finally:
+        system.stop()
+
+
+def main(
+    make: Callable[[], System],
+    notes: Mapping[str, str],
+    cold: str,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """The command line of an adapter module.
+
+    Args:
+        make: makes the adapter.
+        notes: by measurement, what is done and what differs from the other systems.
+        cold: the body of the cold script; it calls ``ready()`` once.
+        arguments: instead of those of the process.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=[*MEASUREMENTS, "notes", "cold-script"])
+    parser.add_argument("--bound", type=float, default=30.0, help="seconds per figure")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.command == "notes":
+        json.dump(dict(notes), sys.stdout)
+    elif options.command == "cold-script":
+        sys.stdout.write(cold_script(cold))
+    else:
+        run(make(), options.command, options.bound, options.quick)

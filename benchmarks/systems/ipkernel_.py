@@ -1,0 +1,84 @@
+"""ipkernel as its documentation says to use it: TLS and journal on, nothing tuned."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import runner, workload
+
+NOTES = {
+    "start": "Cluster(n=2) as a context manager; TLS, controller, host daemon, zygote, 2 engines",
+    "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
+    "tasks": "apply_async one by one, then get of every result; journal on",
+    "map": "load_balanced_view().map_sync, automatic chunks",
+    "execute": "rc[:].execute(block=True)",
+    "transfer": "rc[0].push and pull (block=True)",
+}
+
+COLD_SCRIPT = """
+import os
+import ipkernel as ipp
+
+cluster = ipp.Cluster(n=2)
+rc = cluster.__enter__()
+assert len(set(rc[:].apply_sync(os.getpid))) == 2
+ready()
+cluster.__exit__(None, None, None)
+"""
+
+
+class Ipkernel:
+    """The adapter of ipkernel."""
+
+    def __init__(self) -> None:
+        self._ipp: Any = importlib.import_module("ipkernel")
+        self._cluster: Any = None
+        self._all: Any = None
+        self._first: Any = None
+        self._balanced: Any = None
+
+    def start(self) -> None:
+        self._cluster = self._ipp.Cluster(n=2)
+        client = self._cluster.__enter__()
+        self._all, self._first = client[:], client[0]
+        self._balanced = client.load_balanced_view()
+        self._all.apply_sync(workload.noop)
+
+    def stop(self) -> None:
+        self._cluster.__exit__(None, None, None)
+
+    def direct(self) -> object:
+        return self._first.apply_sync(workload.noop)
+
+    def balanced(self) -> object:
+        return self._balanced.apply_sync(workload.noop)
+
+    def burst_direct(self, count: int) -> Sequence[int]:
+        results = [self._first.apply_async(workload.identity, i) for i in range(count)]
+        return [result.get() for result in results]
+
+    def burst_balanced(self, count: int) -> Sequence[int]:
+        results = [self._balanced.apply_async(workload.identity, i) for i in range(count)]
+        return [result.get() for result in results]
+
+    def map(self, items: list[int]) -> Sequence[int]:
+        return list(self._balanced.map_sync(workload.triple, items))
+
+    def execute(self) -> None:
+        self._all.execute(workload.STATEMENT, block=True)
+
+    def push(self, array: Any) -> None:
+        self._first.push({"bench_a": array}, block=True)
+        self._first.execute(workload.TOUCH_STATEMENT, block=True)
+
+    def make(self, nbytes: int, seed: int) -> None:
+        self._first.execute(workload.make_statement(nbytes, seed), block=True)
+
+    def pull(self) -> Any:
+        return self._first.pull("bench_a", block=True)
+
+
+if __name__ == "__main__":
+    runner.main(Ipkernel, NOTES, COLD_SCRIPT)

@@ -1,0 +1,90 @@
+"""ipyparallel as its documentation says to use it: local engines, all defaults."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import runner, workload
+
+NOTES = {
+    "start": "Cluster(n=2, engines='local').start_and_connect_sync(); messages signed (HMAC), "
+    "not encrypted",
+    "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
+    "tasks": "apply_async one by one, then get of every result; results kept in its hub's memory",
+    "map": "rc[:].map_sync: one chunk per engine (the load-balanced map has chunksize=1 and no "
+    "automatic chunks)",
+    "execute": "rc[:].execute(block=True)",
+    "transfer": "rc[0].push and pull (block=True)",
+}
+
+COLD_SCRIPT = """
+import os
+import ipyparallel as ipp
+
+cluster = ipp.Cluster(n=2, engines="local")
+rc = cluster.start_and_connect_sync()
+assert len(set(rc[:].apply_sync(os.getpid))) == 2
+ready()
+rc.close()
+cluster.stop_cluster_sync()
+"""
+
+
+class Ipyparallel:
+    """The adapter of ipyparallel."""
+
+    def __init__(self) -> None:
+        self._ipp: Any = importlib.import_module("ipyparallel")
+        self._cluster: Any = None
+        self._client: Any = None
+        self._all: Any = None
+        self._first: Any = None
+        self._balanced: Any = None
+
+    def start(self) -> None:
+        self._cluster = self._ipp.Cluster(n=2, engines="local", log_level=logging.ERROR)
+        self._client = self._cluster.start_and_connect_sync()
+        self._all, self._first = self._client[:], self._client[0]
+        self._balanced = self._client.load_balanced_view()
+        self._all.apply_sync(workload.noop)
+
+    def stop(self) -> None:
+        self._client.close()
+        self._cluster.stop_cluster_sync()
+
+    def direct(self) -> object:
+        return self._first.apply_sync(workload.noop)
+
+    def balanced(self) -> object:
+        return self._balanced.apply_sync(workload.noop)
+
+    def burst_direct(self, count: int) -> Sequence[int]:
+        results = [self._first.apply_async(workload.identity, i) for i in range(count)]
+        return [result.get() for result in results]
+
+    def burst_balanced(self, count: int) -> Sequence[int]:
+        results = [self._balanced.apply_async(workload.identity, i) for i in range(count)]
+        return [result.get() for result in results]
+
+    def map(self, items: list[int]) -> Sequence[int]:
+        return list(self._all.map_sync(workload.triple, items))
+
+    def execute(self) -> None:
+        self._all.execute(workload.STATEMENT, block=True)
+
+    def push(self, array: Any) -> None:
+        self._first.push({"bench_a": array}, block=True)
+        self._first.execute(workload.TOUCH_STATEMENT, block=True)
+
+    def make(self, nbytes: int, seed: int) -> None:
+        self._first.execute(workload.make_statement(nbytes, seed), block=True)
+
+    def pull(self) -> Any:
+        return self._first.pull("bench_a", block=True)
+
+
+if __name__ == "__main__":
+    runner.main(Ipyparallel, NOTES, COLD_SCRIPT)
