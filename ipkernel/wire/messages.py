@@ -262,6 +262,14 @@ class EngineHello(Message, tag=16):
     token: Annotated[bytes, Meta(max_length=32)] = b""
 
 
+class EngineSetup(Message, tag=17):
+    """Host to engine: who you are, ahead of the first task and again when the id changes."""
+
+    engine: EngineId
+    host: Text
+    cluster: Text = ""
+
+
 class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
@@ -293,6 +301,7 @@ class Reason(Struct, frozen=True):
 AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Submit, Function, Cancel, Fetch, Finished, Output, EngineJoined, EngineLeft, Closing,
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
+    EngineSetup,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.
