@@ -9,10 +9,12 @@ All of them can be pickled. This module imports nothing but the standard library
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import signal as _signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ipkernel.serialize.failure import ErrorInfo
@@ -47,12 +49,15 @@ __all__ = [
     "remote_error",
 ]
 
-TimeoutError = TimeoutError  # noqa: PLW0127 - re-exported: ``errors.TimeoutError`` is the builtin
+# Re-exported: ``errors.TimeoutError`` is the builtin.
+TimeoutError = builtins.TimeoutError  # noqa: A001
 
 _Results = TypeVar("_Results", bound="Mapping[Any, Any] | Iterable[Any]")
 
 
-def _restore(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def _restore(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
     """Rebuild one of our exceptions without calling its ``__init__``."""
     exc = cls.__new__(cls, *args)
     exc.args = args
@@ -253,7 +258,9 @@ class EngineLost(EngineError):
         if self.memory is not None:
             text += f", having used {_size(self.memory)} of memory"
         if self.last_output:
-            text += "; its last output was:\n" + "\n".join(f"    {line}" for line in self.last_output)
+            text += "; its last output was:\n" + "\n".join(
+                f"    {line}" for line in self.last_output
+            )
         return text
 
 
@@ -456,7 +463,9 @@ class CompositeError(RemoteError):
 
     def _check(self, excid: int) -> int:
         if not -len(self.elist) <= excid < len(self.elist):
-            raise IndexError(f"there is no exception {excid}; there are {len(self.elist)}, counted from 0")
+            raise IndexError(
+                f"there is no exception {excid}; there are {len(self.elist)}, counted from 0"
+            )
         return excid % len(self.elist)
 
     def render_traceback(self, excid: int | None = None) -> list[str]:
@@ -520,7 +529,9 @@ class AlreadyDisplayedError(RemoteError):
 
     def __init__(self, original_error: RemoteError) -> None:
         self.original_error = original_error
-        super().__init__(original_error.ename, original_error.evalue, "", original_error.engine_info)
+        super().__init__(
+            original_error.ename, original_error.evalue, "", original_error.engine_info
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.original_error,)
@@ -532,22 +543,7 @@ class AlreadyDisplayedError(RemoteError):
         return []
 
 
-class _Info(Protocol):
-    """What :func:`remote_error` reads of an ``ErrorInfo``."""
-
-    @property
-    def ename(self) -> str: ...
-    @property
-    def evalue(self) -> str: ...
-    @property
-    def traceback(self) -> list[str]: ...
-    @property
-    def pickled(self) -> bytes | None: ...
-    @property
-    def engine_info(self) -> dict[str, Any]: ...
-
-
-def remote_error(info: ErrorInfo | _Info) -> RemoteError:
+def remote_error(info: ErrorInfo) -> RemoteError:
     """Make the exception that a client raises for an error of an engine.
 
     Unpickles what the engine sent, so it is for clients only, who trust their engines.
@@ -575,12 +571,10 @@ def _build(
         traceback = "\n".join(traceback)
     original = load_exception(pickled) if pickled else None
     if isinstance(original, Exception) and not isinstance(original, RemoteError):
-        try:
+        # A type that resists is not worth an error: the plain form says the same.
+        with contextlib.suppress(Exception):
             exc = retype(original, RemoteError)
             exc._describe(ename, evalue, traceback, engine_info, original, pickled)
-        except Exception:  # a type that resists: the plain form says the same
-            pass
-        else:
             return exc
     plain = RemoteError(ename, evalue, traceback, engine_info)
     plain.__dict__.update(original=original, _pickled=pickled)

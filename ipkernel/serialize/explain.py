@@ -36,7 +36,7 @@ def _failure(obj: Any) -> str | None:
 
     try:
         new_pickler(_Discard(), lambda buffer: False).dump(obj)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it is the answer
         return _reason(exc)
     return None
 
@@ -129,7 +129,7 @@ def _state(obj: Any) -> Iterator[tuple[str, Any]]:
 def _short(obj: Any) -> str:
     try:
         text = repr(obj)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a repr of the user's may do anything
         text = f"<{type(obj).__name__}>"
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -168,6 +168,6 @@ def _step(obj: Any, seen: set[int], deadline: float) -> tuple[str, Any, str] | N
             reason = _failure(part)
             if reason is not None:
                 return suffix, part, reason
-    except Exception:  # objects may do anything when looked at; then the way ends here
+    except Exception:  # noqa: BLE001 - objects may do anything when looked at; the way ends here
         return None
     return None

@@ -17,8 +17,6 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from cloudpickle import list_registry_pickle_by_value
-
 __all__ = ["Fingerprint", "fingerprint", "global_names", "is_importable"]
 
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
@@ -79,7 +77,10 @@ def is_importable(obj: Any) -> bool:
 
 
 def _goes_by_value(module_name: str) -> bool:
-    registered = list_registry_pickle_by_value()
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:  # then nobody can have registered anything with it
+        return False
+    registered = cloudpickle.list_registry_pickle_by_value()
     return any(module_name == name or module_name.startswith(name + ".") for name in registered)
 
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any, Union
+from typing import Any
 
 from ipkernel.errors import SerializationError
 
 __all__ = [
-    "PrePickled",
     "Pieces",
+    "PrePickled",
     "dumps",
     "dumps_bytes",
     "join",
@@ -38,12 +38,14 @@ __all__ = [
 ]
 
 #: What a payload is made of: bytes-like objects to be written one after the other.
-Pieces = list[Union[bytes, bytearray, memoryview]]
-Data = Union[bytes, bytearray, memoryview]
+Data = bytes | bytearray | memoryview
+Pieces = list[bytes | bytearray | memoryview]
 
 PLAIN = 0x01
 OUT_OF_BAND = 0x02
 DILL = 0x04
+#: Set by :func:`dump_value`: there is a Reference among the arguments.
+REFERENCES = 0x10
 #: Buffers below this many bytes are copied into the pickle.
 BUFFER_THRESHOLD = 4096
 ALIGNMENT = 64
@@ -53,7 +55,8 @@ _PLAIN_BYTE = bytes([PLAIN])
 _PROTOCOL = 5
 #: Containers with more items than this do not take the fast path: looking at them costs as much.
 _SMALL = 64
-_ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
+#: Types that any pickler treats alike.
+ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 _fast_dumps = pickle.dumps
 _fast_loads = pickle.loads
 
@@ -114,23 +117,25 @@ class _Collector:
 def is_simple(obj: Any, depth: int = 3) -> bool:
     """Whether an object is a plain value, or a small container of such, that any pickler treats alike."""
     kind = type(obj)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return True
-    if kind is dict:
+    if kind is tuple or kind is list:
+        items = obj
+    elif kind is dict:
         if not obj:
             return True
-        if len(obj) > _SMALL or not _ATOMS.issuperset(map(type, obj)):
+        if not ATOMS.issuperset(map(type, obj)):
             return False
         items = obj.values()
-    elif kind is tuple or kind is list:
-        if len(obj) > _SMALL:
-            return False
-        items = obj
     else:
         return False
-    if _ATOMS.issuperset(map(type, items)):
-        return True
-    return depth > 0 and all(is_simple(item, depth - 1) for item in items)
+    if len(obj) > _SMALL:
+        return False
+    for item in items:
+        # Not all(): this runs for every task.
+        if type(item) not in ATOMS and (not depth or not is_simple(item, depth - 1)):
+            return False
+    return True
 
 
 def dumps(obj: Any) -> Pieces:
@@ -147,26 +152,29 @@ def dumps(obj: Any) -> Pieces:
         SerializationError: the value cannot be pickled; the text names the object that is to blame.
     """
     if is_simple(obj):
-        return _plain(_fast_dumps(obj, _PROTOCOL))
+        return plain(_fast_dumps(obj, _PROTOCOL))
     if type(obj) is PrePickled:
         return [obj.payload]
     try:
-        return dump_value(obj)[0]
+        return dump_value(obj)
     except Exception as exc:
         raise blame(obj, exc, "the value") from exc
 
 
-def _plain(data: bytes) -> Pieces:
+def plain(data: bytes) -> Pieces:
+    """Make the payload of a pickle without buffers."""
     if len(data) < BUFFER_THRESHOLD:
         return [_PLAIN_BYTE + data]
     return [_PLAIN_BYTE, data]
 
 
-def dump_value(obj: Any) -> tuple[Pieces, bool]:
+def dump_value(obj: Any, *, mark_references: bool = False) -> Pieces:
     """Pickle a value with the pickler in use; errors pass through as they are.
 
-    Returns:
-        The pieces, and whether there is a :class:`~ipkernel.serialize.reference.Reference` in the value.
+    Args:
+        obj: the value.
+        mark_references: whether to set the bit ``REFERENCES`` if there is a
+            :class:`~ipkernel.serialize.reference.Reference` in the value.
     """
     buffers: list[memoryview] = []
 
@@ -180,16 +188,21 @@ def dump_value(obj: Any) -> tuple[Pieces, bool]:
     file = _Collector()
     pickler = new_pickler(file, keep_in_band)
     pickler.dump(obj)
-    dill = DILL if _mode == "dill" else 0
-    return _frame(file.pieces, buffers, dill), getattr(pickler, "references", False)
+    flags = DILL if _mode == "dill" else 0
+    if mark_references and pickler.references:
+        flags |= REFERENCES
+    return _frame(file.pieces, buffers, flags)
 
 
-def _frame(pickled: list[Any], buffers: list[memoryview], dill: int) -> Pieces:
+def _frame(pickled: list[Any], buffers: list[memoryview], flags: int) -> Pieces:
     if not buffers:
-        return [bytes([PLAIN | dill]) + pickled[0], *pickled[1:]]
+        flag = bytes([PLAIN | flags])
+        if len(pickled[0]) < BUFFER_THRESHOLD:
+            return [flag + pickled[0], *pickled[1:]]
+        return [flag, *pickled]
     # Large bytes are written to the file as the object they are in.
     length = sum(map(len, pickled))
-    header = _HEADER.pack(OUT_OF_BAND | dill, len(buffers))
+    header = _HEADER.pack(OUT_OF_BAND | flags, len(buffers))
     lengths = struct.pack(f"<{len(buffers) + 1}Q", length, *(b.nbytes for b in buffers))
     pieces: Pieces = [header + lengths, *pickled]
     offset = len(header) + len(lengths) + length
@@ -237,7 +250,7 @@ def loads(data: Data) -> Any:
         flags = data[0]
         if flags == PLAIN:
             return _fast_loads(memoryview(data)[1:])
-        return _load_other(flags, memoryview(data))
+        return load_flagged(flags, memoryview(data))
     except SerializationError:
         raise
     except Exception as exc:
@@ -245,7 +258,8 @@ def loads(data: Data) -> Any:
         raise SerializationError(f"cannot load the value: {reason}", reason=reason) from exc
 
 
-def _load_other(flags: int, view: memoryview) -> Any:
+def load_flagged(flags: int, view: memoryview) -> Any:
+    """Load a payload whose flags are given apart; errors pass through as they are."""
     load = _dill_loads if flags & DILL else _fast_loads
     kind = flags & ~DILL
     if kind == PLAIN:
@@ -262,7 +276,9 @@ def _split(view: memoryview) -> tuple[memoryview, list[memoryview]]:
     _, count = _HEADER.unpack_from(view)
     offset = _HEADER.size + 8 * (count + 1)
     if offset > total:
-        raise SerializationError(f"cannot load the value: {count} buffers announced, {total} bytes received")
+        raise SerializationError(
+            f"cannot load the value: {count} buffers announced, {total} bytes received"
+        )
     length, *lengths = struct.unpack_from(f"<{count + 1}Q", view, _HEADER.size)
     pickled = view[offset : offset + length]
     offset += length
@@ -272,7 +288,9 @@ def _split(view: memoryview) -> tuple[memoryview, list[memoryview]]:
         buffers.append(view[offset : offset + size])
         offset += size
     if offset != total:
-        raise SerializationError(f"cannot load the value: {offset} bytes announced, {total} received")
+        raise SerializationError(
+            f"cannot load the value: {offset} bytes announced, {total} received"
+        )
     return pickled, buffers
 
 

@@ -7,22 +7,28 @@ only sends numbers and strings need not spend.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import cloudpickle
 
+from ipkernel.serialize import rebuild
+from ipkernel.serialize.namespace import adapt_reduction
 from ipkernel.serialize.reference import Reference
 
-__all__ = ["PlainPickler", "ValuePickler", "dill_pickler"]
+__all__ = ["ErrorPickler", "PlainPickler", "ValuePickler", "dill_pickler"]
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ValuePickler(cloudpickle.Pickler):
     """cloudpickle's pickler; functions of ``__main__`` are rebuilt in the engine's namespace."""
 
     def __init__(
-        self, file: Any, protocol: int | None = None, buffer_callback: Callable[[Any], Any] | None = None
+        self,
+        file: Any,
+        protocol: int | None = None,
+        buffer_callback: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
         #: Whether a Reference was met.
@@ -33,12 +39,38 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(obj) is Reference:
             self.references = True
             return NotImplemented
-        reduced = super().reducer_override(obj)
-        if isinstance(obj, FunctionType) and reduced is not NotImplemented:
-            from ipkernel.serialize.namespace import adapt_reduction
+        if isinstance(obj, FunctionType):
+            return NotImplemented if _found_by_name(obj) else self._reduce_function(obj)
+        if not isinstance(obj, type) or _found_by_name(obj):
+            return NotImplemented
+        return super().reducer_override(obj)
 
-            return adapt_reduction(obj, reduced)
-        return reduced
+    def _reduce_function(self, func: FunctionType) -> Any:
+        reduced = super().reducer_override(func)
+        return reduced if reduced is NotImplemented else adapt_reduction(func, reduced)
+
+
+def _found_by_name(obj: Any) -> bool:
+    """Whether a function or class is at the top level of a module: a quick answer to the common case.
+
+    cloudpickle finds out about the others, and takes ten times as long.
+    """
+    try:
+        name = obj.__module__
+        found: bool = sys.modules[name].__dict__[obj.__qualname__] is obj
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return found and name != "__main__" and not cloudpickle.list_registry_pickle_by_value()
+
+
+class ErrorPickler(ValuePickler):
+    """Rebuilds exceptions from their state, since many cannot be made by calling their type."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called by the C pickler for everything but the builtin types."""
+        if isinstance(obj, BaseException) and rebuild.reduces_by_default(type(obj)):
+            return rebuild.rebuild, (type(obj), *rebuild.state_of(obj))
+        return super().reducer_override(obj)
 
 
 class PlainPickler(pickle.Pickler):
@@ -64,7 +96,7 @@ def dill_pickler() -> Callable[..., Any]:
     except ImportError as exc:
         raise ImportError("use_dill() needs the package dill: pip install dill") from exc
 
-    class DillPickler(dill.Pickler):  # type: ignore[misc]
+    class DillPickler(dill.Pickler):
         references = False
 
         def save(self, obj: Any, save_persistent_id: bool = True) -> None:

@@ -7,6 +7,7 @@ dictionary, and what C types and ``__slots__`` keep outside of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _E = TypeVar("_E", bound=BaseException)
 _LEFT_OUT = frozenset({"obj"})
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _HEAP_TYPE = 1 << 9
+#: Reads and writes ``args`` even where a type defines an attribute of that name.
+_ARGS: Any = BaseException.__dict__["args"]
 
 
 def _native_base(cls: type[BaseException]) -> type[BaseException]:
@@ -49,7 +52,7 @@ def state_of(exc: BaseException) -> tuple[tuple[Any, ...], dict[str, Any], dict[
             members[name] = descriptor.__get__(exc)
         except AttributeError:
             continue
-    return BaseException.args.__get__(exc), dict(exc.__dict__), members
+    return _ARGS.__get__(exc), dict(exc.__dict__), members
 
 
 def rebuild(
@@ -68,11 +71,9 @@ def rebuild(
     """
     native = _native_base(cls)
     exc: _E = native.__new__(cls, *args)
-    try:
+    with contextlib.suppress(Exception):  # the members below say the same, and more exactly
         native.__init__(exc, *args)
-    except Exception:  # the members below say the same, and more exactly
-        pass
-    BaseException.args.__set__(exc, args)
+    _ARGS.__set__(exc, args)
     exc.__dict__.update(attributes)
     for name, descriptor in _descriptors(cls):
         if name in members:
@@ -112,8 +113,8 @@ def retype(original: BaseException, first: type[_E]) -> _E:
     Raises:
         TypeError: the two types cannot be combined.
     """
-    cls = _combined(first, type(original))
-    exc = rebuild(cls, *state_of(original))
+    combined: Any = _combined  # mypy takes exception types for unhashable
+    exc: Any = rebuild(combined(first, type(original)), *state_of(original))
     if not isinstance(exc, first):
         raise TypeError(f"{type(original).__name__} cannot be combined with {first.__name__}")
     return exc
@@ -129,6 +130,6 @@ def load_exception(data: bytes) -> BaseException | None:
 
     try:
         exc = loads(data)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a client without the type gets the plain form
         return None
     return exc if isinstance(exc, BaseException) else None

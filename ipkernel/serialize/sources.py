@@ -48,11 +48,12 @@ def register(source: Source) -> None:
     last = first - 1 + len(new)
     lines = _registered.setdefault(filename, [])
     entry = linecache.cache.get(filename)
-    if lines[first - 1 : last] == new and entry is not None and entry[-2:-1] == (lines,):
+    known = entry[2] if entry is not None and len(entry) == 4 else None
+    if known is lines and lines[first - 1 : last] == new:
         return
-    if entry is not None and len(entry) == 4 and entry[2] is not lines:
+    if known is not None and known is not lines:
         # Known here from elsewhere, such as IPython's cells: keep what is there, add what is not.
-        lines[:] = entry[2]
+        lines[:] = known
     lines.extend("\n" for _ in range(last - len(lines)))
     lines[first - 1 : last] = new
     # An entry without a modification time is not checked against the disk and so not dropped.
