@@ -106,8 +106,8 @@ def show(
 
 def totals(rows: Sequence[Row], *, not_parsable: int) -> str:
     """Return the table of sums over all modules."""
-    cells = [[key, sum(row[key] for row in rows)] for key in ("lines", "functions", "classes")]
-    cells = [["modules", len(rows)], ["not parsable", not_parsable], *cells]
+    sums = [[key, sum(row[key] for row in rows)] for key in ("lines", "functions", "classes")]
+    cells = [["modules", len(rows)], ["not parsable", not_parsable], *sums]
     return tabulate(cells, headers=["In all", ""], intfmt=",")
 
 
@@ -136,7 +136,7 @@ def names(rows: Sequence[Row]) -> str:
 
 def times(cost: Overhead, serial: float) -> str:
     """Return the table of the two runs' times and of the framework's own cost."""
-    cells = [
+    cells: list[list[Any]] = [
         ["serial, one process", f"{serial:.2f} s"],
         [f"parallel, {cost.engines} engines", f"{cost.wall:.2f} s"],
         ["speed-up", f"{serial / cost.wall:.2f}"],
