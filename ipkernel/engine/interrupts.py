@@ -1,0 +1,73 @@
+"""Interrupts: a KeyboardInterrupt in user code, and nothing between tasks.
+
+SIGINT (and Ctrl-Break on Windows) raises only while a task is open. The flag is a one-element
+list because storing into it is a single bytecode at which no signal can be delivered.
+"""
+
+from __future__ import annotations
+
+import _signal  # the C functions: signal.getsignal() costs 1 us for making an enum of its answer
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupts"]
+
+_INTERRUPTS = [
+    number
+    for name in ("SIGINT", "SIGBREAK")
+    if (number := getattr(signal, name, None)) is not None
+]
+
+
+class Interrupts:
+    """Decides what becomes of an interrupt.
+
+    Attributes:
+        open: ``open[0]`` is True while user code runs and may be interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.open = [False]
+        self._missed = False
+
+        # A plain function: a bound method would be a new object at each look.
+        def interrupted(signum: int, frame: FrameType | None) -> None:
+            if self.open[0]:
+                raise KeyboardInterrupt
+            self._missed = True
+
+        self._handler: Callable[[int, FrameType | None], Any] = interrupted
+
+    def install(self) -> None:
+        """Take over the interrupt signals; main thread only."""
+        for number in _INTERRUPTS:
+            _signal.signal(number, self._handler)
+
+    def restore(self) -> None:
+        """Take them back where a task has changed them."""
+        for number in _INTERRUPTS:
+            if _signal.getsignal(number) is not self._handler:
+                _signal.signal(number, self._handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Context in which an interrupt waits until the end; for the machinery inside a task."""
+        was = self.open[0]
+        self._missed = False
+        self.open[0] = False
+        try:
+            yield
+        finally:
+            self.open[0] = was
+        if was and self._missed:
+            self._missed = False
+            raise KeyboardInterrupt
+
+
+def reset_in_child() -> None:
+    """Give a process that user code forked the signal handling of a fresh Python."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

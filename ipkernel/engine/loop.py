@@ -1,0 +1,256 @@
+"""The loop of an engine: receive, run, answer.
+
+All messages that have arrived are taken at once, and results are collected while tasks take
+microseconds: they go out when the input is used up, when the last flush is a millisecond ago,
+or before a task that may take long. Should a task take long unexpectedly, a thread flushes what
+waits behind it.
+"""
+
+from __future__ import annotations
+
+import _signal
+import os
+import threading
+from collections.abc import Callable
+from socket import socket
+from time import perf_counter, sleep, time
+from typing import Any, Final
+
+from ipkernel.engine.current import State, state
+from ipkernel.engine.interrupts import Interrupts
+from ipkernel.engine.streams import Streams
+from ipkernel.engine.work import Work
+from ipkernel.serialize import failure
+from ipkernel.wire.link import Link
+from ipkernel.wire.messages import (
+    Assign,
+    Done,
+    EngineSetup,
+    ForgetFunctions,
+    Function,
+    Message,
+    Outcome,
+    Output,
+    Stream,
+)
+
+__all__ = ["Loop"]
+
+#: Bytes taken from the socket at once.
+READ: Final = 1 << 18
+#: Seconds that a finished result may wait while tasks follow each other.
+FLUSH_AFTER: Final = 1e-3
+#: A task that took longer than this, in seconds, makes the next one wait for a flush.
+LONG: Final = 200e-6
+#: Seconds after which the thread flushes behind a task that takes long.
+LATE: Final = 5e-3
+#: Bytes of results that are flushed at once.
+HEAVY: Final = 1 << 18
+
+_OK: Final = Outcome.OK
+_ERROR: Final = Outcome.ERROR
+
+
+class Loop:
+    """Runs the tasks that arrive on a socket.
+
+    Args:
+        sock: A connected stream socket, blocking.
+        work: What to do for each kind of task.
+        streams: The engine's output.
+        interrupts: The engine's interrupts.
+        link: The engine's end of the link.
+        identity: The record that says which task runs.
+    """
+
+    def __init__(
+        self,
+        sock: socket,
+        work: Work,
+        streams: Streams,
+        interrupts: Interrupts,
+        *,
+        link: Link | None = None,
+        identity: State = state,
+    ) -> None:
+        self._socket = sock
+        self._work = work
+        self._streams = streams
+        self._interrupts = interrupts
+        self._link = link if link is not None else Link()
+        self._state = identity
+        self._lock = threading.Lock()
+        self._flusher = _Flusher(self._flush_late)
+        self._pending = 0
+        self._flushed = 0.0
+        self._flushes = 0
+        self._last = 1.0
+        identity.loop = self
+
+    def send(self, message: Message, payload: Any = b"") -> None:
+        """Send a message at once; from any thread."""
+        with self._lock:
+            self._link.send(message, payload)
+            self._write()
+
+    def publish(self, stream: Stream, payload: bytes) -> None:
+        """Send output of the running task that does not go through the pipes."""
+        self._streams.flush()
+        with self._interrupts.held():
+            self.send(Output(self._state.task, self._state.engine, stream, len(payload)), payload)
+
+    def run(self) -> None:
+        """Serve until the other end closes the link."""
+        receive = self._socket.recv
+        link = self._link
+        run_task = self._run_task
+        while True:
+            try:
+                data = receive(READ)
+            except OSError:
+                return
+            except Exception:  # noqa: BLE001 - a signal handler that user code has left behind
+                continue
+            if not data:
+                return
+            with self._lock:
+                batch = link.receive(data)
+            for message, payload in batch:
+                if type(message) is Assign:
+                    run_task(message, payload)
+                else:
+                    self._handle(message, payload)
+            # The payloads must not live until the next batch arrives.
+            message = payload = batch = None  # type: ignore[assignment]
+            with self._lock:
+                link.acknowledge()
+                try:
+                    self._write()
+                except ConnectionError:
+                    return
+
+    def _handle(self, message: Message, payload: Any) -> None:
+        if isinstance(message, Function):
+            self._work.store.add(message.digest, payload)
+        elif isinstance(message, ForgetFunctions):
+            self._work.store.forget(message.digests)
+        elif isinstance(message, EngineSetup):
+            self._state.engine = message.engine
+            self._state.host = message.host
+            self._state.cluster = message.cluster
+            set_title(message.engine, message.cluster)
+
+    def _run_task(self, task: Assign, payload: Any) -> None:
+        opened = self._interrupts.open
+        if self._pending:
+            if self._last > LONG or perf_counter() - self._flushed > FLUSH_AFTER:
+                with self._lock:
+                    self._write()
+            else:
+                self._flusher.arm()
+        mine = self._state
+        mine.task = task.task
+        outcome = _OK
+        started = time()
+        try:
+            opened[0] = True
+            pieces = self._work.kinds[task.kind](payload, task.digest)
+            opened[0] = False
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is its result
+            opened[0] = False
+            outcome = _ERROR
+            pieces = [failure.encode(self._work.describe(error, task.kind))]
+            _forget(error)
+        completed = time()
+        if mine.forked:  # a child that user code forked and let return
+            os._exit(0)
+        streams = self._streams
+        if streams.synchronised or streams.out.marked or streams.err.marked:
+            streams.finish()
+        mine.task = 0
+        if _signal.getsignal(_SIGINT) is not self._interrupts._handler:
+            self._interrupts.restore()
+        if len(pieces) == 1:
+            body: Any = pieces[0]
+            size = len(body)
+        else:
+            body = pieces
+            size = sum(len(p) if type(p) is not memoryview else p.nbytes for p in pieces)
+        done = Done(task.task, task.engine, outcome, started, completed, size)
+        with self._lock:
+            self._link.send(done, body)
+            self._pending += 1
+            if size > HEAVY:
+                self._write()
+        self._last = completed - started
+
+    def _write(self) -> None:
+        # Called with the lock held.
+        link = self._link
+        send = self._socket.sendall
+        while pieces := link.data_to_send():
+            if len(pieces) == 1:
+                send(pieces[0])
+            else:
+                send(b"".join(pieces))
+        self._pending = 0
+        self._flushes += 1
+        self._flushed = perf_counter()
+
+    def _flush_late(self) -> bool:
+        """Flush if nothing else has for a while; returns whether to look again."""
+        seen = self._flushes
+        if not self._pending:
+            return False
+        sleep(LATE)
+        with self._lock:
+            if self._pending and self._flushes == seen:
+                try:
+                    self._write()
+                except OSError:
+                    return False
+        return True
+
+
+class _Flusher:
+    """A thread that calls a function again and again while that returns True; started lazily."""
+
+    def __init__(self, function: Callable[[], bool]) -> None:
+        self._function = function
+        self._wake = threading.Semaphore(0)
+        self._armed = False
+        self._thread: threading.Thread | None = None
+
+    def arm(self) -> None:
+        """Start calling, unless it is being called anyway."""
+        if self._armed:
+            return
+        self._armed = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
+            self._thread.start()
+        self._wake.release()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            while self._function():
+                pass
+            self._armed = False
+
+
+_SIGINT = _signal.SIGINT
+
+
+def _forget(error: BaseException) -> None:
+    """Let go of the frames of an exception, and so of what a failed task held."""
+    error.__traceback__ = None
+
+
+def set_title(engine: int, cluster: str) -> None:
+    """Show in ``ps`` which engine this process is."""
+    try:
+        from setproctitle import setproctitle
+    except ImportError:
+        return
+    setproctitle(f"ipengine {engine} [{cluster}]" if cluster else f"ipengine {engine}")

@@ -1,0 +1,66 @@
+"""What Linux offers beyond POSIX to see that no process outlives its purpose.
+
+Elsewhere the functions do nothing, or say that there is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Final
+
+__all__ = ["COOKIE", "adopt_orphans", "belongs_to", "children", "die_with_parent"]
+
+#: Environment variable with the process id of the engine that a program was started by.
+COOKIE: Final = "IPKERNEL_ENGINE_PID"
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when its parent ends.
+
+    Args:
+        parent: The parent's process id; if it is gone already, this process ends now.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants that lose theirs."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> list[int]:
+    """Return the process ids of this process's children, where that can be asked for."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def belongs_to(pid: int, engine: int) -> bool:
+    """Tell whether a process was started by an engine.
+
+    Args:
+        pid: The process.
+        engine: The engine's process id.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{COOKIE}={engine}".encode() in file.read().split(b"\0")
+    except OSError:
+        return False

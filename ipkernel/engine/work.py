@@ -1,0 +1,130 @@
+"""What an engine does for each kind of task: a payload in, the pieces of a result out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ipkernel.engine.current import state
+from ipkernel.engine.namespace import UserNamespace
+from ipkernel.serialize import failure
+from ipkernel.serialize.functions import FunctionStore, load_call
+from ipkernel.serialize.payload import dumps, loads
+from ipkernel.wire.messages import Kind
+
+if TYPE_CHECKING:
+    from ipkernel.engine.shell import EngineShell
+    from ipkernel.serialize.payload import Pieces
+
+__all__ = ["Work"]
+
+_METHODS = {
+    Kind.APPLY: "apply",
+    Kind.MAP: "map",
+    Kind.EXECUTE: "execute",
+    Kind.PUSH: "push",
+    Kind.PULL: "pull",
+    Kind.KEYS: "keys",
+    Kind.CLEAR: "clear",
+}
+
+
+class Work:
+    """Runs tasks in a namespace.
+
+    Args:
+        namespace: The user's.
+        store: The functions that were sent ahead.
+
+    Attributes:
+        kinds: For each :class:`~ipkernel.wire.messages.Kind` a function of the payload and
+            the function's digest that returns the pieces of the result.
+    """
+
+    def __init__(self, namespace: UserNamespace, store: FunctionStore | None = None) -> None:
+        self.namespace = namespace
+        self.store = store if store is not None else FunctionStore()
+        self.kinds: dict[int, Callable[[Any, bytes], Pieces]] = {
+            Kind.APPLY: self.apply,
+            Kind.MAP: self.map,
+            Kind.EXECUTE: self.execute,
+            Kind.PUSH: self.push,
+            Kind.PULL: self.pull,
+            Kind.KEYS: self.keys,
+            Kind.CLEAR: self.clear,
+        }
+        self._shell: EngineShell | None = None
+
+    def apply(self, payload: Any, digest: bytes) -> Pieces:
+        """Call a function."""
+        func, args, kwargs = load_call(payload, self.store, digest)
+        return dumps(func(*args, **kwargs))
+
+    def map(self, payload: Any, digest: bytes) -> Pieces:
+        """Call a function for each item of a chunk.
+
+        The call's arguments are the list of sequences and, optionally, whether exceptions are
+        to be returned in place of results.
+        """
+        func, args, kwargs = load_call(payload, self.store, digest)
+        sequences, *rest = args
+        if rest[0] if rest else kwargs.get("return_exceptions", False):
+            return dumps([self._item(func, items) for items in zip(*sequences, strict=False)])
+        if len(sequences) == 1:
+            return dumps([func(item) for item in sequences[0]])
+        return dumps([func(*items) for items in zip(*sequences, strict=False)])
+
+    def _item(self, func: Callable[..., Any], items: tuple[Any, ...]) -> Any:
+        try:
+            return func(*items)
+        except Exception as error:  # noqa: BLE001 - the result is the exception
+            return failure.ItemFailure(failure.encode(self.describe(error, Kind.MAP)))
+
+    def execute(self, payload: Any, digest: bytes) -> Pieces:
+        """Run source text through IPython."""
+        code, options = loads(payload)
+        return dumps(self.shell.execute(code, **options))
+
+    def push(self, payload: Any, digest: bytes) -> Pieces:
+        """Put values into the namespace."""
+        self.namespace.push(loads(payload))
+        return dumps(None)
+
+    def pull(self, payload: Any, digest: bytes) -> Pieces:
+        """Return values of names or expressions: a list, or the one value."""
+        names, single = loads(payload)
+        values = self.namespace.pull(names)
+        return dumps(values[0] if single else values)
+
+    def keys(self, payload: Any, digest: bytes) -> Pieces:
+        """Return the names in the namespace."""
+        return dumps(self.namespace.keys())
+
+    def clear(self, payload: Any, digest: bytes) -> Pieces:
+        """Empty the namespace."""
+        self.namespace.clear()
+        return dumps(None)
+
+    @property
+    def shell(self) -> EngineShell:
+        """The IPython shell, made when it is first needed: importing it takes a while."""
+        if self._shell is None:
+            from ipkernel.engine.shell import start_shell
+
+            self._shell = start_shell(self.namespace)
+        return self._shell
+
+    def describe(self, error: BaseException, kind: int) -> failure.ErrorInfo:
+        """Return an exception as data, with where it happened and without our own frames."""
+        where = {
+            "engine": state.engine,
+            "host": state.host,
+            "pid": state.pid,
+            "method": _METHODS.get(kind, "apply"),  # type: ignore[call-overload]
+        }
+        if kind == Kind.EXECUTE and self._shell is not None:
+            from ipkernel.engine.shell import CellFailed
+
+            if isinstance(error, CellFailed):
+                return failure.describe(error.error, engine_info=where)
+        return failure.describe(error, engine_info=where, hide_until=__file__)

@@ -1,0 +1,129 @@
+"""The main function of an engine process, however it was started.
+
+``python -m ipkernel.engine.worker`` is the portable way: the standard input says where to
+connect, in one line, and then stays open as the engine's lifeline. Engines that the zygote
+forks come in through :func:`run_engine`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+from ipkernel.engine.current import state
+from ipkernel.engine.interrupts import Interrupts, reset_in_child
+from ipkernel.engine.loop import Loop
+from ipkernel.engine.namespace import UserNamespace
+from ipkernel.engine.streams import Streams
+from ipkernel.engine.work import Work
+from ipkernel.wire.messages import EngineHello
+
+__all__ = ["main", "run_engine"]
+
+
+def run_engine(sock: socket.socket, *, token: bytes = b"", synchronised: bool = False) -> None:
+    """Be an engine until the other end of ``sock`` closes it, then leave the process.
+
+    Args:
+        sock: A connected stream socket, the engine's link.
+        token: Tells the daemon which engine this is, where the socket itself does not.
+        synchronised: See :class:`~ipkernel.engine.streams.Streams`.
+    """
+    state.pid = os.getpid()
+    streams = Streams(synchronised=synchronised)
+    streams.install()
+    interrupts = Interrupts()
+    interrupts.install()
+    namespace = UserNamespace()
+    namespace.install()
+    loop = Loop(sock, Work(namespace), streams, interrupts)
+    _leave_on_sigterm(streams)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _become_child(sock))
+    # A segmentation fault then says where it was, in the engine's last lines of output.
+    faulthandler.enable(file=2)
+    loop.send(EngineHello(os.getpid(), token))
+    loop.run()
+    leave(streams, 0)
+
+
+def leave(streams: Streams, status: int) -> None:
+    """Run what is registered to run at exit, then end the process at once."""
+    atexit._run_exitfuncs()
+    streams.flush()
+    os._exit(status)
+
+
+def _leave_on_sigterm(streams: Streams) -> None:
+    """End on SIGTERM as the signal has it, but let functions registered with atexit run."""
+
+    def terminated(signum: int, frame: FrameType | None) -> None:
+        atexit._run_exitfuncs()
+        streams.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminated)
+
+
+def _become_child(sock: socket.socket) -> None:
+    """What a process that user code forks off an engine must not share with it."""
+    state.forked = True
+    reset_in_child()
+    try:
+        os.close(sock.fileno())
+    except OSError:
+        pass
+
+
+def _watch(descriptor: int) -> None:
+    """End the process, whatever it does, when its lifeline does."""
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except OSError:
+        pass
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def main() -> int:
+    """Connect to the daemon as the standard input says, and be an engine.
+
+    The line is ``<port> <token in hex>``; the token is not on the command line, where
+    everybody could read it.
+
+    Returns:
+        1 when there is no such line; otherwise the function does not return.
+    """
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            sys.stderr.write("ipkernel.engine.worker is started by ipdaemon, not by hand\n")
+            return 1
+        line += byte
+    port, token = line.decode().split()
+    lifeline = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sock = socket.create_connection(("127.0.0.1", int(port)), timeout=10)
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True).start()
+    run_engine(sock, token=bytes.fromhex(token), synchronised=True)
+    return 0
+
+
+if __name__ == "__main__":
+    from ipkernel.engine.worker import main as importable
+
+    sys.exit(importable())
