@@ -47,11 +47,16 @@ class Plan(NamedTuple):
     cold_runs: int
 
 
-def environment(directory: Path) -> dict[str, str]:
-    """Return the environment of a run; what systems leave on disk goes below ``directory``."""
+def environment(directory: Path, paths: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment of a run.
+
+    Args:
+        directory: what systems leave on disk goes below it.
+        paths: directories to import from, ahead of the checkout.
+    """
     return {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)]),
         "IPYTHONDIR": str(directory / "ipython"),
         "RAY_TMPDIR": str(directory),
         "RAY_USAGE_STATS_ENABLED": "0",  # nothing is to be reported to the internet
@@ -62,7 +67,14 @@ def environment(directory: Path) -> dict[str, str]:
 class Nest:
     """A command running in a nest of its own (see `nest`), its JSON lines as they come."""
 
-    def __init__(self, command: Sequence[str], limit: float, directory: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        limit: float,
+        directory: Path,
+        extra: Mapping[str, str] | None = None,
+        paths: Sequence[str] = (),
+    ) -> None:
         self._errors = open(directory / "stderr.txt", "w+b")  # noqa: SIM115
         self._deadline = time.monotonic() + limit + GRACE + 30
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -73,7 +85,7 @@ class Nest:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=directory,
-            env=environment(directory),
+            env={**environment(directory, paths), **(extra or {})},
             start_new_session=True,
             text=True,
         )

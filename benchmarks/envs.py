@@ -52,9 +52,7 @@ def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:
 
 def _call(command: list[str], what: str) -> None:
     try:
-        subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALL_LIMIT, check=True
-        )
+        subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_LIMIT, check=True)
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no output"])[-1]
         raise EnvironmentFailed(f"{what}: {last}") from error

@@ -84,9 +84,7 @@ def cpu_seconds(root: int) -> float:
     """
     stats = snapshot()
     total = stats[root].children_s if root in stats else 0.0
-    return total + sum(
-        stats[pid].own_s + stats[pid].children_s for pid in descendants(root, stats)
-    )
+    return total + sum(stats[pid].own_s + stats[pid].children_s for pid in descendants(root, stats))
 
 
 def pss_mb(pid: int) -> float:

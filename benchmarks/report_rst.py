@@ -11,6 +11,25 @@ from benchmarks.metrics import MEASURES, Metric
 
 MISSING = "–"
 
+_WORKERS = "Every system has {workers} workers of one thread, all on this machine, and its default settings."
+_ROUNDS = (
+    "Each figure is the median of {rounds} round{s}; in a round the systems take turns, each in "
+    "processes of its own that are started and ended for it. All values are in the JSON file."
+)
+_COLD = (
+    "Cold: new processes, their files already in the page cache of the system. Warm: a cluster "
+    "that has answered some calls before. The first table is cold, all others are warm."
+)
+_BOUND = "No figure may take more than about {bound:g} s; what would is left out and named."
+_MEMORY = (
+    "MB are 10\\ :sup:`6` bytes; memory is the proportional set size (PSS), in which shared pages "
+    "are divided among their users."
+)
+_WORK = (
+    "Tasks return their number and are all different. Arrays are random and new each time; the "
+    "receiver reads each page within the time."
+)
+
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
     """Return a reST simple table; the first row is its head, no cell of a first column empty."""
@@ -65,9 +84,7 @@ def _escape(text: str) -> str:
 
 
 def _section(measure: str, document: Mapping[str, Any]) -> str:
-    shown = [
-        metric for metric in metrics.of_measure(measure) if metric.key in document["results"]
-    ]
+    shown = [metric for metric in metrics.of_measure(measure) if metric.key in document["results"]]
     names = list(document["systems"])
     head = ["", *(document["systems"][name]["title"] for name in names)]
     rows = [_row(metric, names, document["results"]) for metric in shown]
@@ -100,24 +117,14 @@ def _introduction(document: Mapping[str, Any]) -> str:
             ".. warning:: A quick run: one round, small sizes, perhaps a busy machine. It shows"
             " that\n   everything runs; its figures are not to be quoted.\n\n"
         )
-    facts = [
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory,"
-        f" {machine['kernel']}; load {machine['load']} at the start.",
-        f"Every system has {document['workers']} workers of one thread, all on this machine, and"
-        " its default settings.",
-        f"Each figure is the median of {document['rounds']} rounds; in a round the systems take"
-        " turns, each in processes of its own that are started and ended for it. All values are"
-        " in the JSON file.",
-        "Cold: new processes, their files already in the page cache of the system. Warm: a"
-        " cluster that has answered some calls before. The first table is cold, all others are"
-        " warm.",
-        f"No figure may take more than about {document['bound_s']:g} s; what would is left out"
-        " and named.",
-        "MB are 10\\ :sup:`6` bytes; memory is the proportional set size (PSS), in which shared"
-        " pages are divided among their users.",
-        "Tasks return their number and are all different. Arrays are random and new each time;"
-        " the receiver reads each page within the time.",
-    ]
+    described = (
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB of memory, "
+        f"{machine['kernel']}; load {machine['load']} at the start."
+    )
+    counted = _ROUNDS.format(rounds=document["rounds"], s="s" * (document["rounds"] != 1))
+    workers = _WORKERS.format(workers=document["workers"])
+    bounded = _BOUND.format(bound=document["bound_s"])
+    facts = [described, workers, counted, _COLD, bounded, _MEMORY, _WORK]
     return warning + "\n".join(_bullet(fact) for fact in facts) + "\n\n" + _versions(document)
 
 
@@ -125,7 +132,9 @@ def render(document: Mapping[str, Any]) -> str:
     """Return the whole report of a results document (see `schema`) as reStructuredText."""
     title = f"Measured side by side on {document['date']}"
     parts = [f"{title}\n{'=' * len(title)}\n", _introduction(document), ""]
-    for measure in MEASURES:
-        if any(metric.key in document["results"] for metric in metrics.of_measure(measure)):
-            parts.append(_section(measure, document))
+    parts.extend(
+        _section(measure, document)
+        for measure in MEASURES
+        if any(metric.key in document["results"] for metric in metrics.of_measure(measure))
+    )
     return "\n".join(parts).rstrip() + "\n"

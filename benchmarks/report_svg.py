@@ -119,9 +119,12 @@ def render(document: Mapping[str, Any]) -> str:
     quick = " (quick run, not to be quoted)" if document["quick"] else ""
     heading = f"Cost of the peers relative to ipkernel, {document['date']}{quick}"
     total = LEFT + WIDTH + RIGHT
-    head = [
+    opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {y + 12:.0f}"'
-        f' width="{total}" height="{y + 12:.0f}" font-family="sans-serif" font-size="12">',
+        f' width="{total}" height="{y + 12:.0f}" font-family="sans-serif" font-size="12">'
+    )
+    head = [
+        opening,
         "<style>.small { font-size: 10px; fill: #444; }</style>",
         f'<rect width="{total}" height="{y + 12:.0f}" fill="white"/>',
         _text(LEFT, 20, heading, ' font-weight="bold"'),

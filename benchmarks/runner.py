@@ -53,7 +53,7 @@ def skipped(keys: Sequence[str], why: str) -> Figures:
 
 def time_calls(call: Callable[[], object], bound: float, most: int = MAX_CALLS) -> list[float]:
     """Call up to ``most`` times, but start no call after ``bound`` seconds; return seconds each."""
-    taken = []
+    taken: list[float] = []
     end = time.perf_counter() + bound
     while len(taken) < most:
         before = time.perf_counter()

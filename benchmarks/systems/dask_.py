@@ -69,9 +69,7 @@ class Dask:
     def burst_balanced(self, count: int) -> Sequence[int]:
         submit = self._client.submit
         return list(
-            self._client.gather(
-                [submit(workload.identity, i, pure=False) for i in range(count)]
-            )
+            self._client.gather([submit(workload.identity, i, pure=False) for i in range(count)])
         )
 
     def map(self, items: list[int]) -> Sequence[int]:
