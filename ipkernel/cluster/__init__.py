@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipkernel.cluster.cluster import Cluster, EngineSet
+    from ipkernel.cluster.cluster import Cluster
     from ipkernel.cluster.directory import ClusterDirectory
+    from ipkernel.cluster.engineset import EngineSet
 
 __all__ = ["Cluster", "ClusterDirectory", "EngineSet"]
+
+_WHERE = {"Cluster": "cluster", "ClusterDirectory": "directory", "EngineSet": "engineset"}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use: the command line needs only the directory."""
-    if name in ("Cluster", "EngineSet"):
-        from ipkernel.cluster import cluster
-
-        return getattr(cluster, name)
-    if name == "ClusterDirectory":
-        from ipkernel.cluster.directory import ClusterDirectory
-
-        return ClusterDirectory
-    raise AttributeError(f"module 'ipkernel.cluster' has no attribute {name!r}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'ipkernel.cluster' has no attribute {name!r}")
+    value: object = getattr(import_module(f"ipkernel.cluster.{_WHERE[name]}"), name)
+    return value

@@ -302,6 +302,18 @@ def all_directories() -> Iterator[ClusterDirectory]:
             yield directory
 
 
+def forget_old(age: float = 86400.0) -> None:
+    """Remove private directories that have been left over for ``age`` seconds."""
+    threshold = time.time() - age
+    for directory in all_directories():
+        try:
+            old = directory.is_private and directory.path.stat().st_mtime < threshold
+        except OSError:
+            continue
+        if old and directory.left_over():
+            directory.remove()
+
+
 def _is_ours(path: Path) -> bool:
     try:
         return os.name != "posix" or path.stat().st_uid == os.geteuid()

@@ -231,11 +231,10 @@ def marked(directory: str | os.PathLike[str]) -> list[Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid not in skip and process.environ().get(COOKIE) == wanted:
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(
-                        Process(process.name(), process.pid, process.create_time(), "")
-                    )
+            if process.pid in skip or process.environ().get(COOKIE) != wanted:
+                continue
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(Process(process.name(), process.pid, process.create_time(), ""))
         except (psutil.Error, OSError):
             continue
     return found

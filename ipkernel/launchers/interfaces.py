@@ -1,5 +1,7 @@
 """What a launcher is."""
 
+# ruff: noqa: N805 - methods of an interface have no self
+
 from __future__ import annotations
 
 from typing import Any

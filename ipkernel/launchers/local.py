@@ -179,7 +179,7 @@ class LocalLauncher:
                     if said["event"] == event:
                         return said
                     if said["event"] == "error":
-                        raise LauncherError(f"{self.name} failed: {said.get('message')}")
+                        raise LauncherError(self._why_ended())
                 if self._ended or self._process is None or self._process.poll() is not None:
                     raise LauncherError(self._why_ended())
                 left = deadline - time.monotonic()
@@ -190,6 +190,9 @@ class LocalLauncher:
     def _why_ended(self) -> str:
         if self._process is None:
             return f"{self.name} was not started"
+        for said in self.events:
+            if said["event"] == "error":
+                return f"{self.name} failed: {said.get('message')}"
         text = f"{self.name} {processes.describe_exit(self.exit_code)}"
         lines = self.output()
         if lines:

@@ -1,0 +1,96 @@
+"""What a :class:`~ipkernel.cluster.cluster.Cluster` can be told, checked."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ipkernel.errors import ConfigurationError
+
+#: Arguments that users of this field may still pass and that mean nothing here.
+IGNORED: Final = (
+    "config",
+    "delay",
+    "load_profile",
+    "log",
+    "parent",
+    "send_engines_connection_env",
+)
+_LEVELS: Final = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+MAX_ENGINES: Final = 4096
+
+
+def check_count(n: Any, *, least: int = 0) -> int:
+    """Return a number of engines.
+
+    Raises:
+        ConfigurationError: It is not a whole number from ``least`` to 4096.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not least <= n <= MAX_ENGINES:
+        raise ConfigurationError(
+            f"the number of engines must be a whole number from {least} to {MAX_ENGINES}, not {n!r}"
+        )
+    return n
+
+
+def check_seconds(name: str, value: Any) -> float:
+    """Return a span of time.
+
+    Raises:
+        ConfigurationError: It is not a positive number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
+    return float(value)
+
+
+def check_level(level: int | str) -> str:
+    """Return a log level by name.
+
+    Raises:
+        ConfigurationError: There is no such level.
+    """
+    name = _LEVELS.get(level) if isinstance(level, int) else str(level).upper()
+    if name is None or name not in _LEVELS.values():
+        raise ConfigurationError(
+            f"unknown log level {level!r}: use debug, info, warning, error or critical"
+        )
+    return name
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Warn of arguments that are ignored; refuse those that nobody knows.
+
+    Raises:
+        TypeError: With the nearest known name.
+    """
+    for name in given:
+        if name in IGNORED:
+            warnings.warn(
+                f"Cluster({name}=...) has no meaning in ipkernel and is ignored", stacklevel=3
+            )
+            continue
+        near = difflib.get_close_matches(name, list(known), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"Cluster() got an unexpected argument {name!r}{hint}")
+
+
+def signal_name(signum: int | str) -> str:
+    """Return the name of a signal, such as ``"SIGINT"``.
+
+    Args:
+        signum: Its number, or its name with or without ``SIG``, in any case.
+
+    Raises:
+        ValueError: There is no such signal.
+    """
+    try:
+        if isinstance(signum, int):
+            return signal.Signals(signum).name
+        name = signum.upper()
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].name
+    except (ValueError, KeyError):
+        raise ValueError(f"there is no signal {signum!r}") from None
