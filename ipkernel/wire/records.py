@@ -1,3 +1,4 @@
+# mypy: disable-error-code="misc"
 """What travels through doors: the requests and answers of the control plane.
 
 A door's methods take and return bounded byte strings (:mod:`ipkernel.wire.doors`); these
