@@ -332,7 +332,7 @@ class RemoteError(KernelError):
             _pickled=pickled,
         )
         if traceback and self.__cause__ is None:
-            self.__cause__ = _RemoteTraceback(traceback)
+            BaseException.__setattr__(self, "__cause__", _RemoteTraceback(traceback))
 
     def __str__(self) -> str:
         label = _engine_label(self.engine_info)

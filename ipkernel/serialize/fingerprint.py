@@ -209,6 +209,8 @@ class _Walk:
         for base in cls.__bases__:
             self.value(base)
         members = _enum_names(cls)
+        if "__dataclass_params__" in cls.__dict__:
+            members |= {"__repr__"}  # generated; holds a set of what it is busy with
         for name, value in list(cls.__dict__.items()):
             self.result._names.append((cls.__dict__, name, value))
             if name not in members:

@@ -15,6 +15,7 @@ from typing import Any
 import cloudpickle
 
 from ipkernel.serialize import rebuild
+from ipkernel.serialize.classes import adapt_class_reduction
 from ipkernel.serialize.namespace import adapt_reduction
 from ipkernel.serialize.reference import Reference
 
@@ -43,7 +44,7 @@ class ValuePickler(cloudpickle.Pickler):
             return NotImplemented if _found_by_name(obj) else self._reduce_function(obj)
         if not isinstance(obj, type) or _found_by_name(obj):
             return NotImplemented
-        return super().reducer_override(obj)
+        return adapt_class_reduction(obj, super().reducer_override(obj))
 
     def _reduce_function(self, func: FunctionType) -> Any:
         reduced = super().reducer_override(func)
