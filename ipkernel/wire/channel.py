@@ -77,6 +77,7 @@ class Channel(Protocol):
         self._auto = auto_acknowledge
         self._open = False
         self._over = False
+        self._deaf = False
         self._paused = False
         self._flush_due = False
         self._closing = False
@@ -155,7 +156,7 @@ class Channel(Protocol):
             return
         if not self._reason:
             self._reason = reason
-        self._closing = True
+        self._closing = self._deaf = True
         if self._open:
             self.transport.abortConnection()
 
@@ -188,7 +189,7 @@ class Channel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have arrived."""
-        if self._over:
+        if self._deaf:
             return
         link = self.link
         try:
@@ -214,7 +215,7 @@ class Channel(Protocol):
         """The connection has ended."""
         if self._over:
             return
-        self._over = True
+        self._over = self._deaf = True
         self._open = False
         if self._deadline is not None:
             self._deadline.cancel()

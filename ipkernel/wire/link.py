@@ -399,7 +399,7 @@ class Link:
         if offset != stop or not messages:
             raise ProtocolViolation("payloads that do not fill their frame")
         self._received += len(messages)
-        self._check_window(offset - start, messages[-1].size)
+        self._check_window(offset - start, messages)
 
     def _take_bulk(self, data: Buffer, offset: int, stop: int) -> None:
         messages, offset = self._headers(data, offset, stop)
@@ -413,15 +413,20 @@ class Link:
         self._bulk_in = bytearray()
         self._received += 1
         self._unprocessed.append(message.size)
-        self._check_window(message.size, message.size)
+        self._check_window(message.size, messages)
 
-    def _check_window(self, size: int, last: int) -> None:
-        self._unprocessed_bytes += size
+    def _check_window(self, size: int, messages: list[Message]) -> None:
         if self._received - self._ack_sent > self.window.count:
             raise ProtocolViolation("more messages than the window allows")
         under_way = self._unprocessed_bytes + self._owed_bytes
-        if under_way > self.window.size and under_way - last >= self._size_step:
-            raise ProtocolViolation("more payload than the window allows")
+        self._unprocessed_bytes += size
+        if under_way + size <= self.window.size:
+            return
+        for message in messages:  # the sender's rule, message by message
+            if message.size:
+                if under_way + message.size > self.window.size and under_way >= self._size_step:
+                    raise ProtocolViolation("more payload than the window allows")
+                under_way += message.size
 
     def _fill(self, data: Buffer, offset: int, out: list[Received]) -> int:
         # Payload of a BULK message goes straight from `data` to its own buffer, which grows
