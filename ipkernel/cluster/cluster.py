@@ -136,8 +136,9 @@ class Cluster:
             log_level=options.check_level(log_level),
             lifeline=not daemonize,
             stop_timeout=self.stop_timeout,
-            on_event=on_event,
+            on_event=self._event,
         )
+        self.on_event = on_event
         self._programs = Programs(directory, self._private, settings)
         self.engines: dict[str, EngineSet] = {}
         self._attached = False
@@ -438,6 +439,10 @@ class Cluster:
         """
         return self._programs.wait_ended(timeout)
 
+    def problem(self) -> str:
+        """Say which program has failed since the start, and how; empty if none has."""
+        return self._programs.problem()
+
     start_controller = either(start_controller_sync)
     start_engines = either(start_engines_sync)
     start_cluster = either(start_cluster_sync)
@@ -554,6 +559,10 @@ class Cluster:
         )
         return cls.from_directory(directory.path, **arguments)
 
+    def _event(self, program: str, event: dict[str, Any]) -> None:
+        if self.on_event is not None:
+            self.on_event(program, event)
+
     # -- underneath -----------------------------------------------------------------------
 
     def _launch(self, n: int | None) -> None:
@@ -577,7 +586,7 @@ class Cluster:
 
     def _spawn_host(self, n: int, engine_set_id: str | None) -> EngineSet:
         name = self._new_id(engine_set_id)
-        launcher = self._programs.start_host(n, self.engine_timeout)
+        launcher = self._programs.start_host(n, self.engine_timeout, lifeline=not self._attached)
         self.engines[name] = EngineSet(name, n, (), launcher)
         return self.engines[name]
 
@@ -681,7 +690,9 @@ class Cluster:
     def _note(self) -> None:
         """Keep :attr:`cluster_file` up to date; a cluster works without it as well."""
         record = self.to_dict()
-        if not self.daemonize and not self._attached:
+        if self._attached:
+            record = {**self.directory.read_record(), "engines": record["engines"]}
+        elif not self.daemonize:
             record["owner"] = Process.this("owner").to_dict()
         try:
             self.directory.write_record(record)

@@ -169,6 +169,13 @@ class Programs:
                 one.wait(min(left, _SLICE))
         return True
 
+    def problem(self) -> str:
+        """Say which program has failed, and how, with the end of its log; empty if none has."""
+        for one in self.all:
+            if one.exit_code not in (0, None):
+                return str(one.problem())
+        return ""
+
     def check_controller(self) -> None:
         """Do nothing while the controller runs.
 

@@ -1,0 +1,210 @@
+"""What the commands share: their parser, their options, how they fail."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn
+
+from ipkernel._version import __version__
+from ipkernel.cluster.directory import ClusterDirectory, find_directory
+from ipkernel.cluster.options import check_level
+from ipkernel.errors import ClusterError, ConfigurationError, KernelError
+
+#: Exit codes.
+OK: Final = 0
+FAILURE: Final = 1
+USAGE: Final = 2
+NOT_RUNNING: Final = 3
+INTERRUPTED: Final = 130
+
+
+class NotRunning(ClusterError):
+    """The cluster that a command is about does not run."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what may have been meant.
+
+    Its options cannot be abbreviated: what is not known is an error with the nearest known name.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._subcommands: dict[str, argparse.ArgumentParser] = {}
+
+    def commands(self, **kwargs: str) -> argparse._SubParsersAction[Parser]:
+        """Add subcommands; what they accept is also known when a suggestion is made."""
+        action = self.add_subparsers(parser_class=Parser, **kwargs)  # type: ignore[call-overload]
+        self._subcommands = action.choices
+        return action  # type: ignore[no-any-return]
+
+    def parse(self, args: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse; unknown arguments end the program with code 2 and a suggestion."""
+        found, unknown = self.parse_known_args(args)
+        if unknown:
+            parser = self._subcommands.get(getattr(found, "command", None) or "", self)
+            parser.error(f"unknown argument {unknown[0]!r}{self._suggest(parser, unknown[0])}")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with code 2 and one line that says what was wrong."""
+        match = re.match(
+            r"argument (\S+): invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message
+        )
+        if match:
+            what, given, choices = match.groups()
+            known = [choice.strip("' ") for choice in choices.split(",")]
+            kind = "command" if what == "COMMAND" else what
+            message = f"unknown {kind} {given!r}{_nearest(given, known)}"
+        self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+
+    @staticmethod
+    def _suggest(parser: argparse.ArgumentParser, unknown: str) -> str:
+        options = [o for action in parser._actions for o in action.option_strings]
+        if unknown.startswith("-"):
+            return _nearest(unknown.split("=")[0], options)
+        return ""
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    begins = [name for name in known if given.strip("-") and name.startswith(given)]
+    near = begins or difflib.get_close_matches(given, known, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are: {', '.join(known)}" if len(known) < 12 else ""
+
+
+def count(text: str) -> int:
+    """Convert the number of engines on a command line; at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not one.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of engines from 1 to 4096")
+    return number
+
+
+def natural(text: str) -> int:
+    """Convert a number that may be 0.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not one.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which cluster is meant, with their older names."""
+    group = parser.add_argument_group("which cluster")
+    group.add_argument("--cluster", metavar="NAME", help="name of the cluster (default: default)")
+    group.add_argument(
+        "--cluster-dir", metavar="DIR", help="its directory (default: $IPYTHONDIR/cluster_NAME)"
+    )
+    group.add_argument("--profile", metavar="NAME", help=argparse.SUPPRESS)
+    group.add_argument("--cluster-id", metavar="NAME", help=argparse.SUPPRESS)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command has."""
+    group = parser.add_argument_group("general")
+    group.add_argument("-q", "--quiet", action="store_true", help="say only what went wrong")
+    group.add_argument("--debug", action="store_true", help="log everything; show tracebacks")
+    group.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        default="INFO",
+        type=level,
+        help="of the cluster's logs: debug, info (default), warning, error",
+    )
+    group.add_argument("--version", action="version", version=f"ipkernel {__version__}")
+
+
+def level(text: str) -> str:
+    """Convert the name or the number of a log level.
+
+    Raises:
+        argparse.ArgumentTypeError: There is no such level.
+    """
+    try:
+        return check_level(int(text) if text.isdecimal() else text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def directory_of(options: argparse.Namespace) -> ClusterDirectory:
+    """Return the cluster directory that the options mean.
+
+    Raises:
+        ConfigurationError: They contradict each other, or a name is not one.
+    """
+    return find_directory(
+        options.cluster,
+        cluster_dir=options.cluster_dir,
+        cluster_id=options.cluster_id,
+        profile=options.profile,
+    )
+
+
+def running_directory(options: argparse.Namespace) -> ClusterDirectory:
+    """Return the directory of a cluster that runs.
+
+    Raises:
+        NotRunning: It does not.
+        SecurityError: Its directory belongs to somebody else, or is not private.
+    """
+    directory = directory_of(options)
+    if not directory.exists:
+        raise NotRunning(f"there is no cluster {directory.name} ({directory.path} does not exist)")
+    directory.check()
+    if not directory.alive():
+        raise NotRunning(f"cluster {directory.name} is not running ({directory.path})")
+    return directory
+
+
+def run(program: str, command: Callable[[], int], *, debug: bool = False) -> int:
+    """Run a command and turn what users can cause into one line and an exit code.
+
+    Args:
+        program: Name for the line.
+        command: Returns the exit code.
+        debug: Let exceptions through.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return OK
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return INTERRUPTED
+    except NotRunning as error:
+        return fail(program, error, NOT_RUNNING)
+    except (KernelError, TimeoutError, OSError, ValueError) as error:
+        if debug:
+            raise
+        return fail(program, error, FAILURE)
+
+
+def fail(program: str, error: BaseException | str, code: int) -> int:
+    """Print what went wrong and return ``code``."""
+    sys.stderr.write(f"{program}: {error}\n")
+    return code

@@ -1,0 +1,194 @@
+"""``ipcluster``: start, look at, change and stop clusters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Final
+
+from ipkernel._version import __version__
+from ipkernel.cli import common
+
+_DESCRIPTION: Final = """\
+Start, look at, change and stop clusters of Python engines.
+"""
+_EXAMPLES: Final = """\
+examples:
+  ipcluster start -n 4                 a cluster of 4 engines, until Ctrl-C
+  ipcluster start -n 4 --daemonize     the same in the background
+  ipcluster status                     its engines and tasks
+  ipcluster stop                       end it
+  ipcluster list                       all clusters of yours on this host
+
+Then, in Python:
+  import ipkernel
+  rc = ipkernel.Client()               the cluster called 'default'
+  rc[:].apply_sync(os.getpid)
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is not running
+"""
+
+_START: Final = """\
+Start a controller and engines on this host.
+
+In the foreground it shows what goes on until Ctrl-C stops the cluster; a second Ctrl-C kills
+it. If this program is killed, the cluster ends as well. With --daemonize it returns as soon
+as all engines are ready, and the cluster runs until 'ipcluster stop'.
+"""
+_START_EXAMPLES: Final = """\
+examples:
+  ipcluster start                             one engine for each core
+  ipcluster start -n 8 --cluster big          a second cluster, called 'big'
+  ipcluster start -n 8 --daemonize --quiet && python job.py; ipcluster stop
+"""
+_STOP: Final = """\
+Stop a cluster, from any terminal of this host.
+
+Engines and their child processes end as well. What does not end in good order is killed.
+"""
+_STATUS: Final = """\
+Show the controller, the hosts, the engines and the tasks of a cluster.
+"""
+_LIST: Final = """\
+List your clusters on this host.
+"""
+_ENGINES: Final = """\
+Add engines to a running cluster.
+"""
+_LOGS: Final = """\
+Show the logs of a cluster; without a name, which logs there are.
+
+NAME is the name of a log, such as 'ipcontroller' or 'ipdaemon', or 'engine' and an engine id.
+"""
+_LOGS_EXAMPLES: Final = """\
+examples:
+  ipcluster logs                       which logs there are
+  ipcluster logs ipcontroller -n 100   the last 100 lines of one
+  ipcluster logs engine 3 -f           what engine 3 prints, as it comes
+"""
+_CLEAN: Final = """\
+Remove what dead clusters have left behind: pid files, and the directories of clusters
+without a name. Directories of named clusters stay, and so does everything that runs.
+"""
+
+
+def make_parser() -> common.Parser:
+    """Return the parser for the command line of ``ipcluster``."""
+    parser = common.Parser(prog="ipcluster", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"ipkernel {__version__}")
+    commands = parser.commands(metavar="COMMAND", dest="command", title="commands")
+
+    start = _command(commands, "start", "start a cluster", _START, _START_EXAMPLES)
+    _count_option(start, required=False)
+    start.add_argument("--daemonize", action="store_true", help="return when it is ready")
+    start.add_argument("--ip", metavar="ADDRESS", default="", help="interface to listen on")
+    start.add_argument("--port", type=common.natural, default=0, help="TCP port of the controller")
+    start.add_argument(
+        "--location", metavar="HOST", default="", help="address under which others reach it"
+    )
+    start.add_argument("--controller", metavar="LAUNCHER", default="local", help="default: local")
+    start.add_argument("--engines", metavar="LAUNCHER", default="local", help="default: local")
+    start.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="wait so long for engines (default: 60)",
+    )
+
+    stop = _command(commands, "stop", "stop a cluster", _STOP)
+    stop.add_argument("--all", action="store_true", help="stop all your clusters on this host")
+
+    status = _command(commands, "status", "show a cluster's engines and tasks", _STATUS)
+    _json_options(status)
+
+    every = _command(commands, "list", "list your clusters", _LIST)
+    _json_options(every)
+
+    engines = _command(commands, "engines", "add engines to a cluster", _ENGINES)
+    _count_option(engines, required=True)
+
+    logs = _command(commands, "logs", "show a cluster's logs", _LOGS, _LOGS_EXAMPLES)
+    logs.add_argument("name", nargs="*", metavar="NAME", help="which log")
+    logs.add_argument("-f", "--follow", action="store_true", help="show more as it comes")
+    logs.add_argument(
+        "-n", "--lines", type=common.natural, default=20, help="lines from the end (default: 20)"
+    )
+
+    _command(commands, "clean", "remove what dead clusters left behind", _CLEAN)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[common.Parser],
+    name: str,
+    brief: str,
+    description: str,
+    examples: str = "",
+) -> common.Parser:
+    parser = commands.add_parser(name, help=brief, description=description, epilog=examples)
+    common.add_cluster_options(parser)
+    common.add_common_options(parser)
+    return parser
+
+
+def _count_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "-n",
+        "--n",
+        type=common.count,
+        metavar="N",
+        required=required,
+        help="number of engines" + ("" if required else " (default: one for each core)"),
+    )
+
+
+def _json_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", dest="output", action="store_const", const="json", help="as JSON")
+    parser.add_argument(
+        "-o",
+        "--output",
+        dest="output",
+        choices=("text", "json"),
+        default="text",
+        help=argparse.SUPPRESS,
+    )
+
+
+#: Where each command is; loaded when it is run.
+_COMMANDS: Final = {
+    "start": "ipkernel.cli.starting",
+    "stop": "ipkernel.cli.stopping",
+    "clean": "ipkernel.cli.stopping",
+    "engines": "ipkernel.cli.starting",
+    "status": "ipkernel.cli.looking",
+    "list": "ipkernel.cli.looking",
+    "logs": "ipkernel.cli.logs",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``ipcluster``.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 the cluster is not running.
+    """
+    parser = make_parser()
+    options = parser.parse(arguments)
+    if options.command is None:
+        parser.print_help()
+        return common.USAGE
+    if options.debug:
+        options.log_level = "DEBUG"
+    module = import_module(_COMMANDS[options.command])
+    command: Callable[[argparse.Namespace], int] = getattr(module, options.command + "_command")
+    return common.run("ipcluster", lambda: command(options), debug=options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""``ipcluster status`` and ``ipcluster list``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from ipkernel.cli import common
+from ipkernel.cli.tables import number, ranges, size, span, table
+from ipkernel.cluster.directory import ClusterDirectory, all_directories
+from ipkernel.cluster.processes import Process, host_name
+
+if TYPE_CHECKING:
+    from ipkernel.wire.records import EngineInfo, Status
+
+
+def status_command(options: argparse.Namespace) -> int:
+    """Show the state of a cluster, as the controller tells it."""
+    directory = common.running_directory(options)
+    from ipkernel.cluster import doors
+
+    status = doors.status(directory)
+    if options.output == "json":
+        import msgspec
+
+        content = {**msgspec.to_builtins(status), "directory": str(directory.path)}
+        for engine, info in zip(content["engines"], status.engines, strict=True):
+            engine["memory"] = _memory(info)
+        print(json.dumps(content, indent=1))
+    else:
+        print(describe(status, directory))
+    return common.OK
+
+
+def describe(status: Status, directory: ClusterDirectory) -> str:
+    """Return the state of a cluster as text with tables."""
+    queue = status.queue
+    have = (
+        number(len(status.engines), "engine"),
+        f"on {number(len(status.hosts), 'host')},",
+        number(status.clients, "client"),
+    )
+    controller = (
+        f"pid {status.pid} on {status.host}",
+        status.location,
+        size(status.memory),
+        f"ipkernel {status.version}",
+    )
+    tasks = (
+        f"{queue.waiting + queue.ready} waiting",
+        f"{queue.assigned} assigned",
+        f"{queue.running} running",
+        f"{queue.finished} finished",
+        f"{queue.failed} failed",
+        f"{queue.aborted} aborted",
+    )
+    parts = [
+        f"cluster {status.cluster or directory.name}: up {span(status.uptime)}, {' '.join(have)}",
+        f"  directory   {directory.path}",
+        f"  controller  {', '.join(controller)}",
+        f"  tasks       {', '.join(tasks)}",
+    ]
+    if status.hosts:
+        parts += ["", _hosts(status)]
+    if status.engines:
+        parts += ["", _engines(status)]
+    return "\n".join(parts)
+
+
+def _hosts(status: Status) -> str:
+    rows = [
+        (host.host, host.pid, "yes" if host.connected else "no", ranges(host.engines) or "-")
+        for host in status.hosts
+    ]
+    return table(("HOST", "PID", "CONNECTED", "ENGINES"), rows, right="PID")
+
+
+def _engines(status: Status) -> str:
+    heads = ("ENGINE", "HOST", "PID", "STATE", "RUNNING", "QUEUED", "DONE", "UPTIME", "MEMORY")
+    rows = []
+    for engine in status.engines:
+        memory = _memory(engine)
+        row = (
+            engine.engine,
+            engine.host,
+            engine.pid or "-",
+            engine.state + (f" ({engine.restarts} restarts)" if engine.restarts else ""),
+            engine.running,
+            engine.queued,
+            engine.completed,
+            span(engine.uptime),
+            size(memory) if memory else "-",
+        )
+        rows.append(row)
+    shown = table(heads, rows, right="ENGINE PID RUNNING QUEUED DONE UPTIME MEMORY")
+    reasons = [f"engine {e.engine}: {e.reason}" for e in status.engines if e.reason]
+    return "\n".join([shown, *reasons])
+
+
+def _memory(engine: EngineInfo) -> int:
+    """Return what an engine of this host uses, in bytes; 0 if that is not known."""
+    if not engine.pid or engine.host != host_name():
+        return 0
+    import psutil
+
+    try:
+        return int(psutil.Process(engine.pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """List the clusters in ``$IPYTHONDIR`` that run, and the named ones that do not."""
+    found = [_summary(directory) for directory in all_directories()]
+    if options.output == "json":
+        print(json.dumps(found, indent=1))
+        return common.OK
+    if not found:
+        print("you have no clusters; start one with 'ipcluster start'")
+        return common.OK
+    rows = [
+        (
+            one["cluster"],
+            "yes" if one["running"] else "no",
+            one["engines"] if one["running"] else "-",
+            one["hosts"] if one["running"] else "-",
+            one["directory"],
+        )
+        for one in found
+    ]
+    print(table(("CLUSTER", "RUNNING", "ENGINES", "HOSTS", "DIRECTORY"), rows))
+    return common.OK
+
+
+def _summary(directory: ClusterDirectory) -> dict[str, Any]:
+    processes = directory.processes()
+    controller = next((p for p in processes if p.role == "ipcontroller"), None)
+    daemons = [p for p in processes if p.role != "ipcontroller"]
+    return {
+        "cluster": directory.name,
+        "running": controller is not None,
+        "engines": count_engines(directory, daemons),
+        "hosts": len({p.host for p in daemons}),
+        "directory": str(directory.path),
+        "pid": controller.pid if controller is not None else None,
+    }
+
+
+def count_engines(directory: ClusterDirectory, daemons: list[Process]) -> int:
+    """Return how many engines the daemons of a cluster have.
+
+    Those of this host are counted; of other hosts, what was noted when they were started.
+    """
+    if not daemons:
+        return 0
+    import psutil
+
+    counted = 0
+    for daemon in daemons:
+        if not daemon.here:
+            continue
+        try:
+            below = psutil.Process(daemon.pid).children(recursive=True)
+        except psutil.Error:
+            continue
+        counted += sum(_is_engine(process) for process in below)
+    if counted and all(daemon.here for daemon in daemons):
+        return counted
+    sets = directory.read_record().get("engines")
+    noted = sum(int(s.get("n", 0)) for s in sets.values()) if isinstance(sets, dict) else 0
+    return max(counted, noted)
+
+
+def _is_engine(process: Any) -> bool:
+    import psutil
+
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    return bool(command) and command[0].startswith("ipengine ")

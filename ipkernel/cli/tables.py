@@ -1,0 +1,75 @@
+"""Text for terminals: tables, spans of time, sizes. Imports nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], *, indent: str = "", right: str = ""
+) -> str:
+    """Return rows under heads, in columns that are as wide as they must be.
+
+    Args:
+        heads: One for each column.
+        rows: As many values each; they are shown by ``str``.
+        indent: What each line begins with.
+        right: The heads of the columns that are aligned to the right, separated by spaces.
+
+    Raises:
+        ValueError: A row has another number of values than there are heads.
+    """
+    lines = [[str(value) for value in row] for row in rows]
+    for line in lines:
+        if len(line) != len(heads):
+            raise ValueError(f"{len(line)} values for {len(heads)} columns: {line}")
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    to_the_right = set(right.split())
+
+    def one(values: Sequence[str]) -> str:
+        cells = [
+            value.rjust(width) if head in to_the_right else value.ljust(width)
+            for head, value, width in zip(heads, values, widths, strict=True)
+        ]
+        return (indent + "  ".join(cells)).rstrip()
+
+    return "\n".join(one(values) for values in (heads, *lines))
+
+
+def span(seconds: float) -> str:
+    """Return a span of time in at most two units: ``8 s``, ``3 m 20 s``, ``5 d 2 h``."""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    left = int(seconds)
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    parts = []
+    for name, length in units:
+        whole, left = divmod(left, length)
+        if whole or parts:
+            parts.append(f"{whole} {name}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with its unit: ``512 B``, ``3.4 MB``."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"
+
+
+def number(count: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: ``1 engine``, ``4 engines``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers in short: ``[0, 1, 2, 5]`` as ``0-2, 5``."""
+    parts: list[list[int]] = []
+    for one in sorted(set(numbers)):
+        if parts and parts[-1][1] == one - 1:
+            parts[-1][1] = one
+        else:
+            parts.append([one, one])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
