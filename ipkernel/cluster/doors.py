@@ -1,0 +1,178 @@
+"""Ask a running controller, through its monitor and admin doors, and wait for the answer.
+
+This is where Foolscap comes in; nothing else of this package loads it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+from ipkernel.client.reactor_thread import run_in_reactor, start_reactor
+from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.errors import ClusterError, LauncherError
+from ipkernel.wire.records import (
+    EngineAnswer,
+    EngineInfo,
+    EngineOrder,
+    Record,
+    Status,
+    pack,
+    unpack,
+)
+
+R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+
+#: Seconds for a connection, and for an answer that needs no work.
+TIMEOUT: Final = 10.0
+#: Seconds that stopping and restarting engines may take.
+_WORK: Final = 60.0
+_POLL: Final = 0.03
+
+
+class Door:
+    """A connection to one door of a controller; its methods are for the reactor's thread.
+
+    Args:
+        directory: The cluster's directory.
+        role: ``"monitor"`` or ``"admin"``.
+    """
+
+    def __init__(self, directory: ClusterDirectory, role: str) -> None:
+        self._directory = directory
+        self._role = role
+        self._tub: Any = None
+        self._reference: Any = None
+
+    async def __aenter__(self) -> Door:
+        from twisted.internet import reactor
+
+        from ipkernel.wire.furl import read_furl
+        from ipkernel.wire.identity import Identity
+        from ipkernel.wire.tub import connect, make_tub
+
+        furl = read_furl(self._directory.furl_file(self._role))
+        self._tub = make_tub(Identity.create(), reactor)
+        try:
+            self._reference = await connect(self._tub, furl, TIMEOUT)
+        except BaseException:
+            await self._tub.stopService()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._tub.stopService()
+
+    async def ask(self, method: str, request: Record | None, answer: type[R]) -> R:
+        """Call a method with a request, or without one, and return its answer."""
+        from ipkernel.wire.connect import call
+
+        data = b"" if request is None else pack(request)
+        return unpack(answer, await call(self._reference, method, data))
+
+
+def _run(what: str, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
+    reactor = start_reactor()
+    return run_in_reactor(reactor, lambda: coroutine, what, timeout)
+
+
+def status(directory: ClusterDirectory) -> Status:
+    """Return the state of a cluster, by its monitor door.
+
+    Raises:
+        ConnectError: The controller cannot be reached.
+        SecurityError: The FURL file is not private.
+        TimeoutError: There was no answer.
+    """
+
+    async def ask() -> Status:
+        async with Door(directory, "monitor") as door:
+            return await door.ask("status", None, Status)
+
+    return _run(f"asking cluster {directory.name} for its state", ask(), 2 * TIMEOUT)
+
+
+def order(
+    directory: ClusterDirectory, method: str, engines: Sequence[int] = (), signal: str = ""
+) -> tuple[int, ...]:
+    """Have something done to engines, by the admin door.
+
+    Args:
+        directory: The cluster's directory.
+        method: ``"stop_engines"``, ``"restart_engines"`` or ``"signal_engines"``.
+        engines: Which; none for all.
+        signal: Name of the signal.
+
+    Returns:
+        The engines that it was done to.
+
+    Raises:
+        ClusterError: It could not be done; the text says why.
+        ConnectError: The controller cannot be reached.
+    """
+    request = EngineOrder(engines=list(engines), signal=signal)
+
+    async def ask() -> EngineAnswer:
+        async with Door(directory, "admin") as door:
+            return await door.ask(method, request, EngineAnswer)
+
+    answer = _run(method.replace("_", " "), ask(), _WORK)
+    if answer.problem:
+        raise ClusterError(answer.problem)
+    return tuple(answer.engines)
+
+
+def start_engines(directory: ClusterDirectory, count: int, patience: float) -> tuple[int, ...]:
+    """Have the cluster's host daemons start more engines; wait until they are ready.
+
+    Args:
+        directory: The cluster's directory.
+        count: How many.
+        patience: Seconds to wait.
+
+    Returns:
+        Their ids.
+
+    Raises:
+        ClusterError: It cannot be done; the text says why.
+        LauncherError: An engine did not start; the text says why.
+        ConnectError: The controller cannot be reached.
+        TimeoutError: They were not ready in time.
+    """
+    deadline = time.monotonic() + patience
+
+    async def start() -> tuple[int, ...]:
+        async with Door(directory, "admin") as door:
+            answer = await door.ask("start_engines", EngineOrder(count=count), EngineAnswer)
+            if answer.problem:
+                raise ClusterError(answer.problem)
+            ids = tuple(answer.engines)
+            while True:
+                seen = await door.ask("status", None, Status)
+                if _all_ready(ids, {e.engine: e for e in seen.engines}):
+                    return ids
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"the new engines of cluster {directory.name} were not ready "
+                        f"within {patience:g} s; see {directory.log}"
+                    )
+                await _pause()
+
+    return _run("starting engines", start(), patience + 2 * TIMEOUT)
+
+
+def _all_ready(ids: Sequence[int], engines: dict[int, EngineInfo]) -> bool:
+    found = [engines[i] for i in ids if i in engines]
+    for engine in found:
+        if engine.state == "dead":
+            raise LauncherError(f"engine {engine.engine} did not start: {engine.reason}")
+    return len(found) == len(ids) and all(engine.state == "ready" for engine in found)
+
+
+async def _pause() -> None:
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    await deferLater(reactor, _POLL)  # type: ignore[arg-type]
