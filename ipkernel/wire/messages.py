@@ -174,11 +174,19 @@ class Output(Message, tag=6):
 
 
 class EngineJoined(Message, tag=7):
-    """Controller to client, host to controller: an engine is ready for work."""
+    """Controller to client, host to controller: an engine is ready for work.
+
+    Attributes:
+        engine: Its id.
+        host: Host name.
+        pid: Its process.
+        epoch: Counts the processes that the host has started for this id, from 1.
+    """
 
     engine: EngineId
     host: Text
     pid: int
+    epoch: Annotated[int, Meta(ge=0)] = 0
 
 
 class EngineLeft(Message, tag=8):
@@ -206,13 +214,18 @@ class Closing(Message, tag=9):
 
 
 class Assign(Message, tag=10):
-    """Controller to host, host to engine: run this task on this engine."""
+    """Controller to host, host to engine: run this task on this engine.
+
+    ``epoch`` is that of the :class:`EngineJoined` that the controller knows: a host drops a task
+    that was meant for the engine's last process, for the controller has re-queued it. 0 fits all.
+    """
 
     task: TaskId
     engine: EngineId
     kind: Kind
     size: Size
     digest: Digest = b""
+    epoch: Annotated[int, Meta(ge=0)] = 0
 
 
 class Done(Message, tag=11):
