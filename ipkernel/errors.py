@@ -280,6 +280,10 @@ def _engine_label(engine_info: Mapping[str, Any]) -> str:
     return "" if engine is None else str(engine)
 
 
+#: ename, evalue, traceback, engine_info and the pickled original of a RemoteError.
+_Fields = tuple[str, str, str, dict[str, Any], "bytes | None"]
+
+
 class RemoteError(KernelError):
     """An exception that was raised on an engine.
 
@@ -309,30 +313,16 @@ class RemoteError(KernelError):
         engine_info: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(ename, evalue)
-        self._describe(ename, evalue, traceback, engine_info)
+        text = traceback if isinstance(traceback, str) else "\n".join(traceback or ())
+        info = dict(engine_info or {})
+        self._fill((ename, evalue, text, info, None))
 
-    def _describe(
-        self,
-        ename: str,
-        evalue: str,
-        traceback: str | Iterable[str] | None,
-        engine_info: Mapping[str, Any] | None,
-        original: BaseException | None = None,
-        pickled: bytes | None = None,
-    ) -> None:
+    def _fill(self, fields: _Fields, original: BaseException | None = None) -> None:
+        names = ("ename", "evalue", "traceback", "engine_info", "_pickled")
         # Straight into the dict: a user's exception type may forbid or divert attribute setting.
-        if not isinstance(traceback, str):
-            traceback = "\n".join(traceback or ())
-        self.__dict__.update(
-            ename=ename,
-            evalue=evalue,
-            traceback=traceback,
-            engine_info=dict(engine_info or {}),
-            original=original,
-            _pickled=pickled,
-        )
-        if traceback and self.__cause__ is None:
-            BaseException.__setattr__(self, "__cause__", _RemoteTraceback(traceback))
+        self.__dict__.update(zip(names, fields, strict=True), original=original)
+        if fields[2] and self.__cause__ is None:
+            BaseException.__setattr__(self, "__cause__", _RemoteTraceback(fields[2]))
 
     def __str__(self) -> str:
         label = _engine_label(self.engine_info)
@@ -343,8 +333,7 @@ class RemoteError(KernelError):
         return f"<{type(self).__name__}: {self}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.ename, self.evalue, self.traceback, self.engine_info, self._pickled)
-        return _unpickle_remote_error, fields
+        return _build, (self.ename, self.evalue, self.traceback, self.engine_info, self._pickled)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The original type's own way of pickling must not win over ours.
@@ -363,11 +352,7 @@ class RemoteError(KernelError):
         return [f"[{label}:{method}]: ", *self.render_traceback()]
 
     def print_traceback(self, excid: int | None = None) -> None:
-        """Print the remote traceback to ``sys.stdout``.
-
-        Args:
-            excid: ignored here; chooses one of the errors of a :class:`CompositeError`.
-        """
+        """Print the remote traceback; ``excid`` only means something in a CompositeError."""
         sys.stdout.write("\n".join(self.render_traceback()) + "\n")
 
 
@@ -555,36 +540,25 @@ def remote_error(info: ErrorInfo) -> RemoteError:
         An instance of :class:`RemoteError` and, where the original type is an ``Exception`` that can be
         rebuilt here, also of that type, with its ``args`` and attributes.
     """
-    return _build(info.ename, info.evalue, info.traceback, info.engine_info, info.pickled)
+    text = "\n".join(info.traceback)
+    return _build(info.ename, info.evalue, text, info.engine_info, info.pickled)
 
 
-def _build(
-    ename: str,
-    evalue: str,
-    traceback: str | Iterable[str],
-    engine_info: Mapping[str, Any],
-    pickled: bytes | None,
-) -> RemoteError:
+def _build(*fields: Any) -> RemoteError:
+    """Make a RemoteError of its fields, of the original type too if that is possible."""
     from ipkernel.serialize.rebuild import load_exception, retype
 
-    if not isinstance(traceback, str):
-        traceback = "\n".join(traceback)
+    pickled: bytes | None = fields[4]
     original = load_exception(pickled) if pickled else None
     if isinstance(original, Exception) and not isinstance(original, RemoteError):
         # A type that resists is not worth an error: the plain form says the same.
         with contextlib.suppress(Exception):
             exc = retype(original, RemoteError)
-            exc._describe(ename, evalue, traceback, engine_info, original, pickled)
+            exc._fill(fields, original)
             return exc
-    plain = RemoteError(ename, evalue, traceback, engine_info)
+    plain = RemoteError(*fields[:4])
     plain.__dict__.update(original=original, _pickled=pickled)
     return plain
-
-
-def _unpickle_remote_error(
-    ename: str, evalue: str, traceback: str, engine_info: dict[str, Any], pickled: bytes | None
-) -> RemoteError:
-    return _build(ename, evalue, traceback, engine_info, pickled)
 
 
 def _flatten(items: Iterable[Any]) -> Iterable[tuple[_Entry, KernelError]]:
