@@ -56,13 +56,15 @@ def _row(metric: Metric, names: Sequence[str], results: Mapping[str, Any]) -> li
     return [metric.title + unit, *(cell(metric, by_system.get(name)) for name in names)]
 
 
-def _skips(keys: Sequence[Metric], document: Mapping[str, Any]) -> list[str]:
+def _remarks(keys: Sequence[Metric], document: Mapping[str, Any]) -> list[str]:
     lines = []
     for metric in keys:
         for name, result in document["results"].get(metric.key, {}).items():
+            title = document["systems"][name]["title"]
             if "skipped" in result:
-                title = document["systems"][name]["title"]
                 lines.append(f"{title}, {metric.title}: not measured: {result['skipped']}.")
+            elif "note" in result:
+                lines.append(f"{title}, {metric.title}: {result['note']}.")
     return lines
 
 
@@ -94,7 +96,7 @@ def _section(measure: str, document: Mapping[str, Any]) -> str:
         for name in names
         if measure in document["systems"][name]["notes"]
     ]
-    bullets = "\n".join(_bullet(_escape(text)) for text in notes + _skips(shown, document))
+    bullets = "\n".join(_bullet(_escape(text)) for text in notes + _remarks(shown, document))
     head[0] = "figure"
     return f"{title}\n{'-' * len(title)}\n\n{grid([head, *rows])}\n\n{bullets}\n"
 

@@ -18,13 +18,15 @@ def combine(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         runs: each with a ``value`` or a ``skipped`` text.
 
     Returns:
-        Median, extremes and all values; the first reason if no run has a value.
+        Median, extremes, all values and notes; the first reason if no run has a value.
     """
     values = [float(run["value"]) for run in runs if "value" in run]
     if not values:
         reasons = [str(run["skipped"]) for run in runs if "skipped" in run]
         return {"skipped": reasons[0] if reasons else "not measured"}
+    notes = sorted({str(run["note"]) for run in runs if "note" in run})
     return {
+        **({"note": "; ".join(notes)} if notes else {}),
         "value": stats.median(values),
         "min": min(values),
         "max": max(values),

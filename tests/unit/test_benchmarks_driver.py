@@ -92,6 +92,13 @@ def test_a_size_that_would_take_too_long_is_named_not_run() -> None:
     assert "more than the bound" in str(figures["tasks_100000"]["skipped"])
 
 
+def test_a_map_that_would_take_too_long_is_of_fewer_items_and_says_so() -> None:
+    (short,) = runner.measure_map(InProcess(), bound=0.0, quick=False)
+    (whole,) = runner.measure_map(InProcess(), bound=1e9, quick=False)
+    assert short["note"] == "over 100,000 items, by the bound"
+    assert "note" not in whole
+
+
 def test_time_calls_stops_at_the_bound_but_calls_once() -> None:
     calls: list[int] = []
     assert len(runner.time_calls(lambda: calls.append(1), bound=0.0)) == len(calls) == 1

@@ -43,6 +43,7 @@ def made(quick: bool = False) -> dict[str, Any]:
         "systems": systems,
         "results": {
             "start_s": {"ipkernel": cell(0.7, 0.8, 0.9), "ray": cell(3.0), "dask": cell(1.6)},
+            "map_items": {"ray": cell(5) | {"note": "over 7 items"}},
             "processes": {"ipkernel": cell(5), "ray": cell(9), "dask": cell(3)},
             "tasks_1000": {"ipkernel": cell(50_000), "ray": cell(1_000), "dask": cell(500)},
             "tasks_100000": {
@@ -57,6 +58,11 @@ def made(quick: bool = False) -> dict[str, Any]:
 def test_combine_takes_the_median_and_keeps_all_runs() -> None:
     runs = [{"value": 3}, {"value": 1}, {"skipped": "ended"}, {"value": 2}]
     assert schema.combine(runs) == {"value": 2, "min": 1, "max": 3, "runs": [3, 1, 2]}
+
+
+def test_combine_keeps_what_the_runs_note_once_each() -> None:
+    runs = [{"value": 1, "note": "b"}, {"value": 2, "note": "a"}, {"value": 3, "note": "b"}]
+    assert schema.combine(runs)["note"] == "a; b"
 
 
 def test_combine_without_a_value_gives_the_first_reason() -> None:
@@ -111,11 +117,18 @@ def test_the_tables_are_valid_and_complete(quick: bool) -> None:
     text = report_rst.render(made(quick))
     strict = {"halt_level": 2, "report_level": 2}
     html = docutils.core.publish_string(text, writer="html5", settings_overrides=strict).decode()
-    for expected in ("A processor", "2001-02-03", "dask &amp; co", "50,000", "would take 63 s"):
+    for expected in (
+        "A processor",
+        "2001-02-03",
+        "dask &amp; co",
+        "50,000",
+        "would take 63 s",
+        "over 7 items",
+    ):
         assert expected in html
     assert ("A quick run" in html) is quick
     assert "what_is *done*" in html  # notes are shown as they are, not as markup
-    assert "Map of a tiny" not in html  # nothing of it was measured
+    assert "A statement on all" not in html  # nothing of it was measured
 
 
 def test_counts_are_shown_as_counts_and_gaps_as_gaps() -> None:
@@ -179,7 +192,7 @@ def test_bars_start_at_one_and_are_logarithmic() -> None:
 def test_a_plot_of_peers_alone_says_so() -> None:
     document = made()
     for by_system in document["results"].values():
-        by_system.pop("ipkernel")
+        by_system.pop("ipkernel", None)
     assert "No figure is known of both" in report_svg.render(document)
     ET.fromstring(report_svg.render(document))
 
