@@ -1,0 +1,97 @@
+"""The engines as a client sees them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import attrs
+
+from ipkernel.wire.messages import EngineJoined, EngineLeft
+from ipkernel.wire.records import EngineInfo
+
+
+@attrs.frozen
+class Engine:
+    """What is known of one engine.
+
+    Attributes:
+        id: Its id.
+        host: Host name.
+        pid: Process id, 0 if not known.
+        state: ``"starting"``, ``"ready"``, ``"restarting"`` or ``"dead"``.
+        reason: Why it is not ready.
+    """
+
+    id: int
+    host: str = ""
+    pid: int = 0
+    state: str = "ready"
+    reason: str = ""
+
+    def __str__(self) -> str:
+        where = f" on {self.host}" if self.host else ""
+        why = f": {self.reason}" if self.reason else ""
+        return f"engine {self.id}{where} is {self.state}{why}"
+
+
+class Engines:
+    """All engines that were ever seen, with those that can be used.
+
+    Attributes:
+        changed: Notified when anything changes.
+        closing: Why the controller is about to stop, or empty.
+        gone: False until the connection to the controller is lost.
+    """
+
+    def __init__(self, engines: Iterable[EngineInfo] = ()) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.closing = ""
+        self.gone = False
+        self._known: dict[int, Engine] = {}
+        self._ids: tuple[int, ...] = ()
+        self.update(engines)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of the engines that are ready, in order."""
+        return self._ids
+
+    @property
+    def known(self) -> dict[int, Engine]:
+        """All engines that were seen, by id, also those that are gone."""
+        with self.changed:
+            return dict(self._known)
+
+    def update(self, engines: Iterable[EngineInfo]) -> None:
+        """Take the state of engines as the controller tells it."""
+        with self.changed:
+            for info in engines:
+                self._known[info.engine] = Engine(
+                    info.engine, info.host, info.pid, info.state, info.reason
+                )
+            self._refresh()
+
+    def joined(self, message: EngineJoined) -> None:
+        """Take note that an engine is ready."""
+        with self.changed:
+            self._known[message.engine] = Engine(message.engine, message.host, message.pid)
+            self._refresh()
+
+    def left(self, message: EngineLeft) -> None:
+        """Take note that an engine is gone, for a moment or for good."""
+        with self.changed:
+            before = self._known.get(message.engine, Engine(message.engine))
+            state = "restarting" if message.restarting else "dead"
+            self._known[message.engine] = attrs.evolve(before, state=state, reason=message.reason)
+            self._refresh()
+
+    def lost(self) -> None:
+        """Take note that nothing more will be heard of any engine."""
+        with self.changed:
+            self.gone = True
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self._ids = tuple(sorted(e.id for e in self._known.values() if e.state == "ready"))
+        self.changed.notify_all()

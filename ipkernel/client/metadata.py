@@ -1,0 +1,142 @@
+"""What is known of a task beside its result, under the names that users know."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Final
+
+from ipkernel.client.task import TaskRecord
+from ipkernel.wire.messages import Kind, Outcome, Stream
+
+#: The keys of :class:`Metadata`; they are attributes and items of results as well.
+KEYS: Final = (
+    "msg_id",
+    "submitted",
+    "started",
+    "completed",
+    "received",
+    "engine_uuid",
+    "engine_id",
+    "follow",
+    "after",
+    "status",
+    "execute_input",
+    "execute_result",
+    "error",
+    "stdout",
+    "stderr",
+    "outputs",
+    "data",
+    "label",
+    "attempts",
+    "is_broadcast",
+    "is_coalescing",
+)
+
+_STATUS: Final = {
+    Outcome.OK: "ok",
+    Outcome.ERROR: "error",
+    Outcome.ABORTED: "aborted",
+    Outcome.LOST: "error",
+    Outcome.IMPOSSIBLE: "error",
+}
+
+
+class Metadata(dict[str, Any]):
+    """A dictionary whose keys can be used as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def moment(seconds: float) -> datetime.datetime | None:
+    """Return seconds since the epoch as a local time with its zone; 0 is None."""
+    if not seconds:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
+
+
+def describe(record: TaskRecord) -> Metadata:
+    """Return the metadata of a task as it is now."""
+    message, printed = record.message, record.output
+    reply = _reply(record)
+    return Metadata(
+        msg_id=record.id,
+        submitted=moment(record.submitted),
+        started=moment(message.started) if message else None,
+        completed=moment(message.completed) if message else None,
+        received=moment(record.received),
+        engine_uuid=None,
+        engine_id=record.engine if record.engine >= 0 else None,
+        follow=[],
+        after=[],
+        status=status(record),
+        execute_input=reply.get("input"),
+        execute_result=reply.get("result"),
+        error=error(record),
+        stdout=printed.text(Stream.STDOUT) if printed else "",
+        stderr=printed.text(Stream.STDERR) if printed else "",
+        outputs=displays(record) + list(reply.get("outputs") or []),
+        data=published(record),
+        label=record.label or None,
+        attempts=message.attempts if message else 0,
+        is_broadcast=False,
+        is_coalescing=False,
+    )
+
+
+def status(record: TaskRecord) -> str | None:
+    """Return ``"ok"``, ``"error"`` or ``"aborted"``; None while the task is pending."""
+    if record.cell is None:
+        return None
+    if record.message is not None:
+        return _STATUS[record.message.outcome]
+    return "ok" if record.succeeded else "error"
+
+
+def error(record: TaskRecord) -> BaseException | None:
+    """Return the exception that a task ended with, if it did."""
+    if record.cell is None or record.succeeded:
+        return None
+    failure: BaseException = record.load()[1]
+    return failure
+
+
+def displays(record: TaskRecord) -> list[dict[str, Any]]:
+    """Return the rich output of a task, in the form that notebooks use."""
+    if record.output is None:
+        return []
+    import msgspec
+
+    found: list[dict[str, Any]] = []
+    for piece in record.output.of(Stream.DISPLAY):
+        try:
+            content = msgspec.msgpack.decode(piece, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            continue
+        found.append({"output_type": "display_data", **content})
+    return found
+
+
+def published(record: TaskRecord) -> dict[str, Any]:
+    """Return what the task has published while it ran; later values replace earlier ones."""
+    data: dict[str, Any] = {}
+    if record.output is None:
+        return data
+    from ipkernel.serialize.payload import loads
+
+    for piece in record.output.of(Stream.DATA):
+        value = loads(piece)
+        data.update(value if isinstance(value, dict) else {"data": value})
+    return data
+
+
+def _reply(record: TaskRecord) -> dict[str, Any]:
+    """The reply to an execute request, once it is there."""
+    if record.kind is not Kind.EXECUTE or not record.succeeded:
+        return {}
+    good, value = record.load()
+    return value if good and isinstance(value, dict) else {}

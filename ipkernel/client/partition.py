@@ -1,0 +1,176 @@
+"""Dividing sequences for engines, putting the parts together again, and sizes of chunks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
+from typing import Any, Final
+
+#: How many chunks an engine gets on average: so many that one slow chunk at the end costs little.
+CHUNKS_PER_ENGINE: Final = 8
+#: The most items of a chunk.
+MAX_CHUNK: Final = 1 << 16
+
+_MISSING = object()
+
+
+def _is_array(value: object) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def indexable(sequence: Any) -> Any:
+    """Return ``sequence`` if it has a length and can be sliced, else a list of its items."""
+    if isinstance(sequence, (list, tuple, range, str, bytes)) or _is_array(sequence):
+        return sequence
+    if hasattr(sequence, "__len__") and hasattr(sequence, "__getitem__"):
+        try:
+            sequence[0:0]
+        except Exception:  # noqa: BLE001 - whatever it raises, it cannot be sliced
+            return list(sequence)
+        return sequence
+    return list(sequence)
+
+
+class Dist:
+    """Contiguous parts, as equal in size as can be (``dist="b"``)."""
+
+    name = "b"
+    contiguous = True
+
+    def part(self, sequence: Any, index: int, count: int) -> Any:
+        """Return part ``index`` of ``count`` of a sequence that can be sliced."""
+        size, rest = divmod(len(sequence), count)
+        start = index * size + min(index, rest)
+        return sequence[start : start + size + (index < rest)]
+
+    def parts(self, sequence: Any, count: int) -> list[Any]:
+        """Return all parts of a sequence."""
+        sequence = indexable(sequence)
+        return [self.part(sequence, index, count) for index in range(count)]
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Put parts together: arrays to an array, anything else to a list.
+
+        A part that is no sequence (an exception, a flattened item) is an item itself.
+        """
+        arrays = self._join_arrays(parts)
+        return list(chain.from_iterable(map(_items, parts))) if arrays is None else arrays
+
+    def _join_arrays(self, parts: Sequence[Any]) -> Any:
+        if not parts or not all(_is_array(part) and part.ndim for part in parts):
+            return None
+        import numpy
+
+        return numpy.concatenate(parts)
+
+
+class RoundRobin(Dist):
+    """Every n-th item (``dist="r"``)."""
+
+    name = "r"
+    contiguous = False
+
+    def part(self, sequence: Any, index: int, count: int) -> Any:
+        """Return part ``index`` of ``count`` of a sequence that can be sliced."""
+        return sequence[index::count]
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Put parts together again, item by item."""
+        woven = [
+            item
+            for items in zip_longest(*map(_items, parts), fillvalue=_MISSING)
+            for item in items
+            if item is not _MISSING
+        ]
+        if self._join_arrays(parts) is None:
+            return woven
+        import numpy
+
+        return numpy.array(woven, dtype=numpy.result_type(*parts)) if woven else parts[0]
+
+
+def _items(part: Any) -> Iterable[Any]:
+    if isinstance(part, (str, bytes)) or not hasattr(part, "__iter__"):
+        return (part,)
+    if _is_array(part) and not part.ndim:
+        return (part,)
+    items: Iterable[Any] = part
+    return items
+
+
+BLOCK: Final = Dist()
+ROUND_ROBIN: Final = RoundRobin()
+_DISTS = {"b": BLOCK, "block": BLOCK, "r": ROUND_ROBIN, "round_robin": ROUND_ROBIN}
+
+
+def dist_of(name: str | Dist) -> Dist:
+    """Return what ``dist="b"`` or ``dist="r"`` means.
+
+    Raises:
+        ValueError: It means nothing.
+    """
+    if isinstance(name, Dist):
+        return name
+    try:
+        return _DISTS[name]
+    except KeyError:
+        raise ValueError(
+            f"dist={name!r} is not known: use 'b' (contiguous parts) or 'r' (round robin)"
+        ) from None
+
+
+def chunk_size(items: int, engines: int) -> int:
+    """Return how many items to put into a chunk, for a function of which nothing is known.
+
+    Args:
+        items: How many there are in all.
+        engines: How many engines share them.
+    """
+    wanted = -(-items // (max(engines, 1) * CHUNKS_PER_ENGINE))
+    return max(1, min(wanted, MAX_CHUNK))
+
+
+def has_length(sequences: Sequence[Any]) -> bool:
+    """Return whether the lengths of all are known."""
+    return all(hasattr(sequence, "__len__") for sequence in sequences)
+
+
+def chunks(
+    sequences: Sequence[Any], engines: int, size: int | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Cut sequences into chunks; the shortest one ends it, as with :func:`zip`.
+
+    What has a length is sliced (a slice of a range or of an array is small); anything else is
+    consumed chunk by chunk, in chunks that begin small and grow.
+
+    Args:
+        sequences: One for each argument of the function.
+        engines: How many engines share the chunks.
+        size: Items of a chunk; None chooses.
+
+    Yields:
+        One slice of each sequence.
+    """
+    if has_length(sequences):
+        items = min(map(len, sequences))
+        step = size or chunk_size(items, engines)
+        sliceable = [indexable(sequence) for sequence in sequences]
+        for start in range(0, items, step):
+            end = min(start + step, items)
+            yield tuple(sequence[start:end] for sequence in sliceable)
+        return
+    yield from _chunks_of_unknown(sequences, engines, size)
+
+
+def _chunks_of_unknown(
+    sequences: Sequence[Any], engines: int, size: int | None
+) -> Iterator[tuple[Any, ...]]:
+    rows = zip(*sequences, strict=False)
+    step, left = size or 1, max(engines, 1) * CHUNKS_PER_ENGINE
+    while chunk := list(islice(rows, step)):
+        yield tuple(map(list, zip(*chunk, strict=True)))
+        left -= 1
+        if not size and left <= 0:
+            step, left = min(step * 2, 1024), max(engines, 1) * CHUNKS_PER_ENGINE

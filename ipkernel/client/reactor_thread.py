@@ -1,0 +1,162 @@
+"""The reactor in a thread of its own, so that scripts and prompts need not know of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ipkernel.client.waiting import may_block, reactor_threads, wait_until
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+T = TypeVar("T")
+
+_starting = threading.Lock()
+_thread: threading.Thread | None = None
+_forked = False
+_open = 0
+_normal_interval = 0.005
+
+
+def start_reactor() -> Any:
+    """Return the global reactor, running: in a daemon thread, unless the program runs it itself.
+
+    Raises:
+        RuntimeError: The reactor of this process has been stopped, or was running in the process
+            that this one was forked from.
+    """
+    global _thread
+    if _forked:
+        raise RuntimeError(
+            "this process was forked from one that had a Client, and Twisted's reactor does not "
+            "survive a fork: start it with multiprocessing's 'spawn' method or with subprocess"
+        )
+    from twisted.internet import reactor
+
+    with _starting:
+        if reactor.running:
+            return reactor
+        if _thread is not None:
+            raise RuntimeError(
+                "Twisted's reactor has been stopped and cannot run again in this process"
+            )
+        ready = threading.Event()
+        _thread = threading.Thread(
+            target=_run, args=(reactor, ready), name="ipkernel-reactor", daemon=True
+        )
+        _thread.start()
+        ready.wait(10)
+    return reactor
+
+
+def _run(reactor: Any, ready: threading.Event) -> None:
+    reactor_threads.add(threading.get_ident())
+    reactor.callWhenRunning(ready.set)
+    reactor.run(installSignalHandlers=False)
+
+
+def call_in_reactor(reactor: Any, function: Callable[[], object]) -> None:
+    """Call ``function`` in the reactor's thread: now, if this is it, else soon."""
+    from twisted.python.threadable import isInIOThread
+
+    if isInIOThread():
+        function()
+    else:
+        reactor.callFromThread(function)
+
+
+def run_in_reactor(
+    reactor: Any,
+    start: Callable[[], Deferred[T] | Coroutine[Any, Any, T]],
+    what: str,
+    timeout: float | None = None,
+) -> T:
+    """Run something in the reactor's thread and wait for it in this one.
+
+    Args:
+        reactor: The running reactor.
+        start: Called in the reactor's thread; returns a Deferred or a coroutine.
+        what: What is done, for messages.
+        timeout: Seconds after which it is cancelled; None is never.
+
+    Raises:
+        TimeoutError: It took longer than ``timeout``.
+        KeyboardInterrupt: Ctrl-C was pressed; it is cancelled.
+        RuntimeError: This is the reactor's thread.
+    """
+    from twisted.internet.defer import Deferred, ensureDeferred
+    from twisted.python.threadable import isInIOThread
+
+    if isInIOThread():
+        reactor_threads.add(threading.get_ident())
+    may_block(what)
+    outcome: Future[T] = Future()
+    running: list[Deferred[T]] = []
+
+    def go() -> None:
+        started = start()
+        deferred = started if isinstance(started, Deferred) else ensureDeferred(started)
+        running.append(deferred)
+        deferred.addCallbacks(outcome.set_result, lambda f: outcome.set_exception(f.value))
+
+    reactor.callFromThread(go)
+    condition = outcome._condition
+    try:
+        with condition:
+            if wait_until(condition, outcome.done, timeout):
+                pass
+        if outcome.done():
+            return outcome.result(0)
+        raise TimeoutError(f"{what} took longer than {timeout:g} s")
+    finally:
+        if not outcome.done():
+            reactor.callFromThread(lambda: [d.cancel() for d in running])
+
+
+def enter_switch_interval(interval: float | None) -> None:
+    """Have Python switch threads more often while clients are open.
+
+    A thread that computes lets others wait for up to this long; Python's 5 ms are too long for a
+    result that is there.
+    """
+    global _open, _normal_interval
+    with _starting:
+        if _open == 0:
+            _normal_interval = sys.getswitchinterval()
+        _open += 1
+        if interval is not None and interval < sys.getswitchinterval():
+            sys.setswitchinterval(interval)
+
+
+def leave_switch_interval() -> None:
+    """Undo one :func:`enter_switch_interval`; the last one restores what was before."""
+    global _open
+    with _starting:
+        _open -= 1
+        if _open == 0:
+            sys.setswitchinterval(_normal_interval)
+
+
+def _after_fork() -> None:
+    global _starting, _open, _forked
+    _starting = threading.Lock()
+    _open = 0
+    _forked = _forked or _thread is not None
+    sys.setswitchinterval(_normal_interval)
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _in_child() -> None:
+        from ipkernel.client.session import after_fork
+
+        _after_fork()
+        after_fork()
+
+    os.register_at_fork(after_in_child=_in_child)
+

@@ -1,0 +1,226 @@
+"""One task as its client knows it, and what its result means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ipkernel import errors
+from ipkernel.wire.messages import Finished, Kind, Outcome, Reason, Stream, decode_reason
+
+if TYPE_CHECKING:
+    from ipkernel.client.asyncresult import AsyncResult
+    from ipkernel.serialize.payload import Pieces
+
+Payload = bytes | bytearray | memoryview
+
+#: What :attr:`TaskRecord.cell` holds beside an :class:`Outcome`: a value, or an exception.
+VALUE: Final = -1
+FAILURE: Final = -2
+
+#: Bytes of output that are kept of one task.
+MAX_OUTPUT: Final = 10 << 20
+
+#: What a task's engine was doing, for the headline of an error.
+METHODS: Final = {
+    Kind.APPLY: "apply",
+    Kind.MAP: "map",
+    Kind.EXECUTE: "execute",
+    Kind.PUSH: "push",
+    Kind.PULL: "pull",
+    Kind.KEYS: "keys",
+    Kind.CLEAR: "clear",
+}
+
+
+class Printed:
+    """What a task has printed, displayed or published so far."""
+
+    __slots__ = ("pieces", "size", "truncated")
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[Stream, Payload]] = []
+        self.size = 0
+        self.truncated = False
+
+    def add(self, stream: Stream, data: Payload) -> None:
+        """Keep a piece, unless there is too much already."""
+        if self.truncated:
+            return
+        if self.size + len(data) > MAX_OUTPUT:
+            self.truncated = True
+            notice = f"\n[output stopped here: the task printed more than {MAX_OUTPUT >> 20} MB]\n"
+            stream, data = Stream.STDERR, notice.encode()
+        self.size += len(data)
+        self.pieces.append((stream, data))
+
+    def text(self, stream: Stream) -> str:
+        """Return what went to one of the text streams."""
+        joined = b"".join([data for which, data in self.pieces if which is stream])
+        return joined.decode("utf-8", "replace")
+
+    def of(self, stream: Stream) -> list[Payload]:
+        """Return the pieces of one of the other streams."""
+        return [data for which, data in self.pieces if which is stream]
+
+
+class TaskRecord:
+    """One task: its id, where it was sent, and what came back.
+
+    Attributes:
+        id: The task's id.
+        kind: What was asked of the engine.
+        target: The engine it was sent to, or -1.
+        label: The user's own name for it.
+        submitted: When it was submitted, seconds since the epoch.
+        received: When the result arrived, seconds since the epoch, or 0.
+        message: The :class:`Finished` that ended it, or None.
+        cell: None while it is pending; then what the second item is (an :class:`Outcome`,
+            :data:`VALUE` or :data:`FAILURE`) and the raw payload, the value or the exception.
+            It is replaced as a whole, so that threads need no lock to read it.
+        output: What it printed, or None.
+        watchers: The results to tell when it has ended.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "cell",
+        "id",
+        "kind",
+        "label",
+        "message",
+        "output",
+        "received",
+        "submitted",
+        "target",
+        "watchers",
+    )
+
+    cell: tuple[int, Any] | None
+    message: Finished | None
+    output: Printed | None
+    watchers: AsyncResult | tuple[AsyncResult, ...]
+
+    def __init__(
+        self, task: int, kind: Kind, target: int, label: str, submitted: float, watcher: AsyncResult
+    ) -> None:
+        self.id = task
+        self.kind = kind
+        self.target = target
+        self.label = label
+        self.submitted = submitted
+        self.watchers = watcher
+        self.cell = self.message = self.output = None
+        self.received = 0.0
+
+    def __repr__(self) -> str:
+        state = "pending" if self.cell is None else "done"
+        return f"<task {self.id}: {METHODS[self.kind]}, {state}>"
+
+    def finish(self, message: Finished, payload: Payload, received: float) -> None:
+        """Take the result as it came; it is decoded when somebody asks for it."""
+        self.message = message
+        self.received = received
+        self.cell = (message.outcome, payload)
+
+    def fail(self, failure: BaseException) -> None:
+        """End the task with an exception of the client's own making."""
+        self.received = time.time()
+        self.cell = (FAILURE, failure)
+
+    @property
+    def engine(self) -> int:
+        """Where it ran or was to run, or -1."""
+        message = self.message
+        return self.target if message is None or message.engine < 0 else message.engine
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended well."""
+        cell = self.cell
+        return cell is not None and (cell[0] == Outcome.OK or cell[0] == VALUE)
+
+    def load(self) -> tuple[bool, Any]:
+        """Decode the result, once.
+
+        Returns:
+            Whether it is a value, and the value or the exception.
+        """
+        cell = self.cell
+        if cell is None:
+            raise RuntimeError(f"{self!r} has no result yet")
+        what, content = cell
+        if what >= 0:
+            decoded = self._decode(what, content)
+            if self.cell is cell:  # else another thread was faster; its answer stands
+                self.cell = decoded
+            what, content = self.cell
+        return what == VALUE, content
+
+    def _decode(self, outcome: int, payload: Payload) -> tuple[int, Any]:
+        try:
+            if outcome == Outcome.OK:
+                from ipkernel.serialize.payload import loads
+
+                return VALUE, loads(payload)
+            if outcome == Outcome.ERROR:
+                from ipkernel.serialize.failure import decode
+
+                return FAILURE, self._locate(errors.remote_error(decode(payload)))
+            return FAILURE, failure_of(decode_reason(payload), self.target)
+        except Exception as problem:  # noqa: BLE001 - whatever unpickling a value raises is its result
+            return FAILURE, problem
+
+    def _locate(self, error: errors.RemoteError) -> errors.RemoteError:
+        """Say where it happened, as far as the engine did not."""
+        info = error.engine_info
+        if info.get("engine", info.get("engine_id")) is None and self.engine >= 0:
+            info["engine"] = self.engine
+        info.setdefault("method", METHODS[self.kind])
+        return error
+
+    def add_output(self, stream: Stream, data: Payload) -> None:
+        """Take a piece of output while the task runs."""
+        printed = self.output
+        if printed is None:
+            printed = self.output = Printed()
+        printed.add(stream, data)
+
+
+def failure_of(reason: Reason, target: int = -1) -> errors.KernelError:
+    """Return the exception for a task that ended without a result of its own.
+
+    Args:
+        reason: What the controller says about it.
+        target: The engine that was asked for, or -1.
+    """
+    if reason.kind == "engine":
+        return errors.EngineLost(
+            reason.text,
+            engine=reason.engine if reason.engine >= 0 else None,
+            host=reason.host or None,
+            pid=reason.pid or None,
+            exitcode=reason.exitcode,
+            signal=reason.signal,
+            uptime=reason.uptime or None,
+            memory=reason.memory or None,
+            last_output=reason.last_output,
+        )
+    if reason.kind == "host":
+        engines = [reason.engine] if reason.engine >= 0 else []
+        return errors.HostLost(reason.text, host=reason.host, engines=engines)
+    if reason.kind == "no-engine":
+        if target >= 0:
+            return errors.InvalidEngineID(reason.text or f"there is no engine {target}")
+        return errors.NoEnginesRegistered(reason.text or "there is no engine")
+    if reason.kind == "aborted":
+        return errors.TaskAborted(reason.text or "the task was aborted")
+    return errors.KernelError(reason.text or f"the task could not be run ({reason.kind})")
+
+
+def size_of(pieces: Pieces | Sequence[Payload]) -> int:
+    """Return the number of bytes of a payload in pieces."""
+    if len(pieces) == 1 and type(pieces[0]) is bytes:
+        return len(pieces[0])
+    return sum(p.nbytes if isinstance(p, memoryview) else len(p) for p in pieces)

@@ -1,0 +1,68 @@
+"""Waiting that Ctrl-C can end, on every platform, and never in the reactor's own thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+#: Windows does not interrupt a lock that is being waited for, so there it is waited for in
+#: slices of so many seconds; elsewhere a signal ends the wait at once.
+SLICE: float | None = 0.05 if sys.platform == "win32" else None
+
+#: Identities of the threads that run a reactor and so must never wait for it.
+reactor_threads: set[int] = set()
+
+
+def seconds(timeout: float | None) -> float | None:
+    """Return a timeout as users write it (None and negative numbers are for ever) as None or >= 0."""
+    return None if timeout is None or timeout < 0 else float(timeout)
+
+
+def may_block(what: str = "waiting for a result") -> None:
+    """Refuse to wait in a reactor's thread, where the answer could never arrive.
+
+    Raises:
+        RuntimeError: This is such a thread.
+    """
+    if threading.get_ident() in reactor_threads:
+        raise RuntimeError(
+            f"{what} would block the reactor for ever: use await or add_done_callback() here, "
+            "or call it from another thread"
+        )
+
+
+def wait_until(
+    condition: threading.Condition, ready: Callable[[], object], timeout: float | None = None
+) -> bool:
+    """Wait until ``ready()`` is true; the caller holds ``condition``.
+
+    Args:
+        condition: Notified when the answer of ``ready`` may have changed.
+        ready: Called with ``condition`` held.
+        timeout: Seconds; None or negative is for ever.
+
+    Returns:
+        Whether it became true in time.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; nothing else is affected by it.
+        RuntimeError: This thread runs a reactor.
+    """
+    if ready():
+        return True
+    limit = seconds(timeout)
+    if limit == 0:
+        return False
+    may_block()
+    deadline = None if limit is None else time.monotonic() + limit
+    while not ready():
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        if SLICE is not None:
+            left = SLICE if left is None else min(left, SLICE)
+        # The longest time that a lock accepts is threading.TIMEOUT_MAX.
+        condition.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
+    return True
