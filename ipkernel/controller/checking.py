@@ -1,0 +1,119 @@
+"""What must be true of the scheduler's tables between two events; for tests."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ipkernel.controller.core import Core, choice_of
+from ipkernel.controller.slots import MAX_WINDOW
+from ipkernel.controller.tasks import State
+
+_QUEUED = (State.READY, State.WAITING)
+_OUT = (State.ASSIGNED, State.RUNNING)
+
+
+def validate(core: Core) -> None:
+    """Check every table against every other.
+
+    Raises:
+        AssertionError: They disagree.
+    """
+    _check_places(core)
+    _check_lines(core)
+    _check_engines(core)
+    _check_sessions(core)
+    _check_nothing_idles(core)
+
+
+def _check_places(core: Core) -> None:
+    places: Counter[int] = Counter()
+    for line in core.lines.all():
+        for task in line.queue:
+            if task.state is State.READY:
+                assert task.target < 0, task
+                assert choice_of(task.message.targets) == line.choice, task
+                places[task.id] += 1
+    for engine in core.engines.values():
+        for task in engine.direct:
+            if task.state in _QUEUED:
+                assert task.target == engine.id, task
+                assert (task.state is State.READY) == (engine.state == "ready"), task
+                places[task.id] += 1
+        for tid, task in engine.assigned.items():
+            assert tid == task.id and task.engine == engine.id and task.state in _OUT, task
+            places[tid] += 1
+    for session, parked in core.parked.items():
+        for task in parked:
+            assert task.session == session and task.state in _QUEUED, task
+            places[task.id] += 1
+    assert set(places) == set(core.tasks), set(places) ^ set(core.tasks)
+    assert all(count == 1 for count in places.values()), places
+    for tid, task in core.tasks.items():
+        assert task.id == tid
+        assert (task.engine >= 0) == (task.state in _OUT), task
+
+
+def _check_lines(core: Core) -> None:
+    lines = core.lines
+    assert lines.count == sum(line.count for line in lines.all())
+    turning = list(lines.rotation)
+    assert len(set(turning)) == len(turning)
+    for line in lines.all():
+        assert line.count == sum(t.state is State.READY for t in line.queue), line.choice
+        assert line.turning == (line in turning)
+        assert line.held == core.sessions[line.session].held
+        assert not (line.held and line.turning)
+        assert line.held or line.turning or not line.count
+    assert all(line in lines.all() for line in turning)
+
+
+def _check_engines(core: Core) -> None:
+    for number, engine in core.engines.items():
+        assert engine.id == number
+        assert core.hosts[engine.host.id].engines[number] is engine
+        assert engine.bytes == sum(t.message.size for t in engine.assigned.values())
+        assert 1 <= engine.window <= MAX_WINDOW
+        running = {t.id for t in engine.assigned.values() if t.state is State.RUNNING}
+        assert engine.running == running
+        wanted = len(engine.assigned) if engine.open_for_any() else -1
+        assert engine.rung == wanted, (number, engine.rung, wanted)
+        assert engine.state == "ready" or not engine.assigned
+        assert engine.usable or not engine.assigned or engine.ending
+        shelved = sum(t.state not in _QUEUED for t in engine.direct)
+        assert engine.shelved == shelved, (engine.shelved, shelved)
+    assert core.ladder.open == sum(e.rung >= 0 for e in core.engines.values())
+    assert sum(len(h.engines) for h in core.hosts.values()) == len(core.engines)
+    for engine in core.deep:
+        assert core.engines.get(engine.id) is engine
+        assert engine.running
+
+
+def _check_sessions(core: Core) -> None:
+    tasks: Counter[int] = Counter()
+    size: Counter[int] = Counter()
+    for task in core.tasks.values():
+        tasks[task.session] += 1
+        size[task.session] += task.charge
+    assert set(tasks) <= set(core.sessions)
+    for number, session in core.sessions.items():
+        assert session.open == tasks[number], (number, session.open, tasks[number])
+        assert session.bytes == size[number]
+        assert session.attached or session.open
+        assert session.held or number not in core.parked
+        assert session.function_bytes == sum(map(len, session.functions.values()))
+    for watcher in core.watchers.values():
+        assert core.sessions[watcher].attached
+
+
+def _check_nothing_idles(core: Core) -> None:
+    """No task waits that an engine has room for."""
+    if core.ladder.open:
+        for line in core.lines.rotation:
+            assert line.choice, "a task is ready and an engine has room"
+            engines = [core.engines[n] for n in line.choice if n in core.engines]
+            assert all(engine.rung < 0 for engine in engines)
+    for engine in core.engines.values():
+        if engine.open_for_direct():
+            held = core.sessions
+            waiting = [t for t in engine.direct if t.state in _QUEUED]
+            assert all(held[t.session].held for t in waiting), engine.id

@@ -1,0 +1,49 @@
+"""Sessions that begin, are held up and lose their client."""
+
+from __future__ import annotations
+
+from ipkernel.controller.core import Core
+from ipkernel.controller.events import SessionDetached, SessionHeld, SessionOpened
+from ipkernel.controller.journal import SessionBegan
+from ipkernel.controller.sessions import Session
+
+
+def opened(core: Core, event: SessionOpened) -> None:
+    """A client has come."""
+    core.sessions[event.session] = Session(event.session, event.client, event.now)
+    core.records.append(SessionBegan(event.session, event.now, event.client))
+
+
+def detached(core: Core, event: SessionDetached) -> None:
+    """A client has gone: what it did not take is kept, and its tasks go on."""
+    session = core.sessions.get(event.session)
+    if session is None or not session.attached:
+        return
+    _set_held(core, session, False)
+    session.attached = False
+    core.client_items(session.id).clear()
+    for message, payload in event.undelivered:
+        core.forgotten += core.retained.keep(message, payload, event.now)
+    for task in [t for t, watcher in core.watchers.items() if watcher == session.id]:
+        del core.watchers[task]
+    if not session.open:
+        core.retire(session)
+
+
+def held(core: Core, event: SessionHeld) -> None:
+    """A client does not take its results, or does again."""
+    session = core.sessions.get(event.session)
+    if session is not None and session.attached:
+        _set_held(core, session, event.held)
+
+
+def _set_held(core: Core, session: Session, held: bool) -> None:
+    if session.held == held:
+        return
+    session.held = held
+    core.lines.hold(session.id, held)
+    if not held:
+        for task in core.parked.pop(session.id, []):
+            engine = core.engines[task.target]
+            engine.direct.append(task)
+            core.pending[engine] = None

@@ -1,0 +1,161 @@
+"""What hosts send: results, and how their engines fare."""
+
+from __future__ import annotations
+
+from ipkernel.controller import losses, recall
+from ipkernel.controller.core import Core
+from ipkernel.controller.events import FromHost
+from ipkernel.controller.registry import Host
+from ipkernel.controller.slots import Engine
+from ipkernel.controller.tasks import ENDS, Payload, State
+from ipkernel.wire.messages import (
+    Done,
+    EngineJoined,
+    EngineLeft,
+    Finished,
+    Message,
+    Output,
+    Returned,
+    Started,
+)
+
+_FINISHED = State.FINISHED
+_RUNNING = State.RUNNING
+
+
+def from_host(core: Core, event: FromHost) -> None:
+    """Deal with what a host sent at once."""
+    host = core.hosts.get(event.host)
+    if host is None:
+        return
+    items = event.items
+    start = 0
+    end = len(items)
+    while start < end:
+        message = items[start][0]
+        if type(message) is Done:
+            start = _done(core, host, event, start)
+        else:
+            _other(core, host, message, items[start][1])
+            start += 1
+
+
+def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
+    """Deal with a run of results of one engine for one session; return where the next begins.
+
+    Results that nobody waits for any more are passed over: the task was given to another
+    engine when this one's host was thought lost, or has been ended.
+    """
+    items = event.items
+    number = items[start][0].engine  # type: ignore[attr-defined]
+    owner = items[start][0].task >> 40  # type: ignore[attr-defined]
+    engine = host.engines.get(number)
+    session = core.sessions.get(owner)
+    end = len(items)
+    if engine is None or session is None:
+        return start + 1
+    tasks = core.tasks
+    assigned_pop = engine.assigned.pop
+    ended_append = core.ended.append
+    plain = session.attached and not core.watchers
+    send = core.client_items(owner).append if plain else None
+    done = good = size = charge = 0
+    seconds = 0.0
+    at = start
+    while at < end:
+        message, payload = items[at]
+        if type(message) is not Done or message.engine != number:
+            break
+        tid = message.task
+        if tid >> 40 != owner:
+            break
+        at += 1
+        task = assigned_pop(tid, None)
+        if task is None:
+            continue
+        del tasks[tid]
+        outcome = message.outcome
+        if task.state is _RUNNING:
+            engine.running.discard(tid)
+        began = message.started
+        completed = message.completed
+        length = task.message.size
+        size += length
+        charge += length if task.target < 0 else task.charge
+        done += 1
+        if outcome == 0:
+            task.state = _FINISHED
+            good += 1
+        else:
+            task.state = ENDS[outcome]
+            core.count_end(outcome)
+        seconds += completed - began
+        finished = Finished(tid, outcome, number, began, completed, message.size, task.attempts + 1)
+        if send is not None:
+            item = (finished, payload)
+            send(item)
+            ended_append(item)
+        else:
+            core.deliver(finished, payload)
+    if done:
+        core.totals.finished += good
+        engine.bytes -= size
+        engine.completed += done
+        engine.measured(done, seconds)
+        freed(core, engine)
+        core.discharge(session, done, charge)
+    return at
+
+
+def freed(core: Core, engine: Engine) -> None:
+    """Note that an engine may have more room than before."""
+    core.ladder.update(engine)
+    if engine.direct:
+        core.pending[engine] = None
+    if core.deep and not engine.running:
+        core.deep.pop(engine, None)
+
+
+def _other(core: Core, host: Host, message: Message, payload: Payload) -> None:
+    if isinstance(message, Started):
+        _started(core, host, message.tasks)
+    elif isinstance(message, Output):
+        _output(core, message, payload)
+    elif isinstance(message, Returned):
+        engine = host.engines.get(message.engine)
+        if engine is not None:
+            recall.returned(core, engine, message.tasks)
+    elif isinstance(message, EngineJoined):
+        losses.engine_joined(core, host, message)
+    elif isinstance(message, EngineLeft):
+        losses.engine_left(core, host, message)
+
+
+def _started(core: Core, host: Host, started: list[int]) -> None:
+    for tid in started:
+        task = core.tasks.get(tid)
+        if task is None or task.state is not State.ASSIGNED:
+            continue
+        engine = host.engines.get(task.engine)
+        if engine is None:
+            continue
+        task.state = _RUNNING
+        engine.running.add(tid)
+        core.ladder.update(engine)
+        if len(engine.assigned) > len(engine.running):
+            core.deep[engine] = None
+
+
+def _output(core: Core, message: Output, payload: Payload) -> None:
+    task = message.task
+    if not task:
+        return
+    session = core.sessions.get(task >> 40)
+    if session is not None and session.attached:
+        core.client_items(session.id).append((message, payload))
+        return
+    watcher = core.sessions.get(core.watchers.get(task, -1))
+    if watcher is not None and watcher.attached:
+        core.client_items(watcher.id).append((message, payload))
+    elif task in core.tasks:
+        core.forgotten += core.retained.keep_output(message, payload)

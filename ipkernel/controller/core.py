@@ -1,0 +1,249 @@
+"""The tables of the scheduler, and the few things that all of its parts do to them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ipkernel.controller.events import Item, Result
+from ipkernel.controller.instructions import (
+    Commit,
+    DropClient,
+    Instruction,
+    SessionEnded,
+    ToAllClients,
+    ToClient,
+    ToHost,
+)
+from ipkernel.controller.journal import Ended, Forgotten, Record, SessionClosed
+from ipkernel.controller.queues import Line, Lines
+from ipkernel.controller.registry import Host, Ids
+from ipkernel.controller.sessions import Retained, Session
+from ipkernel.controller.slots import READY, Engine, Ladder
+from ipkernel.controller.tasks import ENDS, Payload, State, Task
+from ipkernel.wire.messages import (
+    Finished,
+    ForgetFunctions,
+    Outcome,
+    Reason,
+    encode_reason,
+)
+
+#: The largest number of digests that one message names.
+_DIGESTS = 1 << 14
+
+
+class Totals(Struct):
+    """How many tasks have ended, and how."""
+
+    finished: int = 0
+    failed: int = 0
+    aborted: int = 0
+
+
+class Core:
+    """Everything that the scheduler knows.
+
+    Attributes:
+        tasks: All tasks that have not ended, by id.
+        sessions: All sessions with a client or an open task, by number.
+        hosts: The hosts that are connected, by number.
+        engines: All engines that have an id, by id.
+        ids: Engine ids.
+        lines: Load-balanced tasks that are ready.
+        ladder: Engines with room for them.
+        pending: Engines with room and direct tasks, to be looked at.
+        deep: Engines that run a long task with other tasks behind it.
+        parked: Direct tasks of held sessions, by session.
+        watchers: Sessions that asked for the result of another one's task, by task.
+        retained: Results of clients that have gone.
+        totals: How many tasks have ended.
+        now: Time of the latest event.
+    """
+
+    def __init__(self, task: type[Task], retained: Retained) -> None:
+        self.new_task = task
+        self.tasks: dict[int, Task] = {}
+        self.sessions: dict[int, Session] = {}
+        self.hosts: dict[int, Host] = {}
+        self.engines: dict[int, Engine] = {}
+        self.ids = Ids()
+        self.lines = Lines()
+        self.ladder = Ladder()
+        self.pending: dict[Engine, None] = {}
+        self.deep: dict[Engine, None] = {}
+        self.parked: dict[int, list[Task]] = {}
+        self.watchers: dict[int, int] = {}
+        self.retained = retained
+        self.totals = Totals()
+        self.now = 0.0
+        # what the current call of the scheduler has to say
+        self.records: list[Record] = []
+        self.ended: list[Result] = []
+        self.forgotten: list[int] = []
+        self._to_hosts: dict[int, list[Item]] = {}
+        self._to_clients: dict[int, list[Item]] = {}
+        self._to_all: list[Item] = []
+        self._rest: list[Instruction] = []
+
+    # ------------------------------------------------------------- what goes out
+
+    def host_items(self, host: int) -> list[Item]:
+        """Return the list of what goes to a host, to be appended to."""
+        items = self._to_hosts.get(host)
+        if items is None:
+            items = self._to_hosts[host] = []
+        return items
+
+    def client_items(self, session: int) -> list[Item]:
+        """Return the list of what goes to the client of a session, to be appended to."""
+        items = self._to_clients.get(session)
+        if items is None:
+            items = self._to_clients[session] = []
+        return items
+
+    def tell_all(self, item: Item) -> None:
+        """Send a message to every client."""
+        self._to_all.append(item)
+
+    def drop_client(self, session: int, reason: str) -> None:
+        """End the connection of a client that broke the rules."""
+        self._rest.append(DropClient(session, reason))
+
+    def take_instructions(self) -> list[Instruction]:
+        """Return what was gathered since the last call, what is to be committed first."""
+        out: list[Instruction] = []
+        records = self.records
+        if self.ended:
+            records.append(Ended(self.now, self.ended))
+            self.ended = []
+        if self.forgotten:
+            records.append(Forgotten(self.now, self.forgotten))
+            self.forgotten = []
+        if records:
+            out.append(Commit(records))
+            self.records = []
+        if self._to_hosts:
+            out += [ToHost(host, items) for host, items in self._to_hosts.items() if items]
+            self._to_hosts = {}
+        if self._to_all:
+            out.append(ToAllClients(self._to_all))
+            self._to_all = []
+        if self._to_clients:
+            out += [
+                ToClient(session, items) for session, items in self._to_clients.items() if items
+            ]
+            self._to_clients = {}
+        if self._rest:
+            out += self._rest
+            self._rest = []
+        return out
+
+    # ------------------------------------------------------------- ends of tasks
+
+    def deliver(self, message: Finished, payload: Payload) -> None:
+        """Send a result to whom it concerns, or keep it for whoever comes for it."""
+        item = (message, payload)
+        self.ended.append(item)
+        task = message.task
+        session = self.sessions.get(task >> 40)
+        delivered = False
+        if session is not None and session.attached:
+            self.client_items(session.id).append(item)
+            delivered = True
+        watcher = self.sessions.get(self.watchers.pop(task, -1)) if self.watchers else None
+        if watcher is not None and watcher.attached and watcher is not session:
+            self.client_items(watcher.id).append(item)
+            delivered = True
+        if not delivered:
+            self.forgotten += self.retained.keep(message, payload, self.now)
+
+    def reject(self, task: int, outcome: Outcome, reason: Reason) -> None:
+        """End a task that never was taken in."""
+        payload = encode_reason(reason)
+        self.count_end(outcome)
+        self.deliver(Finished(task, outcome, -1, 0.0, 0.0, len(payload), 0), payload)
+
+    def end(self, task: Task, outcome: Outcome, reason: Reason) -> None:
+        """End a task that stands in no queue and on no engine any more."""
+        task.state = ENDS[outcome]
+        del self.tasks[task.id]
+        self.count_end(outcome)
+        payload = encode_reason(reason)
+        engine = max(reason.engine, task.engine)
+        self.deliver(
+            Finished(task.id, outcome, engine, 0.0, 0.0, len(payload), task.attempts), payload
+        )
+        self.discharge(self.sessions[task.session], 1, task.charge)
+
+    def count_end(self, outcome: Outcome) -> None:
+        """Count one more task that has ended."""
+        state = ENDS[outcome]
+        if state is State.FINISHED:
+            self.totals.finished += 1
+        elif state is State.FAILED:
+            self.totals.failed += 1
+        else:
+            self.totals.aborted += 1
+
+    # ------------------------------------------------------------------ sessions
+
+    def discharge(self, session: Session, tasks: int, size: int) -> None:
+        """Note that so many tasks of a session with so many bytes have ended."""
+        session.open -= tasks
+        session.bytes -= size
+        if not session.open and not session.attached:
+            self.retire(session)
+
+    def retire(self, session: Session) -> None:
+        """Forget a session whose client is gone and whose tasks have all ended."""
+        del self.sessions[session.id]
+        self.lines.forget(session.id)
+        self.parked.pop(session.id, None)
+        self._forget_functions(session)
+        self.records.append(SessionClosed(session.id, self.now))
+        self._rest.append(SessionEnded(session.id))
+
+    def _forget_functions(self, session: Session) -> None:
+        gone = set(session.functions)
+        for other in self.sessions.values():
+            gone.difference_update(other.functions)
+        for host in self.hosts.values():
+            known = sorted(host.known & gone)
+            host.known.difference_update(known)
+            for start in range(0, len(known), _DIGESTS):
+                message = ForgetFunctions(known[start : start + _DIGESTS])
+                self.host_items(host.id).append((message, b""))
+
+    # -------------------------------------------------------------------- queues
+
+    def requeue_first(self, task: Task) -> None:
+        """Put a task that was on an engine back to the head of its queue.
+
+        The engine that a direct task is bound to must be usable.
+        """
+        task.engine = -1
+        if task.target >= 0:
+            engine = self.engines[task.target]
+            task.state = State.READY if engine.state == READY else State.WAITING
+            if self.sessions[task.session].held:
+                self.parked.setdefault(task.session, []).insert(0, task)
+            else:
+                engine.direct.appendleft(task)
+                self.pending[engine] = None
+            return
+        task.state = State.READY
+        line = self.line_of(task)
+        line.queue.appendleft(task)
+        self.lines.grown(line, 1)
+
+    def line_of(self, task: Task) -> Line:
+        """Return the line in which a load-balanced task waits."""
+        session = self.sessions[task.session]
+        line = self.lines.line(session.id, choice_of(task.message.targets))
+        line.held = session.held
+        return line
+
+
+def choice_of(targets: list[int]) -> tuple[int, ...]:
+    """Return the engines of a list in order and once each."""
+    return tuple(sorted(set(targets))) if targets else ()

@@ -1,0 +1,119 @@
+"""What the scheduler is told. All times are seconds since the epoch, from one clock.
+
+Events are batches: one carries whatever a channel delivered at once, as it was delivered.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from ipkernel.controller.tasks import Payload
+from ipkernel.wire.messages import Finished, Message
+
+Item: TypeAlias = tuple[Message, Payload]
+"""A message and its payload, as channels deliver them."""
+Result: TypeAlias = tuple[Finished, Payload]
+
+
+class FromClient(Struct, frozen=True, eq=False):
+    """Messages of a client arrived."""
+
+    session: int
+    items: list[Item]
+    now: float
+
+
+class FromHost(Struct, frozen=True, eq=False):
+    """Messages of a host daemon arrived."""
+
+    host: int
+    items: list[Item]
+    now: float
+
+
+class SessionOpened(Struct, frozen=True, eq=False):
+    """A client has come; its results go to its channel from now on."""
+
+    session: int
+    now: float
+    client: str = ""
+
+
+class SessionDetached(Struct, frozen=True, eq=False):
+    """A client has gone. ``undelivered`` are results that it did not acknowledge."""
+
+    session: int
+    undelivered: list[Result]
+    now: float
+
+
+class SessionHeld(Struct, frozen=True, eq=False):
+    """A client does not take its results: start none of its tasks while ``held``."""
+
+    session: int
+    held: bool
+    now: float
+
+
+class HostJoined(Struct, frozen=True, eq=False):
+    """A host daemon has come, with these engines, none of which is ready yet."""
+
+    host: int
+    name: str
+    pid: int
+    engines: list[int]
+    now: float
+
+
+class HostLost(Struct, frozen=True, eq=False):
+    """A host daemon's connection is gone, and with it all of its engines."""
+
+    host: int
+    reason: str
+    now: float
+
+
+class EnginesAdded(Struct, frozen=True, eq=False):
+    """A host is about to start engines with these ids."""
+
+    host: int
+    engines: list[int]
+    now: float
+
+
+class EnginesEnding(Struct, frozen=True, eq=False):
+    """These engines are about to be stopped on purpose: assign nothing more to them."""
+
+    engines: list[int]
+    now: float
+
+
+class EnginesGone(Struct, frozen=True, eq=False):
+    """These engines do not exist any more and their ids are free."""
+
+    engines: list[int]
+    reason: str
+    now: float
+
+
+class Tick(Struct, frozen=True, eq=False):
+    """Time has passed: forget what has been kept long enough."""
+
+    now: float
+
+
+Event: TypeAlias = (
+    FromClient
+    | FromHost
+    | SessionOpened
+    | SessionDetached
+    | SessionHeld
+    | HostJoined
+    | HostLost
+    | EnginesAdded
+    | EnginesEnding
+    | EnginesGone
+    | Tick
+)

@@ -1,0 +1,80 @@
+"""Why a task is where it is, for people."""
+
+from __future__ import annotations
+
+from ipkernel.controller.core import Core
+from ipkernel.controller.sessions import RETAIN_SECONDS
+from ipkernel.controller.slots import READY, RESTARTING, Engine
+from ipkernel.controller.tasks import State, Task, clock
+from ipkernel.wire.records import TaskStory
+
+
+def explain(core: Core, number: int) -> TaskStory:
+    """Return where task ``number`` is, why, and how it came there."""
+    task = core.tasks.get(number)
+    if task is not None:
+        return TaskStory(
+            task=number,
+            state=task.state.value,
+            reason=_reason(core, task),
+            story=task.story(),
+            engine=task.engine if task.engine >= 0 else task.target,
+        )
+    if number in core.retained:
+        since = core.retained.since(number)
+        text = (
+            f"it ended and its result is kept until {clock(since + RETAIN_SECONDS)} "
+            f"for a client to fetch it"
+        )
+        return TaskStory(task=number, state="finished", reason=text)
+    text = "not known here: its result was delivered or has expired, or it never was submitted"
+    return TaskStory(task=number, state="unknown", reason=text)
+
+
+def _reason(core: Core, task: Task) -> str:
+    if task.state is State.RUNNING:
+        return f"engine {task.engine} is running it"
+    if task.state is State.ASSIGNED:
+        return _assigned(core, task)
+    if core.sessions[task.session].held:
+        return "its client does not take its results: nothing more is started for it"
+    if task.target >= 0:
+        return _bound(core.engines[task.target])
+    return _shared(core, task)
+
+
+def _assigned(core: Core, task: Task) -> str:
+    engine = core.engines[task.engine]
+    if task.cancelled:
+        return f"it was cancelled, and the host of engine {engine.id} was asked to give it back"
+    head = next(iter(engine.assigned))
+    if head == task.id:
+        return f"engine {engine.id} has it and is about to run it, or has just begun"
+    return f"it waits at engine {engine.id}, which has {len(engine.assigned)} tasks in all"
+
+
+def _bound(engine: Engine) -> str:
+    queue = len(engine.direct) - engine.shelved
+    if engine.state != READY:
+        doing = "restarted" if engine.state == RESTARTING else "started"
+        why = f" ({engine.reason})" if engine.reason else ""
+        return f"engine {engine.id} is being {doing}{why}; {queue} tasks wait for it"
+    if engine.ending:
+        return f"engine {engine.id} is being stopped"
+    return (
+        f"engine {engine.id} is busy with {len(engine.assigned)} tasks and "
+        f"{queue} wait for it to have room"
+    )
+
+
+def _shared(core: Core, task: Task) -> str:
+    targets = task.message.targets
+    some = [e for n in targets if (e := core.engines.get(n))] if targets else core.engines.values()
+    alive = sum(1 for e in some if e.state == READY and not e.ending)
+    line = core.line_of(task)
+    which = "engines" if not targets else "engines that it may run on"
+    if not alive:
+        coming = sum(1 for e in some if e.usable)
+        hope = f"{coming} are being started" if coming else "it waits for one to join"
+        return f"no {which}: {hope}"
+    return f"all {alive} {which} are busy; {line.count} tasks are ready in its line"

@@ -1,0 +1,227 @@
+"""Engines and hosts that come and go, and what becomes of their tasks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Set as AbstractSet
+
+import msgspec
+from attrs import frozen
+
+from ipkernel.controller.core import Core
+from ipkernel.controller.events import (
+    EnginesAdded,
+    EnginesEnding,
+    EnginesGone,
+    HostJoined,
+    HostLost,
+)
+from ipkernel.controller.registry import Host
+from ipkernel.controller.slots import DEAD, READY, RESTARTING, STARTING, Engine
+from ipkernel.controller.submission import no_engine
+from ipkernel.controller.tasks import State, Task
+from ipkernel.wire.messages import EngineJoined, EngineLeft, Outcome, Reason
+
+
+@frozen
+class Loss:
+    """How an engine was lost.
+
+    Attributes:
+        text: What happened, as a sentence.
+        kind: ``"engine"`` or ``"host"``.
+        started: The tasks that it had begun.
+        known: What its host knows about the end of the process.
+    """
+
+    text: str
+    kind: str
+    started: AbstractSet[int] = frozenset()
+    known: Reason | None = None
+
+    def reason(self, engine: Engine, what: str) -> Reason:
+        """Return why a task ended: ``what`` says what it was doing."""
+        text = f"engine {engine.id} on {engine.host.name} was lost {what}: {self.text}"[:4000]
+        if self.known is None:
+            return Reason(self.kind, text, engine.id, engine.host.name, engine.pid)
+        return msgspec.structs.replace(
+            self.known, kind=self.kind, text=text, engine=engine.id, host=engine.host.name
+        )
+
+
+# ------------------------------------------------------------------------------ coming
+
+
+def host_joined(core: Core, event: HostJoined) -> None:
+    """A host daemon has come; its engines follow when they are ready."""
+    core.hosts[event.host] = Host(event.host, event.name, event.pid, event.now)
+    engines_added(core, EnginesAdded(event.host, event.engines, event.now))
+
+
+def engines_added(core: Core, event: EnginesAdded) -> None:
+    """A host is about to start engines; tasks may be bound to them from now on."""
+    host = core.hosts.get(event.host)
+    if host is None:
+        for number in event.engines:
+            core.ids.free(number)
+        return
+    for number in event.engines:
+        engine = Engine(number, host, event.now)
+        host.engines[number] = engine
+        core.engines[number] = engine
+
+
+def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
+    """An engine is ready for work."""
+    engine = host.engines.get(message.engine)
+    if engine is None or engine.state == READY:
+        return
+    if engine.state != STARTING:
+        engine.restarts += 1
+    engine.state = READY
+    engine.reason = ""
+    engine.pid = message.pid
+    engine.since = core.now
+    for task in engine.direct:
+        if task.state is State.WAITING:
+            task.state = State.READY
+    for parked in core.parked.values():
+        for task in parked:
+            if task.target == engine.id and task.state is State.WAITING:
+                task.state = State.READY
+    core.ladder.update(engine)
+    if engine.direct:
+        core.pending[engine] = None
+    core.tell_all((EngineJoined(engine.id, host.name, engine.pid), b""))
+
+
+# ------------------------------------------------------------------------------- going
+
+
+def engine_left(core: Core, host: Host, message: EngineLeft) -> None:
+    """A host reports that an engine's process has ended."""
+    engine = host.engines.get(message.engine)
+    if engine is None:
+        return
+    loss = Loss(message.reason, "engine", frozenset(message.started), message.loss)
+    restarting = message.restarting and not engine.ending
+    _leave(core, engine, loss, RESTARTING if restarting else DEAD)
+    core.tell_all((EngineLeft(engine.id, message.reason, restarting, [], message.loss), b""))
+    if engine.ending:
+        _remove(core, engine)
+    if not restarting:
+        _end_impossible(core)
+
+
+def host_lost(core: Core, event: HostLost) -> None:
+    """A host is gone: all its engines are lost, and their ids are free."""
+    host = core.hosts.pop(event.host, None)
+    if host is None:
+        return
+    for engine in list(host.engines.values()):
+        started = set(engine.running)
+        head = next(iter(engine.assigned), None)
+        if head is not None:
+            started.add(head)
+        text = f"its host is gone ({event.reason})"
+        _leave(core, engine, Loss(text, "host", frozenset(started)), DEAD)
+        _remove(core, engine)
+        core.tell_all((EngineLeft(engine.id, text, False), b""))
+    _end_impossible(core)
+
+
+def engines_ending(core: Core, event: EnginesEnding) -> None:
+    """Engines are about to be stopped on purpose: nothing new goes to them."""
+    for number in event.engines:
+        engine = core.engines.get(number)
+        if engine is not None:
+            engine.ending = True
+            core.ladder.update(engine)
+
+
+def engines_gone(core: Core, event: EnginesGone) -> None:
+    """Engines were stopped, or never came up: they exist no longer."""
+    for number in event.engines:
+        engine = core.engines.get(number)
+        if engine is None:
+            continue
+        _leave(core, engine, Loss(event.reason, "engine", frozenset(engine.running)), DEAD)
+        _remove(core, engine)
+        core.tell_all((EngineLeft(number, event.reason, False), b""))
+    _end_impossible(core)
+
+
+def _remove(core: Core, engine: Engine) -> None:
+    del core.engines[engine.id]
+    engine.host.engines.pop(engine.id, None)
+    core.ids.free(engine.id)
+
+
+def _leave(core: Core, engine: Engine, loss: Loss, state: str) -> None:
+    """Take everything from an engine whose process has ended and decide what becomes of it."""
+    assigned = list(engine.assigned.values())
+    running = engine.running | loss.started
+    engine.reset()
+    engine.state = state
+    engine.reason = loss.text
+    engine.pid = 0
+    engine.since = core.now
+    core.ladder.remove(engine)
+    core.pending.pop(engine, None)
+    core.deep.pop(engine, None)
+    _leave_queue(core, engine, loss)
+    again = [task for task in assigned if _survives(core, engine, task, task.id in running, loss)]
+    for task in reversed(again):
+        core.requeue_first(task)
+
+
+def _leave_queue(core: Core, engine: Engine, loss: Loss) -> None:
+    """Deal with the tasks that are bound to an engine and had not been sent to it."""
+    direct = [t for t in engine.direct if t.state in (State.READY, State.WAITING)]
+    parked = [t for tasks in list(core.parked.values()) for t in tasks if t.target == engine.id]
+    if engine.usable:
+        for task in (*direct, *parked):
+            if task.state is State.READY:
+                task.state = State.WAITING
+        return
+    engine.direct = deque()
+    engine.shelved = 0
+    for tasks in core.parked.values():
+        tasks[:] = [t for t in tasks if t.target != engine.id]
+    for task in (*direct, *parked):
+        core.end(task, Outcome.LOST, loss.reason(engine, "before it could run this task"))
+
+
+def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -> bool:
+    """Decide whether a task that was on a lost engine is to be run again; end it if not."""
+    task.state = State.LOST
+    if begun:
+        task.attempts += 1
+        task.note(core.now, f"engine {engine.id} was lost while it ran: {loss.text}"[:500])
+    else:
+        task.note(core.now, f"engine {engine.id} was lost before it began: {loss.text}"[:500])
+    what = "while it ran this task" if begun else "before it ran this task"
+    if task.cancelled:
+        core.end(task, Outcome.ABORTED, Reason("aborted", "cancelled; then its engine was lost"))
+        return False
+    if begun and task.attempts > task.message.retries:
+        core.end(task, Outcome.LOST, loss.reason(engine, what))
+        return False
+    if task.target >= 0 and not engine.usable:
+        core.end(task, Outcome.LOST, loss.reason(engine, what))
+        return False
+    return True
+
+
+def _end_impossible(core: Core) -> None:
+    """End tasks whose choice of engines has become empty."""
+    engines = core.engines
+    for line in core.lines.all():
+        if not line.choice or not line.count:
+            continue
+        if any((e := engines.get(n)) is not None and e.usable for n in line.choice):
+            continue
+        reason = no_engine(core, list(line.choice))
+        for task in [t for t in line.queue if t.state is State.READY]:
+            core.end(task, Outcome.IMPOSSIBLE, reason)
+            core.lines.dropped(line, task)

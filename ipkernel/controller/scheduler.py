@@ -1,0 +1,155 @@
+"""The scheduler: events in, instructions out; no I/O, and no clock but the times of events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ipkernel.controller import clients, losses
+from ipkernel.controller.assignment import fill
+from ipkernel.controller.checking import validate
+from ipkernel.controller.completion import from_host
+from ipkernel.controller.core import Core, Totals
+from ipkernel.controller.events import (
+    EnginesAdded,
+    EnginesEnding,
+    EnginesGone,
+    Event,
+    FromClient,
+    FromHost,
+    HostJoined,
+    HostLost,
+    SessionDetached,
+    SessionHeld,
+    SessionOpened,
+    Tick,
+)
+from ipkernel.controller.explaining import explain
+from ipkernel.controller.instructions import Instruction
+from ipkernel.controller.recall import relieve
+from ipkernel.controller.registry import Host
+from ipkernel.controller.sessions import Retained, Session
+from ipkernel.controller.slots import Engine
+from ipkernel.controller.submission import from_client
+from ipkernel.controller.tasks import CheckedTask, State, Task
+from ipkernel.wire.records import QueueCounts, TaskStory
+
+
+def _tick(core: Core, event: Tick) -> None:
+    core.forgotten += core.retained.expire(event.now)
+
+
+_PARTS: dict[type, Callable[[Core, Any], None]] = {
+    FromClient: from_client,
+    FromHost: from_host,
+    SessionOpened: clients.opened,
+    SessionDetached: clients.detached,
+    SessionHeld: clients.held,
+    HostJoined: losses.host_joined,
+    HostLost: losses.host_lost,
+    EnginesAdded: losses.engines_added,
+    EnginesEnding: losses.engines_ending,
+    EnginesGone: losses.engines_gone,
+    Tick: _tick,
+}
+
+
+class Scheduler:
+    """Decides which task runs where and when.
+
+    Args:
+        checked: Whether every step of every task is checked, for tests.
+        retained: Where results wait whose client has gone.
+    """
+
+    def __init__(self, *, checked: bool = False, retained: Retained | None = None) -> None:
+        task: type[Task] = CheckedTask if checked else Task
+        self._core = Core(task, Retained() if retained is None else retained)
+
+    def handle(self, *events: Event) -> list[Instruction]:
+        """Take in what has happened and return what is to be done.
+
+        Args:
+            events: In the order in which they happened.
+
+        Returns:
+            Instructions to be followed in order. A :class:`~ipkernel.controller.instructions.Commit`,
+            if there is one, comes first.
+        """
+        core = self._core
+        for event in events:
+            core.now = event.now
+            _PARTS[type(event)](core, event)
+        fill(core)
+        if core.deep:
+            relieve(core)
+        return core.take_instructions()
+
+    def take_ids(self, count: int, wanted: list[int] | None = None) -> list[int]:
+        """Take engine ids, which :class:`HostJoined` or :class:`EnginesAdded` will then name.
+
+        Args:
+            count: How many.
+            wanted: Ids that engines already go by; they get them if they are free.
+        """
+        return self._core.ids.take(count, wanted or ())
+
+    @property
+    def engines(self) -> dict[int, Engine]:
+        """All engines by id; to be read only."""
+        return self._core.engines
+
+    @property
+    def hosts(self) -> dict[int, Host]:
+        """All connected hosts by number; to be read only."""
+        return self._core.hosts
+
+    @property
+    def sessions(self) -> dict[int, Session]:
+        """All sessions by number; to be read only."""
+        return self._core.sessions
+
+    @property
+    def tasks(self) -> dict[int, Task]:
+        """All tasks that have not ended, by id; to be read only."""
+        return self._core.tasks
+
+    @property
+    def retained(self) -> Retained:
+        """The results that wait to be fetched; to be read only."""
+        return self._core.retained
+
+    @property
+    def totals(self) -> Totals:
+        """How many tasks have ended."""
+        return self._core.totals
+
+    def counts(self) -> QueueCounts:
+        """Return how many tasks are in each state, without looking at each task."""
+        core = self._core
+        engines = core.engines.values()
+        assigned = sum(len(e.assigned) for e in engines)
+        running = sum(len(e.running) for e in engines)
+        waiting = sum(len(e.direct) - e.shelved for e in engines if e.state != "ready")
+        waiting += sum(t.state is State.WAITING for tasks in core.parked.values() for t in tasks)
+        return QueueCounts(
+            waiting=waiting,
+            ready=len(core.tasks) - assigned - waiting,
+            assigned=assigned - running,
+            running=running,
+            finished=core.totals.finished,
+            failed=core.totals.failed,
+            aborted=core.totals.aborted,
+        )
+
+    def explain(self, task: int) -> TaskStory:
+        """Return where a task is, why it is there, and how it came there."""
+        return explain(self._core, task)
+
+    def validate(self) -> None:
+        """Check that all tables agree.
+
+        Raises:
+            AssertionError: They do not.
+        """
+        validate(self._core)

@@ -1,0 +1,217 @@
+"""What clients send: submissions, functions, cancellations, requests for results."""
+
+from __future__ import annotations
+
+from ipkernel.controller import recall
+from ipkernel.controller.core import Core, choice_of
+from ipkernel.controller.events import FromClient
+from ipkernel.controller.journal import Submitted
+from ipkernel.controller.queues import Line
+from ipkernel.controller.sessions import Session
+from ipkernel.controller.slots import READY as ENGINE_READY
+from ipkernel.controller.slots import Engine
+from ipkernel.controller.tasks import Payload, State, Task
+from ipkernel.wire.messages import (
+    Cancel,
+    Fetch,
+    Finished,
+    Function,
+    Message,
+    Outcome,
+    Reason,
+    Submit,
+    encode_reason,
+)
+
+_READY = State.READY
+
+
+class _BrokenRules(Exception):
+    """A client sent what it must not send."""
+
+
+def from_client(core: Core, event: FromClient) -> None:
+    """Deal with what a client sent at once."""
+    session = core.sessions.get(event.session)
+    if session is None or not session.attached:
+        return
+    number = session.id
+    now = event.now
+    tasks = core.tasks
+    functions = session.functions
+    new_task = core.new_task
+    ready = _READY
+    line = core.lines.line(number, ())
+    line.held = session.held
+    append = line.queue.append
+    added = size = 0
+    lasting = False
+    items = event.items
+    try:
+        for message, payload in items:
+            if type(message) is Submit:
+                lasting = True
+                tid = message.task
+                if not message.targets:
+                    if tid >> 40 != number or tid in tasks:
+                        raise _BrokenRules(f"task id {tid} is taken or of another session")
+                    if message.digest and message.digest not in functions:
+                        _unknown_function(core, message, tid)
+                        continue
+                    task = new_task(tid, message, payload, now)
+                    task.state = ready
+                    tasks[tid] = task
+                    append(task)
+                    added += 1
+                    size += message.size
+                    continue
+                _targeted(core, session, message, payload)
+            else:
+                if added:
+                    _grown(core, session, line, added, size)
+                    added = size = 0
+                lasting |= type(message) is Function
+                _other(core, session, message, payload)
+                append = line.queue.append  # a cancellation may have replaced the queue
+    except _BrokenRules as fault:
+        core.drop_client(number, str(fault))
+    if added:
+        _grown(core, session, line, added, size)
+    if lasting:
+        core.records.append(Submitted(number, now, items))
+
+
+def _grown(core: Core, session: Session, line: Line, count: int, size: int) -> None:
+    session.open += count
+    session.bytes += size
+    core.lines.grown(line, count)
+
+
+def _unknown_function(core: Core, message: Submit, task: int) -> None:
+    text = (
+        f"function {message.digest.hex()} is not known to the controller: it was never sent, "
+        f"or this session has sent too many functions"
+    )
+    core.reject(task, Outcome.IMPOSSIBLE, Reason("limit", text))
+
+
+# ------------------------------------------------------------------------ tasks with targets
+
+
+def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -> None:
+    count = 1 if message.spread else len(message.targets)
+    first = message.task
+    tasks = core.tasks
+    if first >> 40 != session.id or (first + count - 1) >> 40 != session.id:
+        raise _BrokenRules(f"task id {first} is of another session")
+    for tid in range(first, first + count):
+        if tid in tasks:
+            raise _BrokenRules(f"task id {tid} is taken")
+    if message.digest and message.digest not in session.functions:
+        for tid in range(first, first + count):
+            _unknown_function(core, message, tid)
+    elif message.spread:
+        _restricted(core, session, message, payload)
+    else:
+        for tid, target in zip(range(first, first + count), message.targets, strict=True):
+            _direct(core, session, message, payload, tid, target)
+
+
+def _restricted(core: Core, session: Session, message: Submit, payload: Payload) -> None:
+    targets = message.targets
+    engines = core.engines
+    if not any((e := engines.get(t)) is not None and e.usable for t in targets):
+        core.reject(message.task, Outcome.IMPOSSIBLE, no_engine(core, targets))
+        return
+    recent = session.recent
+    if recent is not None and recent[0] == targets:
+        line = recent[1]
+    else:
+        line = core.lines.line(session.id, choice_of(targets))
+        session.recent = (targets, line)
+    line.held = session.held
+    task = core.new_task(message.task, message, payload, core.now)
+    task.state = _READY
+    core.tasks[task.id] = task
+    line.queue.append(task)
+    _grown(core, session, line, 1, message.size)
+
+
+def _direct(
+    core: Core, session: Session, message: Submit, payload: Payload, tid: int, target: int
+) -> None:
+    engine = core.engines.get(target)
+    if engine is None or not engine.usable:
+        core.reject(tid, Outcome.IMPOSSIBLE, no_engine(core, [target]))
+        return
+    task = core.new_task(tid, message, payload, core.now, target)
+    core.tasks[tid] = task
+    session.open += 1
+    session.bytes += task.charge
+    if engine.state == ENGINE_READY:
+        task.state = _READY
+        core.pending[engine] = None
+    else:
+        task.state = State.WAITING
+    queue_direct(core, session, engine, task)
+
+
+def queue_direct(core: Core, session: Session, engine: Engine, task: Task) -> None:
+    """Put a direct task at the end of its engine's queue, or aside while its session is held."""
+    if session.held:
+        core.parked.setdefault(session.id, []).append(task)
+    else:
+        engine.direct.append(task)
+
+
+def no_engine(core: Core, targets: list[int]) -> Reason:
+    """Return the reason why a task for these engines cannot run."""
+    if len(targets) == 1:
+        target = targets[0]
+        engine = core.engines.get(target)
+        if engine is None:
+            text = f"there is no engine {target}"
+        elif engine.ending:
+            text = f"engine {target} is being stopped"
+        else:
+            text = f"engine {target} is dead: {engine.reason or 'it was lost'}"
+        return Reason("no-engine", text, engine=target)
+    named = ", ".join(map(str, targets[:20])) + (", ..." if len(targets) > 20 else "")
+    return Reason("no-engine", f"none of the engines {named} is there")
+
+
+# ---------------------------------------------------------------------------- other messages
+
+
+def _other(core: Core, session: Session, message: Message, payload: Payload) -> None:
+    kind = type(message)
+    if kind is Function:
+        assert isinstance(message, Function)
+        session.keep_function(message.digest, payload)
+    elif kind is Cancel:
+        assert isinstance(message, Cancel)
+        recall.cancel(core, message.tasks)
+    elif kind is Fetch:
+        assert isinstance(message, Fetch)
+        for task in message.tasks:
+            _fetch(core, session, task)
+    else:
+        raise _BrokenRules(f"a client does not send {kind.__name__}")
+
+
+def _fetch(core: Core, session: Session, task: int) -> None:
+    items = core.client_items(session.id)
+    found = core.retained.take(task)
+    if found is not None:
+        output, result = found
+        items += output
+        items.append(result)
+    elif task in core.tasks:
+        items += core.retained.take_output(task)
+        if task >> 40 != session.id:
+            core.watchers[task] = session.id
+    else:
+        text = f"task {task} is not known: its result was fetched or has expired, or it never was"
+        reason = encode_reason(Reason("limit", text))
+        message = Finished(task, Outcome.IMPOSSIBLE, -1, 0.0, 0.0, len(reason), 0)
+        items.append((message, reason))

@@ -1,0 +1,154 @@
+"""One task as the controller knows it: its states, the steps between them, its story."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
+
+from ipkernel.wire.messages import Outcome, Submit
+
+Payload: TypeAlias = bytes | bytearray | memoryview
+
+#: The most unusual steps that a task's story keeps.
+MAX_NOTES: Final = 40
+
+
+class State(Enum):
+    """Where a task is."""
+
+    SUBMITTED = "submitted"
+    """It has just arrived."""
+    WAITING = "waiting"
+    """It is bound to an engine that is not ready."""
+    READY = "ready"
+    """It could run as soon as an engine has room for it."""
+    ASSIGNED = "assigned"
+    """It was sent to the host of an engine."""
+    RUNNING = "running"
+    """Its host reported that it runs."""
+    LOST = "lost"
+    """Its engine was lost; what becomes of it is decided in the same step."""
+    FINISHED = "finished"
+    """It ended with a result."""
+    FAILED = "failed"
+    """It ended with an error, was lost for good or could never run."""
+    ABORTED = "aborted"
+    """It was cancelled."""
+
+
+#: Every step that a task may take. What is not here is a fault of the scheduler.
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.SUBMITTED: frozenset({State.WAITING, State.READY, State.FAILED}),
+    State.WAITING: frozenset({State.READY, State.FAILED, State.ABORTED}),
+    State.READY: frozenset({State.ASSIGNED, State.WAITING, State.FAILED, State.ABORTED}),
+    State.ASSIGNED: frozenset(
+        {
+            State.RUNNING,
+            State.READY,
+            State.WAITING,
+            State.LOST,
+            State.FINISHED,
+            State.FAILED,
+            State.ABORTED,
+        }
+    ),
+    State.RUNNING: frozenset({State.LOST, State.FINISHED, State.FAILED, State.ABORTED}),
+    State.LOST: frozenset({State.READY, State.WAITING, State.FAILED, State.ABORTED}),
+    State.FINISHED: frozenset(),
+    State.FAILED: frozenset(),
+    State.ABORTED: frozenset(),
+}
+
+#: The state in which each outcome leaves a task.
+ENDS: Final[dict[Outcome, State]] = {
+    Outcome.OK: State.FINISHED,
+    Outcome.ERROR: State.FAILED,
+    Outcome.ABORTED: State.ABORTED,
+    Outcome.LOST: State.FAILED,
+    Outcome.IMPOSSIBLE: State.FAILED,
+}
+
+
+class InvalidTransition(Exception):
+    """A task was about to take a step that :data:`TRANSITIONS` does not have."""
+
+
+class Task(Struct, gc=False, eq=False):
+    """One task that has not ended.
+
+    A million of them may wait, so it is small: what the client said stays in the message, times
+    are shared with all that came in the same batch, and only unusual steps are written down.
+
+    Attributes:
+        id: Its number; the session is in the upper bits.
+        message: The submission, shared by the tasks of one submission.
+        payload: What goes to the engine, as it came.
+        submitted: When it came, seconds since the epoch.
+        target: The engine that it is bound to, or -1 for a load-balanced task.
+        state: Where it is.
+        engine: The engine that it is assigned to, or -1.
+        assigned: When it was assigned.
+        attempts: How many engines began it and were lost.
+        cancelled: Its client wants it aborted, and its host has been asked to give it back.
+        notes: Unusual steps as ``(time, text)``, oldest first.
+    """
+
+    id: int
+    message: Submit
+    payload: Payload
+    submitted: float
+    target: int = -1
+    state: State = State.SUBMITTED
+    engine: int = -1
+    assigned: float = 0.0
+    attempts: int = 0
+    cancelled: bool = False
+    notes: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def session(self) -> int:
+        """Number of the session that submitted it."""
+        return self.id >> 40
+
+    @property
+    def charge(self) -> int:
+        """Its share, in bytes, of the payload that its session has queued here."""
+        message = self.message
+        if self.target < 0 or len(message.targets) < 2:
+            return message.size
+        return message.size // len(message.targets)
+
+    def note(self, now: float, text: str) -> None:
+        """Write an unusual step into its story."""
+        self.notes = (*self.notes[-MAX_NOTES + 1 :], (now, text))
+
+    def story(self) -> list[str]:
+        """Return what happened to it, a line for each step."""
+        label = f" ({self.message.label})" if self.message.label else ""
+        bound = f" for engine {self.target}" if self.target >= 0 else ""
+        steps = [
+            (self.submitted, f"submitted by session {self.session}{bound}{label}"),
+            *self.notes,
+        ]
+        if self.engine >= 0:
+            steps.append((self.assigned, f"assigned to engine {self.engine}"))
+        return [f"{clock(when)} {text}" for when, text in steps]
+
+
+class CheckedTask(Task, gc=False, eq=False):
+    """A task that refuses steps which are not in :data:`TRANSITIONS`, for tests."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "state" and value not in TRANSITIONS[self.state]:
+            raise InvalidTransition(
+                f"task {self.id}: {self.state.value} -> {value.value}; its story: {self.story()}"
+            )
+        super().__setattr__(name, value)
+
+
+def clock(when: float) -> str:
+    """Return a time as ``hh:mm:ss.mmm``."""
+    return datetime.fromtimestamp(when).strftime("%H:%M:%S.%f")[:-3]
