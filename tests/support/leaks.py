@@ -17,6 +17,7 @@ GRACE = 2.0
 
 KNOWN_THREADS = (
     "test-reactor",  # tests/support/reactor.py
+    "ipkernel-reactor",  # the same of a client: one for the life of a process
     "PoolThread-twisted.internet.reactor",  # name resolution and deferToThread of that reactor
     "asyncio_",  # the default executor of an event loop
     "pytest_timeout",
