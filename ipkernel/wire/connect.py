@@ -126,7 +126,7 @@ def _why(failure: Failure, target: Furl) -> str:
         return f"no answer from {where}"
     if failure.check(RemoteException):
         remote = _copied(failure)
-        if str(remote.type).endswith("KeyError"):
+        if _remote_name(remote) == "builtins.KeyError":
             return f"unknown or revoked FURL: the controller at {where} has no such door"
         return f"the controller at {where} refused: {_remote_text(remote)}"
     if STALE in text or "unknown TubID" in text or "wrong Tub" in text or "TubID mis" in text:
@@ -136,7 +136,7 @@ def _why(failure: Failure, target: Furl) -> str:
             return f"the controller at {where} does not know this client: {text}"
         return f"no agreement with {where}: {text}"
     if failure.check(ConnectionClosed, DeadReferenceError):
-        return f"{where} closed the connection; is that an ipkernel controller?"
+        return f"{where} closed the connection: it is no ipkernel controller, or does not let us in"
     if failure.check(TwistedConnectError):
         return f"cannot reach {where}: {text}"
     if failure.check(CancelledError):
@@ -184,7 +184,7 @@ def _explain_call(failure: Failure, method: str) -> Any:
         raise ConnectError(f"the connection was lost while {method!r} was called") from None
     if failure.check(RemoteException):
         remote = _copied(failure)
-        raise _remote_class(str(remote.type))(_remote_text(remote)) from None
+        raise _remote_class(_remote_name(remote))(_remote_text(remote)) from None
     if failure.check(Violation):
         raise KernelError(f"{method!r} cannot be called like this: {failure.value}") from None
     return failure
@@ -200,11 +200,15 @@ def _remote_class(name: str) -> type[KernelError]:
     return KernelError
 
 
+def _remote_name(remote: Any) -> str:
+    # Foolscap makes a class up that has the name of the remote one.
+    return f"{remote.type.__module__}.{remote.type.__name__}"
+
+
 def _remote_text(remote: Any) -> str:
     text = " ".join(str(remote.value).split())
-    if str(remote.type).startswith(errors.__name__ + "."):
-        return text
-    return f"{str(remote.type).rpartition('.')[2]}: {text}"
+    module, _, short = _remote_name(remote).rpartition(".")
+    return text if module == errors.__name__ else f"{short}: {text}"
 
 
 # ----------------------------------------------------------------------- channels
