@@ -15,9 +15,10 @@ __all__ = ["Cluster", "ClusterDirectory", "EngineSet"]
 _WHERE = {"Cluster": "cluster", "ClusterDirectory": "directory", "EngineSet": "engineset"}
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name on first use: the command line needs only the directory."""
-    if name not in _WHERE:
-        raise AttributeError(f"module 'ipkernel.cluster' has no attribute {name!r}")
-    value: object = getattr(import_module(f"ipkernel.cluster.{_WHERE[name]}"), name)
-    return value
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use: the command line needs only the directory."""
+        if name not in _WHERE:
+            raise AttributeError(f"module 'ipkernel.cluster' has no attribute {name!r}")
+        return getattr(import_module(f"ipkernel.cluster.{_WHERE[name]}"), name)

@@ -97,6 +97,9 @@ class ClusterDirectory:
     def __repr__(self) -> str:
         return f"<ClusterDirectory {self.path}>"
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClusterDirectory) and other.path == self.path
 

@@ -175,4 +175,4 @@ async def _pause() -> None:
     from twisted.internet import reactor
     from twisted.internet.task import deferLater
 
-    await deferLater(reactor, _POLL)  # type: ignore[arg-type]
+    await deferLater(reactor, _POLL)
