@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipkernel.controller.core import Core
+from ipkernel.controller.events import Item
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_BYTES, Engine
 from ipkernel.controller.tasks import State, Task
@@ -49,15 +50,12 @@ def _fill_direct(core: Core, engine: Engine, *, shared: bool) -> None:
         if task.state is not _READY:
             engine.shelved -= 1
             continue
-        if core.sessions[task.session].held:
-            core.parked.setdefault(task.session, []).append(task)
-            continue
         _assign(core, engine, task, items)
         room -= 1
     core.ladder.update(engine)
 
 
-def _assign(core: Core, engine: Engine, task: Task, items: list) -> None:  # type: ignore[type-arg]
+def _assign(core: Core, engine: Engine, task: Task, items: list[Item]) -> None:
     message = task.message
     task.state = _ASSIGNED
     task.engine = engine.id
@@ -67,7 +65,12 @@ def _assign(core: Core, engine: Engine, task: Task, items: list) -> None:  # typ
     digest = message.digest
     if digest and digest not in engine.host.known:
         send_function(core, engine, task)
-    items.append((Assign(task.id, engine.id, message.kind, message.size, digest), task.payload))
+    items.append(
+        (
+            Assign(task.id, engine.id, message.kind, message.size, digest, engine.epoch),
+            task.payload,
+        )
+    )
 
 
 def send_function(core: Core, engine: Engine, task: Task) -> None:
@@ -100,11 +103,13 @@ def _fill_shared(core: Core) -> None:
             quota = max(1, line.count // others)
         else:
             quota = _quota(lines.count, ladder.step(), ladder.open)
+        room = engine.window - len(engine.assigned)
+        if quota > room:
+            quota = room
         turns = len(rotation)
         if turns > 1:
             quota = max(1, quota // turns)
-        room = engine.window - len(engine.assigned)
-        taken = _assign_run(core, engine, line, quota if quota < room else room)
+        taken = _assign_run(core, engine, line, quota)
         line.count -= taken
         lines.count -= taken
         ladder.update(engine)
@@ -146,6 +151,7 @@ def _assign_run(core: Core, engine: Engine, line: Line, quota: int) -> int:
     """Assign up to ``quota`` tasks of a line, at least one; return how many."""
     now = core.now
     number = engine.id
+    epoch = engine.epoch
     host = engine.host
     known = host.known
     assigned = engine.assigned
@@ -171,7 +177,7 @@ def _assign_run(core: Core, engine: Engine, line: Line, quota: int) -> int:
         digest = message.digest
         if digest and digest not in known:
             send_function(core, engine, task)
-        append((Assign(tid, number, message.kind, length, digest), task.payload))
+        append((Assign(tid, number, message.kind, length, digest, epoch), task.payload))
         taken += 1
     engine.bytes = size
     return taken

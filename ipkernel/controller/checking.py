@@ -6,9 +6,8 @@ from collections import Counter
 
 from ipkernel.controller.core import Core, choice_of
 from ipkernel.controller.slots import MAX_WINDOW
-from ipkernel.controller.tasks import State
+from ipkernel.controller.tasks import QUEUED, State
 
-_QUEUED = (State.READY, State.WAITING)
 _OUT = (State.ASSIGNED, State.RUNNING)
 
 
@@ -35,7 +34,7 @@ def _check_places(core: Core) -> None:
                 places[task.id] += 1
     for engine in core.engines.values():
         for task in engine.direct:
-            if task.state in _QUEUED:
+            if task.state in QUEUED:
                 assert task.target == engine.id, task
                 assert (task.state is State.READY) == (engine.state == "ready"), task
                 places[task.id] += 1
@@ -44,7 +43,7 @@ def _check_places(core: Core) -> None:
             places[tid] += 1
     for session, parked in core.parked.items():
         for task in parked:
-            assert task.session == session and task.state in _QUEUED, task
+            assert task.session == session and task.state in QUEUED, task
             places[task.id] += 1
     assert set(places) == set(core.tasks), set(places) ^ set(core.tasks)
     assert all(count == 1 for count in places.values()), places
@@ -79,7 +78,7 @@ def _check_engines(core: Core) -> None:
         assert engine.rung == wanted, (number, engine.rung, wanted)
         assert engine.state == "ready" or not engine.assigned
         assert engine.usable or not engine.assigned or engine.ending
-        shelved = sum(t.state not in _QUEUED for t in engine.direct)
+        shelved = sum(t.state not in QUEUED for t in engine.direct)
         assert engine.shelved == shelved, (engine.shelved, shelved)
     assert core.ladder.open == sum(e.rung >= 0 for e in core.engines.values())
     assert sum(len(h.engines) for h in core.hosts.values()) == len(core.engines)
@@ -114,6 +113,4 @@ def _check_nothing_idles(core: Core) -> None:
             assert all(engine.rung < 0 for engine in engines)
     for engine in core.engines.values():
         if engine.open_for_direct():
-            held = core.sessions
-            waiting = [t for t in engine.direct if t.state in _QUEUED]
-            assert all(held[t.session].held for t in waiting), engine.id
+            assert not [t for t in engine.direct if t.state in QUEUED], engine.id

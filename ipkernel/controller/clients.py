@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import SessionDetached, SessionHeld, SessionOpened
 from ipkernel.controller.journal import SessionBegan
 from ipkernel.controller.sessions import Session
+from ipkernel.controller.tasks import QUEUED, Task
 
 
 def opened(core: Core, event: SessionOpened) -> None:
@@ -42,8 +45,23 @@ def _set_held(core: Core, session: Session, held: bool) -> None:
         return
     session.held = held
     core.lines.hold(session.id, held)
-    if not held:
+    if held:
+        _park(core, session)
+    else:
         for task in core.parked.pop(session.id, []):
             engine = core.engines[task.target]
             engine.direct.append(task)
             core.pending[engine] = None
+
+
+def _park(core: Core, session: Session) -> None:
+    """Take the direct tasks of a session out of the queues of their engines, in order."""
+    parked: list[Task] = []
+    for engine in core.engines.values():
+        mine = [t for t in engine.direct if t.session == session.id and t.state in QUEUED]
+        if mine:
+            parked += mine
+            aside = set(mine)
+            engine.direct = deque(t for t in engine.direct if t not in aside)
+    if parked:
+        core.parked[session.id] = parked

@@ -19,7 +19,7 @@ from ipkernel.controller.events import (
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import DEAD, READY, RESTARTING, STARTING, Engine
 from ipkernel.controller.submission import no_engine
-from ipkernel.controller.tasks import State, Task
+from ipkernel.controller.tasks import QUEUED, State, Task
 from ipkernel.wire.messages import EngineJoined, EngineLeft, Outcome, Reason
 
 
@@ -81,6 +81,7 @@ def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
     engine.state = READY
     engine.reason = ""
     engine.pid = message.pid
+    engine.epoch = message.epoch
     engine.since = core.now
     for task in engine.direct:
         if task.state is State.WAITING:
@@ -177,7 +178,7 @@ def _leave(core: Core, engine: Engine, loss: Loss, state: str) -> None:
 
 def _leave_queue(core: Core, engine: Engine, loss: Loss) -> None:
     """Deal with the tasks that are bound to an engine and had not been sent to it."""
-    direct = [t for t in engine.direct if t.state in (State.READY, State.WAITING)]
+    direct = [t for t in engine.direct if t.state in QUEUED]
     parked = [t for tasks in list(core.parked.values()) for t in tasks if t.target == engine.id]
     if engine.usable:
         for task in (*direct, *parked):

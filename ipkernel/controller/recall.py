@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipkernel.controller.core import Core
 from ipkernel.controller.slots import PREFETCH, Engine
-from ipkernel.controller.tasks import State, Task
+from ipkernel.controller.tasks import QUEUED, State, Task
 from ipkernel.wire.messages import Outcome, Reason, Reclaim
 
 
@@ -51,7 +51,7 @@ def _abort_queued(core: Core, task: Task) -> None:
     task.payload = b""
     engine.shelved += 1
     if engine.shelved > 64 + len(engine.direct) // 2:
-        live = [t for t in engine.direct if t.state in (State.READY, State.WAITING)]
+        live = [t for t in engine.direct if t.state in QUEUED]
         engine.direct.clear()
         engine.direct.extend(live)
         engine.shelved = 0

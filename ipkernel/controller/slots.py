@@ -40,6 +40,7 @@ class Engine:
         state: ``starting``, ``ready``, ``restarting`` or ``dead``.
         reason: Why it is not ready.
         pid: Its process, or 0.
+        epoch: Which of the processes with this id it is; assignments name it.
         since: When it became what it is.
         assigned: Tasks that were sent to its host, oldest first.
         running: Those of them that its host reported as running.
@@ -62,6 +63,7 @@ class Engine:
         "completed",
         "direct",
         "ending",
+        "epoch",
         "host",
         "id",
         "mean",
@@ -84,6 +86,7 @@ class Engine:
         self.state = STARTING
         self.reason = ""
         self.pid = 0
+        self.epoch = 0
         self.since = now
         self.assigned: dict[int, Task] = {}
         self.running: set[int] = set()

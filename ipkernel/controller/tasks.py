@@ -62,6 +62,9 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.ABORTED: frozenset(),
 }
 
+#: The states of a task that stands in a queue here.
+QUEUED: Final = (State.WAITING, State.READY)
+
 #: The state in which each outcome leaves a task.
 ENDS: Final[dict[Outcome, State]] = {
     Outcome.OK: State.FINISHED,
