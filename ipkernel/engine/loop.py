@@ -61,6 +61,8 @@ class Loop:
         interrupts: The engine's interrupts.
         link: The engine's end of the link.
         identity: The record that says which task runs.
+        progress: Its first item counts the tasks that were started; shared with the daemon, so
+            that it knows which ones a crash has cost.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Loop:
         *,
         link: Link | None = None,
         identity: State = state,
+        progress: list[int] | memoryview | None = None,
     ) -> None:
         self._socket = sock
         self._work = work
@@ -79,6 +82,7 @@ class Loop:
         self._interrupts = interrupts
         self._link = link if link is not None else Link()
         self._state = identity
+        self._progress = progress if progress is not None else [0]
         self._lock = threading.Lock()
         self._flusher = _Flusher(self._flush_late)
         self._pending = 0
@@ -150,6 +154,7 @@ class Loop:
                 self._flusher.arm()
         mine = self._state
         mine.task = task.task
+        self._progress[0] += 1
         outcome = _OK
         started = time()
         try:

@@ -27,13 +27,20 @@ from ipkernel.wire.messages import EngineHello
 __all__ = ["main", "run_engine"]
 
 
-def run_engine(sock: socket.socket, *, token: bytes = b"", synchronised: bool = False) -> None:
+def run_engine(
+    sock: socket.socket,
+    *,
+    token: bytes = b"",
+    synchronised: bool = False,
+    progress: int | None = None,
+) -> None:
     """Be an engine until the other end of ``sock`` closes it, then leave the process.
 
     Args:
         sock: A connected stream socket, the engine's link.
         token: Tells the daemon which engine this is, where the socket itself does not.
         synchronised: See :class:`~ipkernel.engine.streams.Streams`.
+        progress: Descriptor of shared memory in which to count the tasks that were started.
     """
     state.pid = os.getpid()
     streams = Streams(synchronised=synchronised)
@@ -42,7 +49,8 @@ def run_engine(sock: socket.socket, *, token: bytes = b"", synchronised: bool = 
     interrupts.install()
     namespace = UserNamespace()
     namespace.install()
-    loop = Loop(sock, Work(namespace), streams, interrupts)
+    counter = [0] if progress is None else _map(progress)
+    loop = Loop(sock, Work(namespace), streams, interrupts, progress=counter)
     _leave_on_sigterm(streams)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: _become_child(sock))
@@ -51,6 +59,14 @@ def run_engine(sock: socket.socket, *, token: bytes = b"", synchronised: bool = 
     loop.send(EngineHello(os.getpid(), token))
     loop.run()
     leave(streams, 0)
+
+
+def _map(descriptor: int) -> memoryview:
+    import mmap
+
+    shared = mmap.mmap(descriptor, 8)
+    os.close(descriptor)
+    return memoryview(shared).cast("Q")
 
 
 def leave(streams: Streams, status: int) -> None:

@@ -6,7 +6,7 @@ messages of ``u32le length | JSON``:
 ==================================================  =========================================
 daemon to zygote
 ==================================================  =========================================
-``{"fork": key, "env": {...}}`` and 3 descriptors   fork an engine: link, stdout, stderr
+``{"fork": key, "env": {...}}`` and 4 descriptors   fork an engine: link, stdout, stderr, progress
 ``{"kill": key, "signal": n, "group": bool}``       signal an engine, or its process group
 ==================================================  =========================================
 
@@ -40,10 +40,19 @@ from typing import Any, NoReturn
 
 from ipkernel.engine import native
 
-__all__ = ["main", "receive_message", "send_message"]
+__all__ = ["command", "main", "receive_message", "send_message"]
 
 _LENGTH = struct.Struct("<I")
-_DESCRIPTORS = 3
+_DESCRIPTORS = 4
+
+
+def command() -> list[str]:
+    """Return the command line of a zygote, without its arguments.
+
+    ``-P`` keeps the current directory off ``sys.path``: what lies there must not replace
+    modules of engines by accident.
+    """
+    return [sys.executable, "-P", "-m", "ipkernel.engine.zygote"]
 
 
 def send_message(sock: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
@@ -174,7 +183,7 @@ class Zygote:
             with suppress(OSError):  # the zygote may have made the group, never the session
                 os.setsid()
             native.die_with_parent(parent)
-            link, out, err = descriptors
+            link, out, err, progress = descriptors
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.dup2(out, 1)
@@ -185,7 +194,7 @@ class Zygote:
             _make_own(message["env"])
             from ipkernel.engine.worker import run_engine
 
-            run_engine(socket.socket(fileno=link))
+            run_engine(socket.socket(fileno=link), progress=progress)
         except BaseException:  # noqa: BLE001 - nothing may return into the zygote's own code
             import traceback
 

@@ -1,0 +1,147 @@
+"""``ipengine``: engines of this machine for a controller elsewhere, by hand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_DESCRIPTION = """\
+Join a running controller with engines on this host, until Ctrl-C.
+"""
+_EXAMPLES = """\
+examples:
+  ipengine                                 one engine for the cluster 'default' of this account
+  ipengine -n 4 --furl-file ipcontroller-engine.furl
+                                           four engines, with a FURL file copied from the
+                                           controller's host
+"""
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options.
+
+    Args:
+        arguments: The command line, without the program's name.
+    """
+    from ipkernel.cli.ipdaemon import count
+
+    parser = argparse.ArgumentParser(
+        prog="ipengine",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-n", "--engines", type=count, default=1, metavar="N", help="how many (default: 1)"
+    )
+    parser.add_argument(
+        "--furl-file", "--file", metavar="FILE", help="the controller's engine FURL"
+    )
+    parser.add_argument(
+        "--cluster", metavar="NAME", default="default",
+        help="the cluster of this account to join, when no FURL is given (default: default)",
+    )  # fmt: skip
+    parser.add_argument("--cluster-dir", metavar="DIR", help="the same by its directory")
+    parser.add_argument(
+        "--wait", type=float, default=10.0, metavar="SECONDS",
+        help="how long to wait for the controller (default: 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grace", type=float, default=30.0, metavar="SECONDS",
+        help="how long to look for a lost controller (default: 30)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-level", default="warning", metavar="LEVEL",
+        choices=["debug", "info", "warning", "error", "critical"],
+        help="debug, info, warning, error or critical",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def furl_file(chosen: argparse.Namespace) -> str:
+    """Return the FURL file that the options name."""
+    if chosen.furl_file:
+        return str(chosen.furl_file)
+    if chosen.cluster_dir:
+        directory = Path(chosen.cluster_dir)
+    else:
+        base = os.environ.get("IPYTHONDIR") or os.path.join("~", ".ipython")
+        directory = Path(base).expanduser() / f"cluster_{chosen.cluster}"
+    return str(directory / "security" / "ipcontroller-engine.furl")
+
+
+class Speaker:
+    """Turns events into sentences."""
+
+    def __init__(self) -> None:
+        self._engines: list[int] = []
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Say what has happened.
+
+        Args:
+            event: Its name.
+            fields: What belongs to it.
+        """
+        if event == "engines":
+            for engine, pid in zip(fields["engines"], fields["pids"], strict=True):
+                say(f"engine {engine} (pid {pid}) ready")
+        elif event == "waiting":
+            say(f"waiting for the controller: {fields['message']}")
+        elif event == "lost":
+            say(f"lost the controller ({fields['message']}); looking for it")
+        elif event == "stopping":
+            say(f"stopping: {fields['message']}")
+        elif event == "error":
+            complain(f"ipengine: {fields['message']}")
+
+
+def say(text: str) -> None:
+    """Print a line, whatever has become of the terminal."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        pass
+
+
+def complain(text: str) -> None:
+    """Print a line to the standard error."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``ipengine``.
+
+    Args:
+        arguments: The command line; by default that of the process.
+
+    Returns:
+        The exit code: 0 when it has ended in good order, 1 otherwise.
+    """
+    chosen = parse(arguments)
+    from ipkernel.host.main import Options, run
+
+    return run(
+        Options(
+            furl_file(chosen),
+            engines=chosen.engines,
+            cluster="" if chosen.furl_file else chosen.cluster,
+            wait=chosen.wait,
+            grace=chosen.grace,
+            log_level=chosen.log_level,
+            title="ipengine host",
+        ),
+        Speaker(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""The host daemon: joins a controller with its engines, stays with it, and ends in good order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from foolscap.api import Referenceable
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from ipkernel._version import __version__
+from ipkernel.errors import ConnectError, KernelError, SecurityError
+from ipkernel.host.engines import Engines
+from ipkernel.host.interfaces import Begun
+from ipkernel.host.processes import signal_number
+from ipkernel.host.uplink import Uplink
+from ipkernel.wire.channel import Channel
+from ipkernel.wire.doors import RIHost
+from ipkernel.wire.furl import read_furl
+from ipkernel.wire.link import Received
+from ipkernel.wire.messages import PROTOCOL, Closing
+from ipkernel.wire.records import EngineAnswer, EngineOrder, HostGrant, HostHello, pack, unpack
+from ipkernel.wire.tub import SecureTub, call, connect, open_channel
+
+__all__ = ["HostDaemon", "HostDoor", "JoinFailed"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between attempts to reach the controller: the first, and the longest.
+FIRST_PAUSE: Final = 0.02
+LONGEST_PAUSE: Final = 1.0
+#: Seconds that one attempt may take.
+ATTEMPT: Final = 10.0
+
+
+class JoinFailed(KernelError):
+    """The controller could not be joined; the text says why."""
+
+
+@implementer(RIHost)
+class HostDoor(Referenceable):  # type: ignore[misc]
+    """What the controller may ask of a host daemon.
+
+    Args:
+        daemon: The daemon behind it.
+    """
+
+    def __init__(self, daemon: HostDaemon) -> None:
+        self._daemon = daemon
+
+    def remote_start_engines(self, order: bytes) -> bytes:
+        """Start engines with the ids of an EngineOrder."""
+        wanted = unpack(EngineOrder, order)
+        engines = self._daemon.engines
+        fresh = [id for id in wanted.engines if id not in engines.ids]
+        engines.add(ids=fresh)
+        return pack(EngineAnswer(engines=fresh))
+
+    def remote_stop_engines(self, order: bytes) -> Deferred[bytes]:
+        """End engines for good; answers when they are gone."""
+        wanted = unpack(EngineOrder, order)
+        engines = self._daemon.engines
+        there = [id for id in engines.ids if not wanted.engines or id in wanted.engines]
+        ended = engines.end(there, "stopped on request") if there else succeed(None)
+        return ended.addCallback(lambda _: pack(EngineAnswer(engines=there)))
+
+    def remote_restart_engines(self, order: bytes) -> bytes:
+        """End engines and start them again under the same ids."""
+        wanted = unpack(EngineOrder, order)
+        restarted = self._daemon.engines.restart(wanted.engines, "restarted on request")
+        return pack(EngineAnswer(engines=restarted))
+
+    def remote_signal_engines(self, order: bytes) -> bytes:
+        """Send a signal to engines."""
+        wanted = unpack(EngineOrder, order)
+        try:
+            number = signal_number(wanted.signal)
+        except ValueError as error:
+            return pack(EngineAnswer(problem=str(error)))
+        return pack(EngineAnswer(engines=self._daemon.engines.signal(wanted.engines, number)))
+
+    def remote_stop(self, reason: bytes) -> None:
+        """End all engines and the daemon."""
+        self._daemon.stop(reason.decode("utf-8", "replace") or "the controller wants it")
+
+
+class HostDaemon:
+    """One host daemon, from its start to its end.
+
+    Args:
+        reactor: Twisted's reactor.
+        tub: This process's Tub, running.
+        furl_file: The file with the engine FURL; read again at each attempt.
+        starter: An :class:`~ipkernel.host.interfaces.IEngineStarter`, not yet attached.
+        begun: The engine processes that it was asked for already.
+        host: Name of this host.
+        log_dir: Where the output of engines is kept, or None.
+        wait: Seconds in which the controller must be reached at first.
+        grace: Seconds for which a lost controller is looked for.
+        report: Is told what happens: an event's name, and its fields.
+
+    Attributes:
+        engines: The engines.
+        finished: Fires with None when everything has ended in good order; fails with
+            :class:`JoinFailed` otherwise. The engines have ended in both cases.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        tub: SecureTub,
+        furl_file: str | os.PathLike[str],
+        starter: Any,
+        begun: Sequence[Begun],
+        *,
+        host: str,
+        log_dir: Path | None = None,
+        wait: float = 60.0,
+        grace: float = 10.0,
+        report: Callable[..., None] = lambda event, **fields: None,
+    ) -> None:
+        self._reactor = reactor
+        self._tub = tub
+        self._furl_file = Path(furl_file)
+        self._host = host
+        self._wait = wait
+        self._grace = grace
+        self._report = report
+        self._uplink = Uplink()
+        self._door = HostDoor(self)
+        self._channel: Channel | None = None
+        self._stopping: Deferred[None] | None = None
+        self._all_ready = False
+        self._names: list[int] = []
+        self._ending_because = ""
+        self.finished: Deferred[None] = Deferred()
+        self.engines = Engines(
+            reactor, starter, self._uplink, host=host, log_dir=log_dir, changed=self._changed
+        )
+        self.engines.add(begun)
+        starter.attach(reactor, self.engines)
+
+    def start(self) -> None:
+        """Begin to look for the controller."""
+        self._run(self._first_join())
+
+    def _run(self, work: Any) -> None:
+        ensureDeferred(work).addErrback(
+            lambda failure: self._fail(f"internal error: {failure.getTraceback()}")
+        )
+
+    # ------------------------------------------------------------- joining
+
+    async def _first_join(self) -> None:
+        try:
+            await self._join(self._wait)
+        except JoinFailed as error:
+            self._fail(str(error))
+            return
+        if self._stopping is None:
+            self._report("registered", engines=self.engines.ids)
+            self._changed()
+
+    async def _rejoin(self) -> None:
+        try:
+            await self._join(self._grace)
+        except JoinFailed as error:
+            self._fail(f"the controller is gone, and with it the engines end ({error})")
+            return
+        logger.info("joined the controller again with engines %s", self.engines.ids)
+
+    async def _join(self, seconds: float) -> None:
+        """Try to join for so many seconds."""
+        began = self._reactor.seconds()
+        pause = FIRST_PAUSE
+        told = False
+        while self._stopping is None:
+            try:
+                await self._attempt(max(0.5, min(ATTEMPT, began + seconds - self._reactor.seconds())))
+                return
+            except ConnectError as error:
+                cause = str(error)
+            left = began + seconds - self._reactor.seconds()
+            if left <= 0:
+                raise JoinFailed(cause)
+            if not told and self._reactor.seconds() - began > 1.0:
+                told = True
+                self._report("waiting", message=cause)
+                logger.info("cannot join yet: %s", cause)
+            await deferLater(self._reactor, min(pause, left))
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+
+    async def _attempt(self, seconds: float) -> None:
+        try:
+            furl = read_furl(self._furl_file)
+        except SecurityError as error:
+            raise JoinFailed(str(error)) from None
+        except ConnectError as error:
+            if self._furl_file.exists():
+                raise JoinFailed(str(error)) from None
+            raise
+        reference = await connect(self._tub, furl, seconds)
+        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        hello = HostHello(
+            host=self._host,
+            pid=os.getpid(),
+            slots=len(self.engines),
+            engines=self.engines.ids,
+            version=__version__,
+            python=python,
+        )
+        try:
+            answer = await call(reference, "register", self._door, pack(hello))
+            grant = unpack(HostGrant, answer)
+        except ConnectError:
+            raise
+        except (KernelError, msgspec.MsgspecError) as error:
+            raise JoinFailed(f"the controller did not let this host join: {error}") from None
+        if grant.protocol != PROTOCOL:
+            raise JoinFailed(
+                f"the controller speaks protocol {grant.protocol}, this host {PROTOCOL}: "
+                "install the same version of ipkernel on both"
+            )
+        channel = await open_channel(self._tub, reference, grant.ticket, self._make_channel)
+        if self._stopping is not None:
+            channel.close("the host daemon stops")
+            return
+        self._joined(channel, grant)
+
+    def _make_channel(self) -> Channel:
+        return Channel(self._reactor, received=self._received, lost=self._lost)
+
+    def _joined(self, channel: Channel, grant: HostGrant) -> None:
+        self._channel = channel
+        self.engines.name(grant.engines, grant.cluster)
+        self._uplink.connect(channel)
+        self.engines.announce()
+
+    def _received(self, channel: Channel, batch: list[Received]) -> None:
+        for message, _ in batch:
+            if isinstance(message, Closing):
+                self.stop(message.reason or "the controller stops")
+        self.engines.handle(batch)
+
+    def _lost(self, channel: Channel, reason: str) -> None:
+        if channel is not self._channel:
+            return
+        self._channel = None
+        self._uplink.disconnect()
+        if self._stopping is None:
+            logger.warning("the connection to the controller was lost: %s", reason)
+            self._report("lost", message=reason)
+            self.engines.drop_waiting()
+            self._run(self._rejoin())
+
+    # ------------------------------------------------------------- reporting
+
+    def _changed(self) -> None:
+        if self._stopping is not None or self._channel is None:
+            return
+        ready, troubles = self.engines.ready, self.engines.troubles
+        if not self._all_ready and len(ready) == len(self.engines):
+            self._all_ready = True
+            self._report("ready", engines=ready)
+        elif not self._all_ready and troubles and len(troubles) == len(self.engines):
+            self._fail("; ".join(troubles))
+        new = [id for id in ready if id not in self._names]
+        if new:
+            self._names = ready
+            pids = [self.engines.pid_of(id) for id in new]
+            self._report("engines", engines=new, pids=pids)
+        else:
+            self._names = [id for id in self._names if id in ready]
+
+    # --------------------------------------------------------------- ending
+
+    def stop(self, reason: str) -> Deferred[None]:
+        """End all engines and leave.
+
+        Args:
+            reason: Why, for the log.
+
+        Returns:
+            Fires when they are gone; :attr:`finished` follows.
+        """
+        if self._stopping is None:
+            logger.info("stopping: %s", reason)
+            self._report("stopping", message=reason)
+            self._stopping = Deferred()
+            self._run(self._stop(None))
+        return self._stopping
+
+    def _fail(self, message: str) -> None:
+        if self._stopping is None:
+            logger.error("%s", message)
+            self._stopping = Deferred()
+            self._run(self._stop(JoinFailed(message)))
+
+    async def _stop(self, error: JoinFailed | None) -> None:
+        stopping = self._stopping
+        assert stopping is not None
+        await self.engines.stop()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.flush_now()
+            channel.close("the host daemon stops")
+        await self._tub.stopService()
+        stopping.callback(None)
+        if error is not None:
+            self.finished.errback(error)
+        else:
+            self.finished.callback(None)

@@ -1,0 +1,80 @@
+"""The plug-in point of the host: how engine processes come into being."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import define
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    import socket
+
+    from ipkernel.host.processes import Exit
+
+__all__ = ["Begun", "IEngineStarter", "StarterEvents"]
+
+
+@define
+class Begun:
+    """What the daemon holds of an engine process that was asked for.
+
+    Attributes:
+        key: The slot's name.
+        out: Reading end of its standard output.
+        err: Reading end of its standard error.
+        link: The daemon's end of its link, or None when the engine will connect.
+        progress: Counts the tasks that it has started, or None when nobody counts.
+    """
+
+    key: str
+    out: int
+    err: int
+    link: socket.socket | None = None
+    progress: memoryview | None = None
+
+
+class StarterEvents(Protocol):
+    """What a starter reports, in the reactor's thread."""
+
+    def spawned(self, key: str, pid: int) -> None:
+        """The process exists."""
+
+    def linked(self, key: str, channel: Any, pid: int) -> None:
+        """The engine has connected and said hello on this channel."""
+
+    def failed(self, key: str, text: str) -> None:
+        """The process could not be started."""
+
+    def exited(self, key: str, exit: Exit) -> None:
+        """The process has ended, and its group was killed."""
+
+
+class IEngineStarter(Interface):
+    """Starts engine processes, signals them, and tells when they end.
+
+    A starter works before there is a reactor: processes can be asked for while the daemon
+    still imports it. Reports come only after :meth:`attach`.
+    """
+
+    threaded = Attribute("True when the engines' output must be read by threads.")
+
+    def start(key: str, environment: dict[str, str]) -> Begun:
+        """Ask for a process.
+
+        Args:
+            key: The slot's name; unique among the processes that live.
+            environment: Variables to be set for it.
+
+        Raises:
+            OSError: There are no more descriptors or processes.
+        """
+
+    def attach(reactor: Any, events: StarterEvents) -> None:
+        """Begin to report."""
+
+    def signal(key: str, number: int, group: bool) -> None:
+        """Send a signal to a process or to its group; nothing happens if it has ended."""
+
+    def close() -> None:
+        """Start no more, and end whatever is left."""

@@ -1,0 +1,126 @@
+"""Processes: how they ended in words, and how to end them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Final
+
+from attrs import frozen
+
+__all__ = ["GROUP_SIGNALS", "Exit", "kill_group", "memory_of", "signal_number", "signal_process"]
+
+#: Signals that a terminal, or someone who wants an end, sends to a whole group.
+GROUP_SIGNALS: Final = frozenset(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGKILL", "SIGHUP", "SIGQUIT", "SIGBREAK")
+    if hasattr(signal, name)
+)
+
+
+@frozen
+class Exit:
+    """How a process ended.
+
+    Attributes:
+        code: Its exit status, or None when a signal ended it.
+        signal: The signal, or None.
+        memory: The most bytes that it had in memory, 0 if that is not known.
+    """
+
+    code: int | None
+    signal: int | None
+    memory: int = 0
+
+    @classmethod
+    def of_status(cls, status: int, memory: int = 0) -> Exit:
+        """Take apart what ``os.wait()`` returned."""
+        if os.WIFSIGNALED(status):
+            return cls(None, os.WTERMSIG(status), memory)
+        return cls(os.WEXITSTATUS(status), None, memory)
+
+    @classmethod
+    def of_returncode(cls, returncode: int, memory: int = 0) -> Exit:
+        """Take apart what :mod:`subprocess` returned."""
+        if returncode < 0:
+            return cls(None, -returncode, memory)
+        return cls(returncode, None, memory)
+
+    @property
+    def text(self) -> str:
+        """How it ended, such as ``"killed by SIGKILL (9)"``."""
+        if self.signal is None:
+            return f"exited with code {self.code}"
+        try:
+            name = signal.Signals(self.signal).name
+        except ValueError:
+            return f"killed by signal {self.signal}"
+        text = f"killed by {name} ({self.signal})"
+        return f"segmentation fault: {text}" if name == "SIGSEGV" else text
+
+
+def signal_number(name: str) -> int:
+    """Return the number of a signal.
+
+    Args:
+        name: Such as ``"SIGINT"``, ``"int"`` or ``"2"``.
+
+    Raises:
+        ValueError: This system has no such signal.
+    """
+    text = name.strip().upper()
+    if text.isdecimal():
+        try:
+            return int(signal.Signals(int(text)))
+        except ValueError:
+            raise ValueError(f"there is no signal {name} on {sys.platform}") from None
+    number = getattr(signal, text if text.startswith("SIG") else f"SIG{text}", None)
+    if not isinstance(number, signal.Signals):
+        raise ValueError(f"there is no signal {name!r} on {sys.platform}")
+    return int(number)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a process and all that it started, whether it lives or not."""
+    if hasattr(os, "killpg"):
+        with suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+        return
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in [*process.children(recursive=True), process]:
+            with suppress(psutil.Error):
+                one.kill()
+
+
+def signal_process(pid: int, number: int, *, group: bool) -> None:
+    """Send a signal to a process or to its group.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    if group and hasattr(os, "killpg"):
+        os.killpg(pid, number)
+    elif os.name == "nt" and number == signal.SIGINT:
+        os.kill(pid, signal.CTRL_BREAK_EVENT)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        os.kill(pid, number)
+
+
+def memory_of(pid: int) -> int:
+    """Return the bytes of a process that are in memory, 0 if that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        pass
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,186 @@
+"""Engines that are programs of their own: the portable way of starting them.
+
+Each connects to a port on the loopback interface and names itself by a secret token, which it is
+given through its standard input; that input stays open as the engine's lifeline.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from zope.interface import implementer
+
+from ipkernel.host.interfaces import Begun, IEngineStarter, StarterEvents
+from ipkernel.host.processes import Exit, kill_group, signal_process
+
+if TYPE_CHECKING:
+    from ipkernel.host.enginelink import EngineLink
+    from ipkernel.wire.link import Received
+
+__all__ = ["SpawnStarter"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds in which a process that has connected must name itself.
+HELLO_TIME: Final = 10.0
+
+
+@implementer(IEngineStarter)
+class SpawnStarter:
+    """Starts each engine with :mod:`subprocess`."""
+
+    threaded = True
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._port: int = self._listening.getsockname()[1]
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._tokens: dict[bytes, str] = {}
+        self._reactor: Any = None
+        self._events: StarterEvents | None = None
+        self._adopted: Any = None
+        self._strangers: dict[EngineLink, Any] = {}
+
+    def start(self, key: str, environment: dict[str, str]) -> Begun:
+        """Start a process; see :meth:`IEngineStarter.start`."""
+        token = secrets.token_bytes(32)
+        options: dict[str, Any] = {}
+        if os.name == "nt":
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined,unused-ignore]
+        else:
+            options["start_new_session"] = True
+        out, out_end = os.pipe()
+        err, err_end = os.pipe()
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ipkernel.engine.worker"],
+                stdin=subprocess.PIPE,
+                stdout=out_end,
+                stderr=err_end,
+                env={**os.environ, **environment},
+                **options,
+            )
+        except OSError:
+            os.close(out)
+            os.close(err)
+            raise
+        finally:
+            os.close(out_end)
+            os.close(err_end)
+        self._tokens[token] = key
+        self._processes[key] = process
+        assert process.stdin is not None
+        try:
+            process.stdin.write(f"{self._port} {token.hex()}\n".encode())
+            process.stdin.flush()
+        except OSError:
+            pass  # it has ended already, which is about to be noticed
+        if self._reactor is not None:
+            self._watch(key, process)
+        return Begun(key, out, err)
+
+    def attach(self, reactor: Any, events: StarterEvents) -> None:
+        """Begin to report; see :meth:`IEngineStarter.attach`."""
+        from twisted.internet.protocol import Factory
+
+        self._reactor = reactor
+        self._events = events
+        factory = Factory()
+        factory.noisy = False
+        factory.buildProtocol = lambda address: self._stranger()  # type: ignore[method-assign]
+        self._listening.setblocking(False)
+        self._adopted = reactor.adoptStreamPort(
+            self._listening.fileno(), socket.AF_INET, factory
+        )
+        self._listening.close()
+        for key, process in self._processes.items():
+            self._watch(key, process)
+
+    def _stranger(self) -> EngineLink:
+        from ipkernel.host.enginelink import EngineLink
+
+        link = EngineLink(self._reactor)
+        link.on_messages = self._introduced
+        link.on_lost = self._left
+        self._strangers[link] = self._reactor.callLater(
+            HELLO_TIME, link.abort, "it did not name itself"
+        )
+        return link
+
+    def _introduced(self, link: EngineLink, batch: list[Received]) -> None:
+        from ipkernel.wire.messages import EngineHello
+
+        hello = batch[0][0]
+        key = self._tokens.pop(hello.token, None) if isinstance(hello, EngineHello) else None
+        if key is None or not isinstance(hello, EngineHello):
+            logger.warning("a process that is not one of our engines has connected")
+            link.abort("it is not one of our engines")
+            return
+        self._strangers.pop(link).cancel()
+        assert self._events is not None
+        self._events.linked(key, link, hello.pid)
+
+    def _left(self, link: EngineLink, reason: str) -> None:
+        timer = self._strangers.pop(link, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _watch(self, key: str, process: subprocess.Popen[bytes]) -> None:
+        assert self._events is not None
+        self._events.spawned(key, process.pid)
+        threading.Thread(
+            target=self._wait, args=(key, process), name="engine exit", daemon=True
+        ).start()
+
+    def _wait(self, key: str, process: subprocess.Popen[bytes]) -> None:
+        if hasattr(os, "waitid"):
+            try:  # as long as it is a zombie its number is its own
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            except ChildProcessError:
+                pass
+        kill_group(process.pid)
+        returncode = process.wait()
+        self._reactor.callFromThread(self._exited, key, process, returncode)
+
+    def _exited(self, key: str, process: subprocess.Popen[bytes], returncode: int) -> None:
+        if self._processes.get(key) is process:
+            del self._processes[key]
+        for token in [token for token, owner in self._tokens.items() if owner == key]:
+            del self._tokens[token]
+        if process.stdin is not None:
+            try:
+                process.stdin.close()
+            except OSError:
+                pass
+        assert self._events is not None
+        self._events.exited(key, Exit.of_returncode(returncode))
+
+    def signal(self, key: str, number: int, group: bool) -> None:
+        """Send a signal; see :meth:`IEngineStarter.signal`."""
+        process = self._processes.get(key)
+        if process is not None and process.returncode is None:
+            try:
+                signal_process(process.pid, number, group=group)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        """Kill whatever is left."""
+        if self._adopted is not None:
+            self._adopted.stopListening()
+        else:
+            self._listening.close()
+        for link in list(self._strangers):
+            link.abort("the daemon stops")
+        for process in list(self._processes.values()):
+            kill_group(process.pid)
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait()
