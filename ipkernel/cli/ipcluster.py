@@ -146,13 +146,13 @@ def _count_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _json_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(output="text")
     parser.add_argument("--json", dest="output", action="store_const", const="json", help="as JSON")
     parser.add_argument(
         "-o",
         "--output",
         dest="output",
         choices=("text", "json"),
-        default="text",
         help=argparse.SUPPRESS,
     )
 

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from ipkernel.cli import common
@@ -98,9 +100,13 @@ def start_command(options: argparse.Namespace) -> int:
         daemonize=options.daemonize,
         shutdown_atexit=False,
     )
-    progress = _Progress(cluster.n, line)
-    cluster.on_event = progress
-    _end_like_ctrl_c()
+    with _end_like_ctrl_c():
+        _start(cluster, line, options)
+        return common.OK if options.daemonize else _foreground(cluster, line, options.quiet)
+
+
+def _start(cluster: Cluster, line: _Line, options: argparse.Namespace) -> None:
+    cluster.on_event = progress = _Progress(cluster.n, line)
     began = time.monotonic()
     try:
         progress.show()
@@ -109,9 +115,6 @@ def start_command(options: argparse.Namespace) -> int:
         line.end()
     if not options.quiet:
         _say_ready(cluster, time.monotonic() - began, options)
-    if options.daemonize:
-        return common.OK
-    return _foreground(cluster, line, options.quiet)
 
 
 def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) -> None:
@@ -136,15 +139,20 @@ def _which(directory: ClusterDirectory) -> str:
     return f"--cluster-dir {directory.path}"
 
 
-def _end_like_ctrl_c() -> None:
-    """Let SIGTERM and SIGHUP end this program as Ctrl-C does."""
+@contextmanager
+def _end_like_ctrl_c() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP end this program as Ctrl-C does."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def _foreground(cluster: Cluster, line: _Line, quiet: bool) -> int:

@@ -1,0 +1,140 @@
+"""Tables, spans, sizes; and the text of a status."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipkernel.cli.looking import describe
+from ipkernel.cli.tables import number, ranges, size, span, table
+from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.cluster.processes import host_name
+from ipkernel.wire.records import EngineInfo, HostInfo, QueueCounts, Status
+
+
+def test_table():
+    text = table(("NAME", "N"), [("a", 1), ("long name", 100)], right="N")
+    assert text.splitlines() == ["NAME         N", "a            1", "long name  100"]
+
+
+def test_table_without_rows():
+    assert table(("A", "B"), [], indent="  ") == "  A  B"
+
+
+def test_no_blanks_at_the_end():
+    assert table(("A", "LONG"), [("x", "y")]).splitlines() == ["A  LONG", "x  y"]
+
+
+def test_wrong_number_of_values():
+    with pytest.raises(ValueError, match="1 values for 2 columns"):
+        table(("A", "B"), [("x",)])
+
+
+@given(st.lists(st.tuples(st.text("ab", max_size=9), st.integers())))
+def test_columns_line_up(rows):
+    lines = table(("HEAD", "NUMBER"), rows, right="NUMBER").splitlines()
+    assert len(lines) == len(rows) + 1
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0 s"),
+        (0, "0.0 s"),
+        (3.14, "3.1 s"),
+        (10, "10 s"),
+        (59.9, "59 s"),
+        (60, "1 m"),
+        (200, "3 m 20 s"),
+        (3600, "1 h"),
+        (3659, "1 h"),
+        (3660, "1 h 1 m"),
+        (5 * 86400 + 2 * 3600 + 59, "5 d 2 h"),
+    ],
+)
+def test_span(seconds, text):
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KB"),
+        (150 * 1024, "150 KB"),
+        (3.4 * 1024**2, "3.4 MB"),
+        (2 * 1024**3, "2.0 GB"),
+        (3 * 1024**4, "3.0 TB"),
+    ],
+)
+def test_size(count, text):
+    assert size(count) == text
+
+
+def test_number():
+    assert number(1, "engine") == "1 engine"
+    assert number(0, "engine") == "0 engines"
+    assert number(2, "directory", "directories") == "2 directories"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([0, 1, 2, 5], "0-2, 5"), ([5, 4, 4, 1], "1, 4-5")],
+)
+def test_ranges(numbers, text):
+    assert ranges(numbers) == text
+
+
+@given(st.sets(st.integers(0, 50)))
+def test_ranges_lose_nothing(numbers):
+    found = set()
+    for part in filter(None, ranges(numbers).split(", ")):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    assert found == numbers
+
+
+def test_describe(tmp_path):
+    here = host_name()
+    status = Status(
+        cluster="big",
+        pid=77,
+        host=here,
+        location="127.0.0.1:4711",
+        uptime=90061,
+        version="1.0",
+        hosts=[HostInfo(host_id=1, host=here, pid=88, engines=[0, 1])],
+        engines=[
+            EngineInfo(engine=0, host=here, pid=os.getpid(), running=1, completed=9, uptime=61),
+            EngineInfo(
+                engine=1, host="other", state="dead", reason="killed by SIGKILL", restarts=3
+            ),
+        ],
+        queue=QueueCounts(waiting=1, ready=2, running=3, finished=4),
+        clients=1,
+        memory=50 << 20,
+    )
+    text = describe(status, ClusterDirectory(tmp_path))
+    assert "cluster big: up 1 d 1 h, 2 engines on 1 host, 1 client" in text
+    assert f"pid 77 on {here}, 127.0.0.1:4711, 50.0 MB, ipkernel 1.0" in text
+    assert "3 waiting, 0 assigned, 3 running, 4 finished, 0 failed, 0 aborted" in text
+    lines = text.splitlines()
+    assert ["HOST", "PID", "CONNECTED", "ENGINES"] in [line.split() for line in lines]
+    (first,) = [line for line in lines if line.split()[:3] == ["0", here, str(os.getpid())]]
+    assert first.split()[3:6] == ["ready", "1", "0"]
+    assert "1 m 1 s" in first
+    assert "MB" in first
+    assert any("dead (3 restarts)" in line for line in lines)
+    assert lines[-1] == "engine 1: killed by SIGKILL"
+
+
+def test_describe_an_empty_cluster(tmp_path):
+    status = Status(cluster="", pid=1, host="h", location="l", uptime=0, version="v")
+    text = describe(status, ClusterDirectory(tmp_path / "cluster_x"))
+    assert text.startswith("cluster x: up 0.0 s, 0 engines on 0 hosts, 0 clients")
+    assert "ENGINE" not in text

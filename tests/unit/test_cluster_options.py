@@ -1,0 +1,126 @@
+"""Checks of a Cluster's arguments, and methods in two forms."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import pytest
+
+from ipkernel.cluster import options
+from ipkernel.cluster.either import either, running_loop
+from ipkernel.cluster.engineset import EngineSet
+from ipkernel.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("value", [2, "INT", "int", "SIGINT", "sigint", signal.SIGINT])
+def test_signal_names(value):
+    assert options.signal_name(value) == "SIGINT"
+
+
+@pytest.mark.parametrize("value", [0, -3, 4711, "", "HUH", "SIGHUH"])
+def test_no_such_signal(value):
+    with pytest.raises(ValueError, match="there is no signal"):
+        options.signal_name(value)
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [(10, "DEBUG"), (20, "INFO"), ("warning", "WARNING"), ("ERROR", "ERROR")]
+)
+def test_levels(level, name):
+    assert options.check_level(level) == name
+
+
+def test_counts():
+    assert options.check_count(0) == 0
+    assert options.check_count(4096) == 4096
+    for bad in (0, -1, None, "2", 2.0, False):
+        with pytest.raises(ConfigurationError, match="from 1 to 4096"):
+            options.check_count(bad, least=1)
+
+
+def test_seconds():
+    assert options.check_seconds("x", 3) == 3.0
+    for bad in (0, -1, None, "3", True, float("nan")):
+        with pytest.raises(ConfigurationError, match="x must be a positive number"):
+            options.check_seconds("x", bad)
+
+
+class Thing:
+    """Has one method in two forms."""
+
+    def __init__(self):
+        self.threads = []
+
+    def work_sync(self, a, b=1):
+        """Add two numbers."""
+        self.threads.append(threading.current_thread())
+        if a is None:
+            raise ValueError("nothing")
+        return a + b
+
+    work = either(work_sync)
+
+
+def test_blocks_without_a_loop():
+    thing = Thing()
+    assert thing.work(1, b=2) == 3
+    assert thing.threads == [threading.current_thread()]
+    assert running_loop() is None
+    with pytest.raises(ValueError, match="nothing"):
+        thing.work(None)
+
+
+def test_can_be_awaited_in_a_loop():
+    thing = Thing()
+
+    async def main():
+        assert running_loop() is asyncio.get_running_loop()
+        future = thing.work(1)
+        assert not isinstance(future, int)
+        assert await future == 2
+        with pytest.raises(ValueError, match="nothing"):
+            await thing.work(None)
+        assert thing.work_sync(5) == 6
+
+    asyncio.run(main())
+    assert thing.threads[0] is not threading.current_thread()
+    assert thing.threads[2] is threading.current_thread()
+
+
+def test_blocks_in_a_thread_beside_a_loop():
+    thing = Thing()
+
+    async def main():
+        return await asyncio.to_thread(thing.work, 20)
+
+    assert asyncio.run(main()) == 21
+
+
+def test_names_and_documents():
+    assert Thing.work.__name__ == "work"
+    assert Thing.work.__qualname__.endswith("Thing.work")
+    assert Thing.work.__doc__.startswith("Add two numbers.")
+    assert "``work_sync`` always blocks" in Thing.work.__doc__
+
+
+class Launcher:
+    """Stands for a launcher."""
+
+    running = False
+
+    def output(self, lines):
+        return ["a", "b", "c"][-lines:]
+
+
+def test_engine_set():
+    alone = EngineSet("x", 2, [3, 4])
+    assert alone.running
+    assert alone.output() == []
+    assert alone.to_dict() == {"n": 2, "engines": [3, 4]}
+    assert repr(alone) == "<EngineSet x n=2 engines=[3, 4]>"
+    launched = EngineSet("y", 1, launcher=Launcher())
+    assert not launched.running
+    assert launched.output(2) == ["b", "c"]
+    assert launched.get_output(1) == ["c"]
