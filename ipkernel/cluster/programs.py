@@ -122,7 +122,7 @@ class Programs:
     def _start(self, launcher_class: Any, arguments: list[str], lifeline: bool = True) -> Any:
         name, told = launcher_class.name, self.settings.on_event
         common = ["--cluster-dir", str(self.directory), "--cluster", self.directory.name]
-        common += ["--log-level", self.settings.log_level]
+        common += ["--log-level", self.settings.log_level.lower()]
         launcher = launcher_class(
             self.directory,
             [*common, *arguments],

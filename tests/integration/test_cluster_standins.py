@@ -332,7 +332,7 @@ def test_options_reach_the_programs(make):
     arguments = cluster.controller.arguments
     text = " ".join(arguments)
     assert "--interface 127.0.0.1 --port 4711 --location here --more" in text
-    assert "--log-level DEBUG" in text
+    assert "--log-level debug" in text
     assert f"--cluster-dir {cluster.cluster_dir} --cluster x" in text
     text = " ".join(cluster.engine_set.launcher.arguments)
     assert f"--furl-file {cluster.directory.furl_file('engine')} -n 1" in text
