@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from foolscap.api import Referenceable
+from foolscap.referenceable import Referenceable
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -73,13 +73,12 @@ class Courier:
         if channel is None:
             return  # the channel calls for it when it is there
         send = channel.send
-        count = taken = 0
-        for message, payload in self.session.take():
+        taken = 0
+        for count, (message, payload) in enumerate(self.session.take(), 1):
             send(message, payload)
             taken += message.size
             if type(message) is Submit:
                 taken += TASK_COST
-            count += 1
             if not count % BATCH:
                 channel.flush_now()
                 if count >= TURN:
@@ -102,8 +101,8 @@ class Courier:
         self._account()
 
 
-@implementer(RIClient)
-class Presence(Referenceable):  # type: ignore[misc]
+@implementer(RIClient)  # type: ignore[misc]
+class Presence(Referenceable):
     """What the controller holds of a client.
 
     Args:
@@ -192,7 +191,11 @@ class Connection:
         if self._courier is None:
             return
         why = self.session.engines.closing or why
-        text = "this client is closed" if self._closed is not None else f"the controller is lost: {why}"
+        text = (
+            "this client is closed"
+            if self._closed is not None
+            else f"the controller is lost: {why}"
+        )
         self.session.lost(lambda: ControllerLost(text))
         if self._closed is None:
             self._closed = self._tub.stopService()
@@ -211,7 +214,8 @@ class Connection:
         return await self._call_within(timeout, method, request)
 
     async def _call_within(self, timeout: float, method: str, *args: Any) -> bytes:
-        return await self._within(timeout, call(self._door, method, *args), method)
+        answer: bytes = await self._within(timeout, call(self._door, method, *args), method)
+        return answer
 
     async def _within(self, timeout: float, answer: Deferred[Any], what: str) -> Any:
         from twisted.internet.defer import TimeoutError as DeferredTimeout

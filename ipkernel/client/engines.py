@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from ipkernel.client.waiting import wait_until
 from ipkernel.wire.messages import EngineJoined, EngineLeft
 from ipkernel.wire.records import EngineInfo
 
@@ -91,6 +92,11 @@ class Engines:
         with self.changed:
             self.gone = True
             self._refresh()
+
+    def wait_for_change(self, known: dict[int, Engine], timeout: float | None) -> None:
+        """Wait until the engines are not those of ``known`` any more, or nothing more will come."""
+        with self.changed:
+            wait_until(self.changed, lambda: self.gone or self._known != known, timeout)
 
     def _refresh(self) -> None:
         self._ids = tuple(sorted(e.id for e in self._known.values() if e.state == "ready"))

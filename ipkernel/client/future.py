@@ -159,7 +159,10 @@ class LightFuture(Future[Any]):
 
         from ipkernel.client.reactor_thread import call_in_reactor
 
-        deferred: Deferred[Any] = defer.Deferred(lambda _: self.cancel() and None)
+        def give_up(_: object) -> None:
+            self.cancel()
+
+        deferred: Deferred[Any] = defer.Deferred(give_up)
 
         def fire() -> None:
             if deferred.called:

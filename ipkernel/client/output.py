@@ -33,14 +33,14 @@ def show(data: dict[str, Any], metadata: dict[str, Any], prefix: str) -> None:
     """Show a value that is given by MIME type: richly in IPython, else as text."""
     shell = None
     if "IPython" in sys.modules:
-        from IPython import get_ipython  # type: ignore[attr-defined]
+        from IPython import get_ipython
 
-        shell = get_ipython()  # type: ignore[no-untyped-call]
+        shell = get_ipython()
     if shell is not None and set(data) - {"text/plain"}:
-        from IPython.display import display  # type: ignore[attr-defined]
+        from IPython.display import display
 
         print(prefix.rstrip())
-        display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+        display(data, metadata=metadata, raw=True)
     elif "text/plain" in data:
         print_text(str(data["text/plain"]), prefix)
     elif data:
@@ -61,9 +61,7 @@ def _engine(record: TaskRecord) -> str:
 def _displays_of(record: TaskRecord) -> None:
     described = meta.describe(record)
     for output in described.outputs:
-        show(
-            output.get("data") or {}, output.get("metadata") or {}, f"[output:{_engine(record)}] "
-        )
+        show(output.get("data") or {}, output.get("metadata") or {}, f"[output:{_engine(record)}] ")
 
 
 def _result_of(record: TaskRecord) -> None:

@@ -60,11 +60,21 @@ def _run(reactor: Any, ready: threading.Event) -> None:
     reactor.run(installSignalHandlers=False)
 
 
-def call_in_reactor(reactor: Any, function: Callable[[], object]) -> None:
-    """Call ``function`` in the reactor's thread: now, if this is it, else soon."""
+def is_forked() -> bool:
+    """Return whether this process was forked from one whose reactor was running."""
+    return _forked
+
+
+def in_reactor_thread() -> bool:
+    """Return whether the reactor runs in this thread."""
     from twisted.python.threadable import isInIOThread
 
-    if isInIOThread():
+    return bool(isInIOThread())
+
+
+def call_in_reactor(reactor: Any, function: Callable[[], object]) -> None:
+    """Call ``function`` in the reactor's thread: now, if this is it, else soon."""
+    if in_reactor_thread():
         function()
     else:
         reactor.callFromThread(function)
@@ -90,9 +100,8 @@ def run_in_reactor(
         RuntimeError: This is the reactor's thread.
     """
     from twisted.internet.defer import Deferred, ensureDeferred
-    from twisted.python.threadable import isInIOThread
 
-    if isInIOThread():
+    if in_reactor_thread():
         reactor_threads.add(threading.get_ident())
     may_block(what)
     outcome: Future[T] = Future()
@@ -103,6 +112,10 @@ def run_in_reactor(
         deferred = started if isinstance(started, Deferred) else ensureDeferred(started)
         running.append(deferred)
         deferred.addCallbacks(outcome.set_result, lambda f: outcome.set_exception(f.value))
+
+    def cancel() -> None:
+        for deferred in running:
+            deferred.cancel()
 
     reactor.callFromThread(go)
     condition = outcome._condition
@@ -115,7 +128,7 @@ def run_in_reactor(
         raise TimeoutError(f"{what} took longer than {timeout:g} s")
     finally:
         if not outcome.done():
-            reactor.callFromThread(lambda: [d.cancel() for d in running])
+            reactor.callFromThread(cancel)
 
 
 def enter_switch_interval(interval: float | None) -> None:
@@ -159,4 +172,3 @@ if hasattr(os, "register_at_fork"):
         after_fork()
 
     os.register_at_fork(after_in_child=_in_child)
-

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ipkernel import errors
 from ipkernel.client.engines import Engines
@@ -277,8 +277,7 @@ class Session:
             for task in tasks:
                 record = self.find(task)
                 if record is None:
-                    record = TaskRecord(task, Kind.APPLY, -1, "", time.time(), result)
-                    record.watchers = ()
+                    record = TaskRecord(task, Kind.APPLY, -1, "", time.time())
                     self.pending[task] = record
                     wanted.append(task)
                 records.append(record)
@@ -371,10 +370,7 @@ class Session:
                         continue
                     record.finish(message, payload, now)
                     self._remember(record)
-                    watchers, record.watchers = record.watchers, ()
-                    if type(watchers) is not tuple:
-                        watchers = (watchers,)  # type: ignore[assignment]
-                    for watcher in watchers:
+                    for watcher in record.take_watchers():
                         if watcher._arrive(record):
                             finished.append(watcher)
                         else:
@@ -391,8 +387,7 @@ class Session:
             record = self.find(message.task)
             if record is not None:
                 record.add_output(message.stream, payload)
-                watchers = record.watchers
-                for watcher in watchers if type(watchers) is tuple else (watchers,):
+                for watcher in record.watchers:
                     touched[id(watcher)] = watcher
         elif type(message) is EngineJoined:
             self.engines.joined(message)
@@ -427,10 +422,7 @@ class Session:
                 except KeyError:
                     break
                 record.fail(self._failure())
-                watchers, record.watchers = record.watchers, ()
-                for watcher in watchers if type(watchers) is tuple else (watchers,):
-                    if watcher._arrive(record):
-                        finished.append(watcher)
+                finished += [w for w in record.take_watchers() if w._arrive(record)]
         for result in finished:
             result._finish()
 
@@ -480,9 +472,7 @@ class Session:
                 if record.cell is not None:
                     result._arrive(record)
                     continue
-                watchers = record.watchers
-                others = watchers if type(watchers) is tuple else (watchers,)
-                record.watchers = (*others, result)
+                record.watchers = (*record.watchers, result)
         self._close(result, len(records))
 
     def _close(self, result: AsyncResult, total: int) -> None:
@@ -496,7 +486,9 @@ def _settle(pieces: Sequence[Payload]) -> tuple[Sequence[Payload] | Payload, int
     """Copy what is small, so that callers may change it at once; count the bytes."""
     size = size_of(pieces)
     if size < COPY_LIMIT:
-        return (pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)), size
+        return (
+            pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
+        ), size
     return pieces, size
 
 
@@ -523,7 +515,6 @@ def after_fork() -> None:
         session._failure = _forked
         for record in list(session.pending.values()):
             record.fail(_forked())
-            watchers: Any = record.watchers
-            for watcher in watchers if type(watchers) is tuple else (watchers,):
+            for watcher in record.watchers:
                 watcher._cond = None
         session.lost(_forked)

@@ -100,23 +100,34 @@ class TaskRecord:
     cell: tuple[int, Any] | None
     message: Finished | None
     output: Printed | None
-    watchers: AsyncResult | tuple[AsyncResult, ...]
+    watchers: tuple[AsyncResult, ...]
 
     def __init__(
-        self, task: int, kind: Kind, target: int, label: str, submitted: float, watcher: AsyncResult
+        self,
+        task: int,
+        kind: Kind,
+        target: int,
+        label: str,
+        submitted: float,
+        *watchers: AsyncResult,
     ) -> None:
         self.id = task
         self.kind = kind
         self.target = target
         self.label = label
         self.submitted = submitted
-        self.watchers = watcher
+        self.watchers = watchers
         self.cell = self.message = self.output = None
         self.received = 0.0
 
     def __repr__(self) -> str:
         state = "pending" if self.cell is None else "done"
         return f"<task {self.id}: {METHODS[self.kind]}, {state}>"
+
+    def take_watchers(self) -> tuple[AsyncResult, ...]:
+        """Return the results to tell, and let go of them."""
+        watchers, self.watchers = self.watchers, ()
+        return watchers
 
     def finish(self, message: Finished, payload: Payload, received: float) -> None:
         """Take the result as it came; it is decoded when somebody asks for it."""
@@ -155,7 +166,7 @@ class TaskRecord:
             decoded = self._decode(what, content)
             if self.cell is cell:  # else another thread was faster; its answer stands
                 self.cell = decoded
-            what, content = self.cell
+            what, content = self.cell or decoded
         return what == VALUE, content
 
     def _decode(self, outcome: int, payload: Payload) -> tuple[int, Any]:

@@ -1,0 +1,96 @@
+"""Views whose calls go to whichever engine is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any, ClassVar
+
+from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
+from ipkernel.client.baseview import View, name_of
+from ipkernel.client.mapping import MapCalls, load_items
+from ipkernel.client.partition import BLOCK, chunks
+from ipkernel.serialize.calls import CallPayload
+from ipkernel.serialize.functions import dump_call
+from ipkernel.wire.messages import Kind
+
+_NOBODY: tuple[int, ...] = ()
+
+
+class LoadBalancedView(View):
+    """Engines of which any one runs a call.
+
+    Calls wait while there is no engine.
+
+    Attributes:
+        retries: How often a call that had begun is run again when its engine was lost.
+    """
+
+    _flags: ClassVar[tuple[str, ...]] = View._flags
+
+    def _checked(self, targets: Any) -> Any:
+        if targets is None or (isinstance(targets, str) and targets == "all"):
+            return None
+        checked = self.client._targets_of(targets)
+        return [checked] if isinstance(checked, int) else checked
+
+    def _engines(self) -> list[int]:
+        return self.client.ids if self._targets is None else list(self._targets)
+
+    def _submit_call(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str | None = None
+    ) -> AsyncResult:
+        client = self.client
+        try:
+            name = func.__name__
+        except AttributeError:
+            name = name_of(func)
+        session = self._session
+        result = AsyncResult(session, True, name, owner=client)
+        record = session.submit(
+            result,
+            Kind.APPLY,
+            dump_call(func, args, kwargs, client._functions),
+            -1,
+            self._targets or _NOBODY,
+            self.retries,
+            self.label if label is None else label,
+        )
+        self._issued.append(record.id)
+        return result
+
+    def _balanced_call(self, func: Any) -> Any:
+        return lambda *args: self._submit_call(func, args, {})
+
+    def _submit_map(self, func: Any, sequences: Sequence[Any], options: MapCalls) -> AsyncMapResult:
+        sizes: list[int] = []
+        result = AsyncMapResult(
+            self._session,
+            BLOCK,
+            sizes,
+            options.ordered,
+            name_of(func),
+            return_exceptions=options.return_exceptions,
+            owner=self.client,
+        )
+        if options.elementwise and options.return_exceptions:
+            result._convert = load_items
+        kind = Kind.MAP if options.elementwise else Kind.APPLY
+        self._session.submit_each(
+            result,
+            kind,
+            zip(self._encoded(func, sequences, options, sizes), repeat(-1)),
+            self._targets or _NOBODY,
+            options.retries,
+            options.label,
+        )
+        self._note(result)
+        return result
+
+    def _encoded(
+        self, func: Any, sequences: Sequence[Any], options: MapCalls, sizes: list[int]
+    ) -> Iterator[CallPayload]:
+        functions = self.client._functions
+        for parts in chunks(sequences, len(self), options.chunksize):
+            sizes.append(len(parts[0]))
+            yield options.encode(func, parts, functions)

@@ -1,0 +1,667 @@
+"""The client: a connection to a cluster, and where views come from."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ipkernel import errors
+from ipkernel.client import metadata as meta
+from ipkernel.client.asyncresult import AsyncResult
+from ipkernel.client.balancedview import LoadBalancedView
+from ipkernel.client.directview import BroadcastView, DirectView
+from ipkernel.client.locate import check_other_options, locate
+from ipkernel.client.waiting import seconds
+from ipkernel.serialize.functions import FunctionCache
+
+if TYPE_CHECKING:
+    from ipkernel.client.connection import Connection
+    from ipkernel.client.executor import ViewExecutor
+    from ipkernel.wire.records import EngineInfo, Status, TaskStory
+
+#: Seconds after which a thread that computes lets the others run, while clients are open.
+SWITCH_INTERVAL = 0.0005
+
+
+class Client:
+    """A connection to a cluster.
+
+    Indexing gives views: ``rc[0]``, ``rc[:]``, ``rc[[1, 3]]``. All methods may be called from any
+    thread, but those that wait not from a reactor's.
+
+    Args:
+        connection_info: A FURL, the path of a FURL file or of a cluster directory, or the name of a
+            cluster. By default the cluster ``default`` in ``$IPYTHONDIR``.
+        url_file: The path of a FURL file.
+        furl_file: The same.
+        cluster_dir: The path of a cluster directory.
+        cluster: The name of a cluster, or a ``Cluster``.
+        profile: An older word for the name.
+        profile_dir: An older word for the directory.
+        cluster_id: Completes ``profile``.
+        timeout: Seconds that connecting may take.
+        switch_interval: How long, in seconds, one thread may hold the interpreter while clients are
+            open (see :func:`sys.setswitchinterval`); None leaves it alone.
+        extra: Options of other systems that have no meaning here.
+
+    Attributes:
+        block: The initial value of ``block`` for views.
+        cluster: The ``Cluster`` that started it, or None.
+
+    Raises:
+        ConnectError: There is no controller; the text says why.
+        SecurityError: A file with secrets could be read by other users.
+        ConfigurationError: The arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        connection_info: Any = None,
+        *,
+        url_file: str | os.PathLike[str] | None = None,
+        furl_file: str | os.PathLike[str] | None = None,
+        cluster_dir: str | os.PathLike[str] | None = None,
+        cluster: Any = None,
+        profile: str | None = None,
+        profile_dir: str | os.PathLike[str] | None = None,
+        cluster_id: str | None = None,
+        timeout: float = 10,
+        switch_interval: float | None = SWITCH_INTERVAL,
+        **extra: Any,
+    ) -> None:
+        check_other_options(extra)
+        place = locate(
+            connection_info,
+            url_file=url_file,
+            furl_file=furl_file,
+            cluster_dir=cluster_dir,
+            cluster=cluster,
+            profile=profile,
+            profile_dir=profile_dir,
+            cluster_id=cluster_id,
+        )
+        from ipkernel.client.connection import Connection
+        from ipkernel.client.reactor_thread import run_in_reactor, start_reactor
+
+        reactor = start_reactor()
+        connection = run_in_reactor(
+            reactor,
+            lambda: Connection.open(reactor, place.furl, timeout),
+            "connecting to a controller",
+        )
+        self._place = place
+        self._adopt(connection, reactor, switch_interval)
+        self.cluster: Any = cluster if hasattr(cluster, "directory") else None
+
+    def _adopt(self, connection: Connection, reactor: Any, switch_interval: float | None) -> None:
+        from ipkernel.client.reactor_thread import enter_switch_interval
+
+        self._connection = connection
+        self._session = connection.session
+        self._reactor = reactor
+        self._functions = FunctionCache()
+        self.block = False
+        enter_switch_interval(switch_interval)
+        # Also runs when the last reference goes and when the program ends.
+        self._finalizer = weakref.finalize(self, _close, connection, reactor)
+
+    # ------------------------------------------------- state
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the engines that are ready, in order."""
+        return list(self._session.engines.ids)
+
+    def __len__(self) -> int:
+        return len(self._session.engines.ids)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[DirectView]:
+        return iter([self[engine] for engine in self.ids])
+
+    def __getitem__(self, key: int | slice | Sequence[int]) -> DirectView:
+        return self.direct_view(key)
+
+    def __repr__(self) -> str:
+        if not self._finalizer.alive:
+            return "<Client: closed>"
+        return f"<Client of cluster {self._connection.cluster!r}: {len(self)} engines>"
+
+    @property
+    def session(self) -> int:
+        """The number of this client's session with the controller."""
+        return self._session.number
+
+    @property
+    def profile(self) -> str:
+        """The cluster's name."""
+        return self._connection.cluster
+
+    @property
+    def outstanding(self) -> set[int]:
+        """The ids of the tasks that are pending."""
+        return set(self._session.pending)
+
+    @property
+    def history(self) -> Sequence[int]:
+        """The ids of all tasks of this client, oldest first."""
+        return self._session.history
+
+    @property
+    def results(self) -> dict[int, Any]:
+        """The results, or exceptions, of ended tasks whose AsyncResult is still held, by id."""
+        return {task: record.load()[1] for task, record in self._session.held().items()}
+
+    @property
+    def metadata(self) -> dict[int, meta.Metadata]:
+        """The metadata of pending tasks, and of ended ones whose AsyncResult is held, by id."""
+        records = {**self._session.held(), **self._session.pending}
+        return {task: meta.describe(record) for task, record in records.items()}
+
+    @property
+    def _ids(self) -> list[int]:
+        return self.ids
+
+    @property
+    def _engines(self) -> dict[int, str]:
+        known = self._session.engines.known
+        return {engine: f"{known[engine].host}:{known[engine].pid}" for engine in self.ids}
+
+    @property
+    def _outstanding_dict(self) -> dict[int, set[int]]:
+        found: dict[int, set[int]] = {engine: set() for engine in self.ids}
+        for task, record in list(self._session.pending.items()):
+            if record.target >= 0:
+                found.setdefault(record.target, set()).add(task)
+        return found
+
+    # ------------------------------------------------- views
+
+    def _targets_of(self, targets: Any) -> int | list[int]:
+        """Return the engine or engines that a user means."""
+        ids = self.ids
+        if targets is None or (isinstance(targets, str) and targets == "all"):
+            return ids
+        if isinstance(targets, slice):
+            return ids[targets]
+        if isinstance(targets, (str, bytes, bool)):
+            raise TypeError(f"targets cannot be {targets!r}")
+        if isinstance(targets, Iterable):
+            return [self._engine_of(target, ids) for target in targets]
+        return self._engine_of(targets, ids)
+
+    def _engine_of(self, target: Any, ids: list[int]) -> int:
+        try:
+            number: int = target.__index__()
+        except AttributeError:
+            raise TypeError(
+                f"targets must be engine ids, a slice or 'all'; not {target!r}"
+            ) from None
+        if number < 0:
+            if -number > len(ids):
+                raise errors.InvalidEngineID(f"there is no engine {number}: {self._which(ids)}")
+            return ids[number]
+        if number not in ids:
+            known = self._session.engines.known.get(number)
+            if known is None:
+                raise errors.InvalidEngineID(f"there is no engine {number}: {self._which(ids)}")
+            if known.state == "dead":
+                raise errors.InvalidEngineID(str(known))
+        return number
+
+    @staticmethod
+    def _which(ids: list[int]) -> str:
+        return f"there are {', '.join(map(str, ids))}" if ids else "there are no engines"
+
+    def _build_targets(self, targets: Any) -> tuple[list[int], list[int]]:
+        found = self._targets_of(targets)
+        engines = [found] if isinstance(found, int) else found
+        return engines, engines
+
+    def direct_view(self, targets: Any = "all", **flags: Any) -> DirectView:
+        """Return a view whose calls go to each of its engines.
+
+        Args:
+            targets: An engine id, a list, a slice, or ``"all"`` for those that there are at the
+                moment of each call.
+            flags: Initial values of flags.
+
+        Raises:
+            InvalidEngineID: There is no such engine (also an IndexError).
+        """
+        chosen = targets if isinstance(targets, str) else self._targets_of(targets)
+        if isinstance(chosen, str) and chosen != "all":
+            raise TypeError(f"targets must be engine ids, a slice or 'all'; not {chosen!r}")
+        return DirectView(self, chosen, **flags)
+
+    def load_balanced_view(self, targets: Any = None, **flags: Any) -> LoadBalancedView:
+        """Return a view whose calls go to whichever engine is free.
+
+        Args:
+            targets: The engines to choose from; None for all.
+            flags: Initial values of flags.
+
+        Raises:
+            InvalidEngineID: There is no such engine (also an IndexError).
+        """
+        if targets is None or (isinstance(targets, str) and targets == "all"):
+            return LoadBalancedView(self, None, **flags)
+        chosen = self._targets_of(targets)
+        return LoadBalancedView(self, [chosen] if isinstance(chosen, int) else chosen, **flags)
+
+    def broadcast_view(
+        self, targets: Any = "all", is_coalescing: bool = False, **flags: Any
+    ) -> BroadcastView:
+        """Return a direct view for many engines; see :meth:`direct_view`."""
+        chosen = targets if isinstance(targets, str) else self._targets_of(targets)
+        return BroadcastView(self, chosen, is_coalescing=is_coalescing, **flags)
+
+    def executor(self, targets: Any = None) -> ViewExecutor:
+        """Return an executor of :mod:`concurrent.futures` on a load-balanced view."""
+        from ipkernel.client.executor import ViewExecutor
+
+        return ViewExecutor(self.load_balanced_view(targets))
+
+    def activate(self, targets: Any = "all", suffix: str = "") -> DirectView:
+        """Make ``%px`` and its like work in IPython; return the view that they use.
+
+        Args:
+            targets: The view's engines.
+            suffix: Appended to the names of the magics.
+        """
+        view = self.direct_view(targets)
+        self._activate(view, suffix)
+        return view
+
+    def _activate(self, view: DirectView, suffix: str) -> None:
+        from ipkernel.client.magics import activate
+
+        activate(view, suffix)
+
+    # ------------------------------------------------- waiting
+
+    def _results_of(self, jobs: Any) -> list[Future[Any]]:
+        """Return the futures that a user means by jobs."""
+        if jobs is None:
+            jobs = list(self._session.pending)
+        if isinstance(jobs, (str, int, Future)):
+            jobs = [jobs]
+        futures: list[Future[Any]] = []
+        ids = []
+        for job in jobs:
+            if isinstance(job, Future):
+                futures.append(job)
+            else:
+                ids.append(self._task_id(job))
+        records = [record for record in map(self._session.find, ids) if record is not None]
+        if records:
+            result = AsyncResult(self._session, False, "wait", owner=self)
+            self._session.watch(records, result)
+            futures.append(result)
+        return futures
+
+    def _task_id(self, job: Any) -> int:
+        """Return a task id for an id or an index in the history."""
+        number = int(job)
+        history = self._session.history
+        if number < 0 or number < len(history):
+            try:
+                return history[number]
+            except IndexError:
+                raise errors.KernelError(
+                    f"there is no task {number} in the history of {len(history)}"
+                ) from None
+        return number
+
+    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+        """Wait for tasks to end; nothing is raised for those that fail.
+
+        Args:
+            jobs: Task ids, indices in the history, results or other futures, one or a list; None
+                for all that are pending.
+            timeout: Seconds; None or negative is for ever.
+
+        Returns:
+            Whether all have ended.
+        """
+        import concurrent.futures
+
+        limit = seconds(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
+        for future in self._results_of(jobs):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if isinstance(future, AsyncResult):
+                if not future.wait(left):
+                    return False
+            elif concurrent.futures.wait([future], left).not_done:
+                return False
+        return True
+
+    def wait_interactive(
+        self, jobs: Any = None, interval: float = 1.0, timeout: float | None = -1.0
+    ) -> None:
+        """Wait for tasks with a progress bar; arguments as for :meth:`wait`.
+
+        Args:
+            jobs: What to wait for.
+            interval: Seconds between updates.
+            timeout: Seconds; None or negative is for ever.
+        """
+        ours = [f for f in self._results_of(jobs) if isinstance(f, AsyncResult)]
+        if ours:
+            AsyncResult.join(*ours).wait_interactive(interval, timeout)
+
+    def wait_for_engines(
+        self,
+        n: int | None = None,
+        *,
+        timeout: float | None = -1,
+        block: bool = True,
+        interactive: bool | None = None,
+        widget: object = None,
+    ) -> Any:
+        """Wait until there are engines.
+
+        Args:
+            n: How many; None for as many as the cluster was started with, or one.
+            timeout: Seconds; None or negative is for ever.
+            block: Wait here; otherwise return a future.
+            interactive: Show a progress bar; by default if somebody looks.
+            widget: True for a notebook's widget, False for text, None to choose.
+
+        Raises:
+            TimeoutError: There are fewer; the text says what is known of each.
+            EngineError: An engine has ended for good meanwhile.
+            ControllerLost: The connection to the controller is gone.
+        """
+        from ipkernel.client.startup import wait_for_engines
+
+        if n is None:
+            n = getattr(self.cluster, "n", None) or 1
+        return wait_for_engines(self, n, timeout, block, interactive, widget)
+
+    # ------------------------------------------------- control
+
+    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
+        """Abort tasks that have not started; they end with TaskAborted.
+
+        Args:
+            jobs: Task ids, indices in the history or results, one or a list; None for all.
+            targets: Only tasks for these engines.
+            block: Wait until they have ended.
+        """
+        futures = self._results_of(jobs)
+        records = [
+            record
+            for future in futures
+            if isinstance(future, AsyncResult)
+            for record in future._records
+            if record.cell is None
+        ]
+        if targets is not None:
+            engines = set(self._build_targets(targets)[1])
+            records = [record for record in records if record.target in engines]
+        before = [record.id for record in records]
+        self._session.cancel(before)
+        if block and records:
+            # Those that had started go on; who wants to wait for them calls wait().
+            self.explain(before[:1])
+            self._settle(before)
+
+    def _settle(self, tasks: Sequence[int]) -> None:
+        """Wait until aborted tasks have ended, or the controller says that they run."""
+        for task in tasks:
+            record = self._session.find(task)
+            while record is not None and record.cell is None:
+                stories = self.explain([task])
+                if not stories or stories[0].state in ("assigned", "running", "unknown"):
+                    break
+                self.wait([task], 0.05)
+
+    def clear(self, targets: Any = None, block: bool | None = None) -> Any:
+        """Empty the namespaces of engines.
+
+        Args:
+            targets: Which; None for all.
+            block: Wait until it is done; by default as ``block``.
+        """
+        view = self.direct_view("all" if targets is None else targets)
+        return view.clear(block=self.block if block is None else block)
+
+    def send_signal(self, sig: int | str, targets: Any = None, block: bool | None = None) -> None:
+        """Send a signal to engines.
+
+        Args:
+            sig: Its number or name, such as ``"SIGINT"``.
+            targets: Which; None for all.
+            block: Has no effect; the signal is sent when this returns.
+
+        Raises:
+            ValueError: There is no such signal.
+            EngineError: It could not be sent; the text says why.
+        """
+        from ipkernel.client import control
+
+        control.send_signal(self, sig, targets)
+
+    def shutdown(
+        self,
+        targets: Any = "all",
+        restart: bool = False,
+        hub: bool = False,
+        block: bool | None = None,
+    ) -> None:
+        """End engines for good, start them afresh, or end the whole cluster.
+
+        Args:
+            targets: Which engines.
+            restart: Start them again under the same ids.
+            hub: End the controller and all host daemons too.
+            block: Has no effect; the engines are gone when this returns.
+
+        Raises:
+            ConnectError: The admin FURL, which ending needs, is not known to this client.
+            EngineError: It could not be done; the text says why.
+        """
+        from ipkernel.client import control
+
+        control.shutdown(self, targets, restart, hub)
+
+    # ------------------------------------------------- questions
+
+    def status(self) -> Status:
+        """Return the state of the cluster, as the controller sees it."""
+        from ipkernel.wire.records import Status, unpack
+
+        return unpack(Status, self._call("status"))
+
+    def engine_infos(self) -> dict[int, EngineInfo]:
+        """Return what the controller knows of each engine, by id."""
+        return {info.engine: info for info in self.status().engines}
+
+    def explain(self, jobs: Any) -> list[TaskStory]:
+        """Return where tasks are, how they came there and why.
+
+        Args:
+            jobs: Task ids, indices in the history or results, one or a list.
+        """
+        from ipkernel.wire.records import TaskQuery, TaskStories, pack, unpack
+
+        ids = self._ids_of(jobs)
+        stories: list[TaskStory] = []
+        for start in range(0, len(ids), 1024):
+            query = pack(TaskQuery(tasks=ids[start : start + 1024]))
+            stories += unpack(TaskStories, self._call("explain", query)).stories
+        return stories
+
+    def _ids_of(self, jobs: Any) -> list[int]:
+        if isinstance(jobs, AsyncResult):
+            return jobs.msg_ids
+        if isinstance(jobs, (list, tuple, set, frozenset, range)):
+            return [task for job in jobs for task in self._ids_of(job)]
+        return [self._task_id(jobs)]
+
+    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[Any, Any]:
+        """Return what engines have to do.
+
+        Args:
+            targets: Which engines.
+            verbose: Task ids instead of numbers, for what this client knows of.
+
+        Returns:
+            For each engine id a dictionary with ``queue``, ``completed`` and ``tasks`` (running);
+            and under ``"unassigned"`` how many tasks wait for an engine.
+        """
+        from ipkernel.client import control
+
+        return control.queue_status(self, targets, verbose)
+
+    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[Any, Any]:
+        """Return which tasks are pending and which have ended.
+
+        Args:
+            msg_ids: Task ids, indices in the history or results, one or a list.
+            status_only: Leave the results out.
+
+        Returns:
+            ``pending`` and ``completed``, lists of ids; with ``status_only=False`` also the result, or
+            the exception, of each ended task that this client holds, by id.
+        """
+        from ipkernel.client import control
+
+        return control.result_status(self, self._ids_of(msg_ids), status_only)
+
+    def get_result(
+        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
+    ) -> Any:
+        """Return a result by task id: of this client, or of any other client of the cluster.
+
+        The controller keeps results that nobody has fetched, for a while.
+
+        Args:
+            indices_or_msg_ids: A task id, an index in the history, an AsyncResult, or a list; None
+                for the last task.
+            block: Wait and return the value; by default as ``block``.
+            owner: Has no effect.
+        """
+        jobs = -1 if indices_or_msg_ids is None else indices_or_msg_ids
+        single = not isinstance(jobs, (list, tuple, range)) and not (
+            isinstance(jobs, AsyncResult) and not jobs._single
+        )
+        result = AsyncResult(self._session, single, "get_result", owner=self)
+        self._session.fetch(self._ids_of(jobs), result)
+        return result.get() if (self.block if block is None else block) else result
+
+    def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Do not find results by id any more, here; who holds an AsyncResult keeps it.
+
+        Args:
+            jobs: Task ids, indices in the history, results, a list of these, or ``"all"``.
+            targets: Results of these engines; ``"all"`` for all.
+        """
+        if any(isinstance(which, str) and which == "all" for which in (jobs, targets)):
+            self._session.forget_all()
+            return
+        ids = set(self._ids_of(jobs)) if isinstance(jobs, AsyncResult) or jobs else set()
+        if isinstance(targets, int) or targets:
+            engines = set(self._build_targets(targets)[1])
+            held = self._session.held()
+            ids |= {task for task, record in held.items() if record.engine in engines}
+        pending = ids & set(self._session.pending)
+        if pending:
+            raise RuntimeError(f"{len(pending)} of these tasks are pending; abort them first")
+        self._session.forget(ids)
+
+    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """As :meth:`purge_local_results`: the controller keeps no result that was delivered."""
+        self.purge_local_results(jobs, targets)
+
+    def purge_everything(self) -> None:
+        """Do not find any result by id any more."""
+        self._session.forget_all()
+
+    def spin(self) -> None:
+        """Do nothing; results arrive by themselves."""
+
+    # ------------------------------------------------- doors
+
+    def _call(self, method: str, request: bytes = b"", timeout: float = 10.0) -> bytes:
+        from ipkernel.client.reactor_thread import run_in_reactor
+
+        return run_in_reactor(
+            self._reactor,
+            lambda: self._connection.call(method, request, timeout),
+            f"asking the controller ({method})",
+        )
+
+    def _call_admin(self, method: str, request: bytes, timeout: float = 30.0) -> bytes | None:
+        from ipkernel.client.reactor_thread import run_in_reactor
+
+        furl = self._place.other("admin")
+        return run_in_reactor(
+            self._reactor,
+            lambda: self._connection.call_admin(furl, method, request, timeout),
+            f"asking the controller ({method})",
+        )
+
+    def _check_open(self) -> None:
+        failure = self._session.failure
+        if failure is not None:
+            raise failure
+
+    # ------------------------------------------------- the end
+
+    def close(self, linger: float | None = None) -> None:
+        """Close the connection; tasks that were submitted go on.
+
+        Results that are still pending raise ControllerLost; another client can get them with
+        ``get_result``.
+
+        Args:
+            linger: Has no effect; what was submitted is sent first.
+        """
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _close(connection: Connection, reactor: Any) -> None:
+    """Close a connection, from whatever thread, without waiting for ever."""
+    from ipkernel.client.reactor_thread import (
+        call_in_reactor,
+        in_reactor_thread,
+        is_forked,
+        leave_switch_interval,
+        run_in_reactor,
+    )
+
+    if is_forked():
+        return
+    leave_switch_interval()
+    if not reactor.running:
+        return
+    if in_reactor_thread():
+        from twisted.internet.defer import ensureDeferred
+
+        call_in_reactor(reactor, lambda: ensureDeferred(connection.close()))
+        return
+    try:
+        run_in_reactor(reactor, connection.close, "closing the connection", 3.0)
+    except TimeoutError:
+        return

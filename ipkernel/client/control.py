@@ -1,0 +1,101 @@
+"""What a client asks the controller to do with engines, and asks it about them."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from ipkernel.errors import EngineError, NoEnginesRegistered
+from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
+
+if TYPE_CHECKING:
+    from ipkernel.client.client import Client
+
+
+def signal_name(sig: int | str) -> str:
+    """Return the name of a signal, for hosts on which its number may be another.
+
+    Raises:
+        ValueError: There is no such signal.
+    """
+    if isinstance(sig, str):
+        name = sig.upper() if sig.upper().startswith("SIG") else f"SIG{sig.upper()}"
+        if not hasattr(signal, name) or not isinstance(getattr(signal, name), signal.Signals):
+            raise ValueError(f"there is no signal {sig!r}")
+        return name
+    return signal.Signals(sig).name
+
+
+def _engines(client: Client, targets: Any) -> list[int]:
+    engines = client._build_targets(targets)[1]
+    if not engines:
+        client._check_open()
+        raise NoEnginesRegistered("there are no engines")
+    return engines
+
+
+def _check(answer: bytes | None, what: str) -> None:
+    problem = unpack(EngineAnswer, answer).problem if answer else ""
+    if problem:
+        raise EngineError(f"{what}: {problem}")
+
+
+def send_signal(client: Client, sig: int | str, targets: Any) -> None:
+    """Send a signal to engines; see ``Client.send_signal``."""
+    order = EngineOrder(engines=_engines(client, targets), signal=signal_name(sig))
+    _check(client._call("signal_engines", pack(order)), "the signal was not sent")
+
+
+def shutdown(client: Client, targets: Any, restart: bool, hub: bool) -> None:
+    """End engines or the cluster; see ``Client.shutdown``."""
+    if hub:
+        client._call_admin("shutdown", b"a client asked for it")
+        return
+    order = pack(EngineOrder(engines=_engines(client, targets)))
+    if restart:
+        answer: bytes | None = client._call("restart_engines", order, 30.0)
+        _check(answer, "the engines were not restarted")
+    else:
+        _check(client._call_admin("stop_engines", order), "the engines were not ended")
+
+
+def queue_status(client: Client, targets: Any, verbose: bool) -> dict[Any, Any]:
+    """Return what engines have to do; see ``Client.queue_status``."""
+    status = client.status()
+    wanted = set(client._build_targets(targets)[1])
+    found: dict[Any, Any] = {
+        info.engine: {"queue": info.queued, "completed": info.completed, "tasks": info.running}
+        for info in status.engines
+        if info.engine in wanted
+    }
+    found["unassigned"] = status.queue.ready + status.queue.waiting
+    if verbose:
+        for engine, tasks in client._outstanding_dict.items():
+            if engine in found:
+                found[engine]["queue"] = sorted(tasks)
+    return found
+
+
+def result_status(client: Client, tasks: list[int], status_only: bool) -> dict[Any, Any]:
+    """Return which tasks have ended; see ``Client.result_status``."""
+    session = client._session
+    pending: list[int] = []
+    completed: list[int] = []
+    unknown: list[int] = []
+    found: dict[Any, Any] = {"pending": pending, "completed": completed}
+    for task in tasks:
+        record = session.find(task)
+        if record is not None and record.cell is None:
+            pending.append(task)
+        elif record is not None:
+            completed.append(task)
+            if not status_only:
+                found[task] = record.load()[1]
+        elif task in session.history:
+            completed.append(task)  # it has ended, and nobody holds its result
+        else:
+            unknown.append(task)
+    for story in client.explain(unknown) if unknown else ():
+        over = story.state in ("finished", "failed", "aborted")
+        (completed if over else pending).append(story.task)
+    return found
