@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: After close(), queued data has so many seconds to leave.
 CLOSE_TIME: Final = 1.0
+#: What has been processed is acknowledged after so many seconds at the latest. No sender
+#: waits for that: it lets the other side forget what it keeps until it is acknowledged.
+ACK_TIME: Final = 0.2
 #: Bytes read from and buffered for the network at a time.
 READ_SIZE: Final = 1 << 18
 
@@ -83,6 +86,7 @@ class Channel(Protocol):
         self._closing = False
         self._reason = ""
         self._deadline: Any = None
+        self._ack_timer: Any = None
         self._ended: Callable[[Channel], None] | None = None
 
     # -------------------------------------------------------------------- use
@@ -128,6 +132,7 @@ class Channel(Protocol):
             ValueError: ``count`` is more than have arrived.
         """
         self.link.acknowledge(count)
+        self._ack_in_time()
         if self.link.ack_due:
             self._flush_soon()
 
@@ -208,6 +213,8 @@ class Channel(Protocol):
             # One fault ends one channel, not the process.
             self.abort(f"internal error: {type(error).__name__}: {error}")
             return
+        if self._ack_timer is None:
+            self._ack_in_time()
         if not self._flush_due and not link.idle:
             self._flush_soon()
 
@@ -220,6 +227,9 @@ class Channel(Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self)
@@ -249,6 +259,15 @@ class Channel(Protocol):
         if not self._flush_due and not self._paused and self._open:
             self._flush_due = True
             self._reactor.callLater(0, self._flush_turn)
+
+    def _ack_in_time(self) -> None:
+        if self._ack_timer is None and self._open and self.link.ack_pending:
+            self._ack_timer = self._reactor.callLater(ACK_TIME, self._ack_late)
+
+    def _ack_late(self) -> None:
+        self._ack_timer = None
+        self.link.want_ack()
+        self.flush_now()
 
     def _flush_turn(self) -> None:
         self._flush_due = False

@@ -122,7 +122,7 @@ def _why(failure: Failure, target: Furl) -> str:
         return "the FURL has no address that can be used"
     if failure.check(DNSLookupError):
         return f"the host name in {where} is not known here"
-    if failure.check(TimeoutError, TCPTimedOutError):
+    if failure.check(TimeoutError, TCPTimedOutError) or "within client timeout" in text:
         return f"no answer from {where}"
     if failure.check(RemoteException):
         remote = _copied(failure)

@@ -17,8 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from attrs import frozen
-from msgspec import MsgspecError
+from msgspec import MsgspecError, Struct
 
 from ipkernel.wire.frames import (
     ACK,
@@ -56,8 +55,7 @@ _unpack_data = DATA_HEAD.unpack_from
 _DATA_HEAD_SIZE: Final = DATA_HEAD.size
 
 
-@frozen
-class Window:
+class Window(Struct, frozen=True):
     """How much may be under way in one direction without being acknowledged.
 
     A payload that is longer than ``size`` may still pass, while less than a quarter of
@@ -107,6 +105,7 @@ class Link:
         self._processed = 0
         self._owed_bytes = 0  # processed, but not yet told to the peer
         self._ack_sent = 0
+        self._ack_wanted = False
 
     # ------------------------------------------------------------------ state
 
@@ -119,9 +118,15 @@ class Link:
     def ack_due(self) -> bool:
         """True when a quarter of the window waits for an acknowledgement from this end."""
         return (
-            self._processed - self._ack_sent >= self._count_step
+            self._ack_wanted
+            or self._processed - self._ack_sent >= self._count_step
             or self._owed_bytes >= self._size_step
         )
+
+    @property
+    def ack_pending(self) -> bool:
+        """True when something has been processed that the peer has not been told of."""
+        return self._processed != self._ack_sent
 
     @property
     def idle(self) -> bool:
@@ -284,7 +289,12 @@ class Link:
         self._told()
         return frame
 
+    def want_ack(self) -> None:
+        """Make an acknowledgement due, if anything is to be acknowledged at all."""
+        self._ack_wanted = self.ack_pending
+
     def _told(self) -> None:
+        self._ack_wanted = False
         self._ack_sent = self._processed
         self._owed_bytes = 0
 

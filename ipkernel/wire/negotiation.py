@@ -339,8 +339,8 @@ class TicketGate(Protocol):
         certificate = peer_certificate(self.transport)
         tub_id = certificate.tub_id if certificate is not None else ""
         ticket = self._tub.tickets.redeem(shown, tub_id)
-        if ticket is None:
-            self.turn_away("no such ticket")
+        if ticket is None or not self._tub.knows(tub_id):
+            self.turn_away("no such ticket" if ticket is None else "no Foolscap connection")
             return
         self._leave()
         channel = ticket.make_channel()

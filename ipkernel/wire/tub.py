@@ -13,6 +13,7 @@ from foolscap import pb
 from foolscap.connections.tcp import NEW_STYLE_HINT_RE, DefaultTCP
 from foolscap.ipb import IConnectionHintHandler, InvalidHintError
 from foolscap.reconnector import Reconnector
+from foolscap.referenceable import TubRef
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -99,7 +100,7 @@ class SecureTub(pb.Tub):
         self.doorstep = Doorstep()
         self._channels: dict[str, set[Channel]] = {}
         self._opening: set[Any] = set()
-        super().__init__(certData=identity, _test_options={"connect_timeout": 10})
+        super().__init__(certData=identity, _test_options={"connect_timeout": 60})
         self.setOption("expose-remote-exception-types", False)
         self.setOption("accept-gifts", False)
         self.setOption("keepaliveTimeout", 10)
@@ -205,6 +206,10 @@ class SecureTub(pb.Tub):
         channel.peer = tub_id
         channel._ended = self._channel_ended
         self._channels.setdefault(tub_id, set()).add(channel)
+
+    def knows(self, tub_id: str) -> bool:
+        """Return whether there is a Foolscap connection with a peer now."""
+        return TubRef(tub_id) in self.brokers
 
     def _channel_ended(self, channel: Channel) -> None:
         channels = self._channels.get(channel.peer)

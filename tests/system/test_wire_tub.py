@@ -369,3 +369,28 @@ async def test_ipv6():
     finally:
         await client.stopService()
         await server.stopService()
+
+
+@inreactor
+async def test_a_ticket_is_no_good_without_the_foolscap_connection():
+    async with tubs() as (server, client):
+        door = Door(server)
+        reference = await connect(client, server.register(door))
+        ticket = await ticket_for(client, reference)
+        inbox = Inbox()
+        server.brokers.clear()
+        await open_channel(client, reference, ticket, inbox.make)
+        await inbox.until(lambda: inbox.losses)
+        assert door.channels == []
+        reference.tracker.broker.transport.abortConnection()
+        while client.brokers:
+            await in_turn()
+
+
+@inreactor
+async def test_answers_may_be_as_long_as_the_doors_say():
+    async with tubs() as (server, client):
+        reference = await connect(client, server.register(Door(server)))
+        assert len(await call(reference, "blob", 16 << 20)) == 16 << 20
+        with pytest.raises(ConnectError):
+            await call(reference, "blob", 18 << 20)

@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from ipkernel.wire.channel import CLOSE_TIME, Channel, describe_loss
+from ipkernel.wire.channel import ACK_TIME, CLOSE_TIME, Channel, describe_loss
 from ipkernel.wire.link import Window
 from ipkernel.wire.memory import HIGH_WATER, MemoryChannel, memory_channels
 from ipkernel.wire.messages import Cancel, Function, Kind, Submit
@@ -44,7 +44,6 @@ def test_flush_now_does_not_wait_for_the_turn(clock):
     assert a.transport.pending
     pump()
     assert len(b.inbox) == 1
-    assert not clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100, 65536])
@@ -228,6 +227,31 @@ def test_acks_leave_without_data_when_due(clock):
         a.send(Cancel([i]))
     pump()
     assert a.link.acknowledged == 4
+
+
+def test_a_few_messages_are_acknowledged_in_a_while(clock):
+    a, b, pump = memory_channels(clock)
+    a.send(Cancel([1]))
+    pump()
+    assert a.link.acknowledged == 0
+    clock.advance(ACK_TIME)
+    pump()
+    assert a.link.acknowledged == 1
+    assert not clock.getDelayedCalls()
+
+
+def test_unprocessed_messages_are_never_acknowledged(clock):
+    slow = MemoryChannel(clock, auto_acknowledge=False)
+    a, b, pump = memory_channels(clock, None, slow)
+    a.send(Cancel([1]))
+    pump()
+    clock.advance(10)
+    pump()
+    assert a.link.acknowledged == 0
+    b.acknowledge()
+    clock.advance(ACK_TIME)
+    pump()
+    assert a.link.acknowledged == 1
 
 
 def test_reasons_are_one_line():
