@@ -76,8 +76,8 @@ class _Progress:
             self._controller = self._controller or kind == "ready"
         elif kind == "registered":
             self._registered = True
-        elif kind == "progress":
-            self._ready = int(event.get("ready", self._ready))
+        elif kind == "engines":
+            self._ready = min(self._n, self._ready + len(event.get("engines", ())))
         elif kind == "ready":
             self._ready = self._n
         self.show()

@@ -274,8 +274,7 @@ class Cluster:
         with self._lock, _StopOnFailure(self):
             self._launch(n)
             deadline = self._deadline()
-            import ipkernel.client.client  # noqa: F401 - while the processes start
-
+            load_client()  # while the processes start
             self._wait_controller(deadline)
             client = self._connect(client_args)
             try:
@@ -630,15 +629,14 @@ class Cluster:
     def _wait_known(self, client: Client, deadline: float) -> None:
         count = sum(len(s.engines) for s in self.engines.values())
         if count:
-            client.wait_for_engines(count, timeout=max(1.0, deadline - time.monotonic()))
+            left = max(1.0, deadline - time.monotonic())
+            client.wait_for_engines(count, timeout=left, interactive=False)
 
     def _connect(self, client_args: dict[str, Any]) -> Client:
         from ipkernel.client.client import Client
 
         client_args.setdefault("timeout", self.engine_timeout)
-        client = Client(cluster_dir=str(self.directory), **client_args)
-        client.cluster = self
-        return client
+        return Client(cluster=self, **client_args)
 
     def _check_running(self) -> None:
         if self._attached:
@@ -719,6 +717,16 @@ class _StopOnFailure:
                 cluster.stop_cluster_sync()
             except KernelError as second:
                 sys.stderr.write(f"ipkernel: {second}\n")
+
+
+def load_client() -> None:
+    """Import what a client needs and start its reactor: most of the time that a client takes."""
+    import ipkernel.client.client
+    import ipkernel.client.connection
+    import ipkernel.client.view  # noqa: F401
+    from ipkernel.client.reactor_thread import start_reactor
+
+    start_reactor()
 
 
 def _arguments() -> list[str]:
