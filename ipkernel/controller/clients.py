@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 from ipkernel.controller.core import Core
-from ipkernel.controller.events import SessionDetached, SessionHeld, SessionOpened
+from ipkernel.controller.events import (
+    Result,
+    SessionDetached,
+    SessionHeld,
+    SessionOpened,
+    Undelivered,
+)
 from ipkernel.controller.journal import SessionBegan
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.tasks import QUEUED, Task
@@ -25,12 +31,21 @@ def detached(core: Core, event: SessionDetached) -> None:
     _set_held(core, session, False)
     session.attached = False
     core.client_items(session.id).clear()
-    for message, payload in event.undelivered:
-        core.forgotten += core.retained.keep(message, payload, event.now)
+    _retain(core, event.undelivered)
     for task in [t for t, watcher in core.watchers.items() if watcher == session.id]:
         del core.watchers[task]
     if not session.open:
         core.retire(session)
+
+
+def undelivered(core: Core, event: Undelivered) -> None:
+    """Results did not reach their client any more: keep them."""
+    _retain(core, event.items)
+
+
+def _retain(core: Core, results: list[Result]) -> None:
+    for message, payload in results:
+        core.forgotten += core.retained.keep(message, payload, core.now)
 
 
 def held(core: Core, event: SessionHeld) -> None:

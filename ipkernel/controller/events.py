@@ -49,6 +49,13 @@ class SessionDetached(Struct, frozen=True, eq=False):
     now: float
 
 
+class Undelivered(Struct, frozen=True, eq=False):
+    """These results were on the way to a client when it went."""
+
+    items: list[Result]
+    now: float
+
+
 class SessionHeld(Struct, frozen=True, eq=False):
     """A client does not take its results: start none of its tasks while ``held``."""
 
@@ -84,10 +91,14 @@ class EnginesAdded(Struct, frozen=True, eq=False):
 
 
 class EnginesEnding(Struct, frozen=True, eq=False):
-    """These engines are about to be stopped on purpose: assign nothing more to them."""
+    """These engines are about to be stopped on purpose: assign nothing more to them.
+
+    With ``ending`` False it did not come to that after all.
+    """
 
     engines: list[int]
     now: float
+    ending: bool = True
 
 
 class EnginesGone(Struct, frozen=True, eq=False):
@@ -109,6 +120,7 @@ Event: TypeAlias = (
     | FromHost
     | SessionOpened
     | SessionDetached
+    | Undelivered
     | SessionHeld
     | HostJoined
     | HostLost

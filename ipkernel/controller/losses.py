@@ -132,12 +132,14 @@ def host_lost(core: Core, event: HostLost) -> None:
 
 
 def engines_ending(core: Core, event: EnginesEnding) -> None:
-    """Engines are about to be stopped on purpose: nothing new goes to them."""
+    """Engines are about to be stopped on purpose, or not after all."""
     for number in event.engines:
         engine = core.engines.get(number)
         if engine is not None:
-            engine.ending = True
+            engine.ending = event.ending
             core.ladder.update(engine)
+            if engine.direct:
+                core.pending[engine] = None
 
 
 def engines_gone(core: Core, event: EnginesGone) -> None:

@@ -23,6 +23,7 @@ from ipkernel.controller.events import (
     SessionHeld,
     SessionOpened,
     Tick,
+    Undelivered,
 )
 from ipkernel.controller.explaining import explain
 from ipkernel.controller.instructions import Instruction
@@ -44,6 +45,7 @@ _PARTS: dict[type, Callable[[Core, Any], None]] = {
     FromHost: from_host,
     SessionOpened: clients.opened,
     SessionDetached: clients.detached,
+    Undelivered: clients.undelivered,
     SessionHeld: clients.held,
     HostJoined: losses.host_joined,
     HostLost: losses.host_lost,

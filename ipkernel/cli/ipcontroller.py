@@ -1,0 +1,256 @@
+"""``ipcontroller``: run the controller of a cluster in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ipkernel.cli.process import (
+    AlreadyRunning,
+    Lifeline,
+    PidFile,
+    emit,
+    set_title,
+    start_logging,
+    stop_logging,
+)
+from ipkernel.cluster.directory import ClusterDirectory, find_directory
+from ipkernel.errors import ConnectError, IPythonError
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from ipkernel.controller.service import Controller
+    from ipkernel.controller.state import Kept
+    from ipkernel.wire.tub import SecureTub
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    p = argparse.ArgumentParser(
+        prog="ipcontroller",
+        description="Run the controller of a cluster. Clients and engines find it by the FURL "
+        "files that it writes to the cluster directory.",
+    )
+    p.add_argument("--cluster-dir", metavar="DIR", help="the cluster's directory")
+    p.add_argument("--cluster", metavar="NAME", default="", help="the cluster's name")
+    p.add_argument(
+        "--interface", default="127.0.0.1", metavar="ADDRESS", help="address to listen on"
+    )
+    p.add_argument(
+        "--port", type=_port, default=0, help="port to listen on (default: the last one, or any)"
+    )
+    p.add_argument(
+        "--location",
+        metavar="HINTS",
+        default="",
+        help="where others reach this host, such as 'node1' or 'tcp:10.0.0.1:4711,tcp:node1:4711'",
+    )
+    p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
+    p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
+    p.add_argument(
+        "--no-log-file", action="store_true", help="log to the standard error, not to a file"
+    )
+    return p
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port") from None
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{port} is not a port: use 1 to 65535, or 0 for any")
+    return port
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the controller until it is told to stop; return the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        if options.cluster_dir:
+            directory = ClusterDirectory(options.cluster_dir)
+        else:
+            directory = find_directory(options.cluster or None)
+        directory.create()
+        options.cluster = options.cluster or directory.name
+        pid_file = PidFile(directory.pid / "ipcontroller.json")
+        pid_file.claim(options.cluster, "ipcontroller")
+    except (IPythonError, AlreadyRunning, OSError) as error:
+        return _fail(str(error))
+    try:
+        start_logging(
+            "ipcontroller", None if options.no_log_file else directory.log, options.log_level
+        )
+        set_title(f"ipcontroller [{options.cluster}]")
+        return _Run(options, directory).run()
+    except (OSError, ValueError) as error:
+        return _fail(str(error))
+    finally:
+        pid_file.remove()
+        stop_logging()
+
+
+def _fail(message: str) -> int:
+    emit("error", message=message)
+    try:
+        print(f"ipcontroller: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
+    return 1
+
+
+class _Run:
+    """One life of the controller."""
+
+    def __init__(self, options: argparse.Namespace, directory: ClusterDirectory) -> None:
+        self._options = options
+        self._directory = directory
+        self._kept_path = directory.security / "ipcontroller.json"
+        self._controller: Controller | None = None
+        self._problem = ""
+        self._reactor: Any = None
+
+    def run(self) -> int:
+        """Run the reactor; return the exit status."""
+        from twisted.internet import reactor
+
+        self._reactor = reactor
+        _quieten_twisted()
+        self._reactor.callWhenRunning(self._start)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
+        if self._options.lifeline:
+            Lifeline(lambda: self._reactor.callFromThread(self._end)).start()
+        self._reactor.run()
+        if self._problem:
+            return _fail(self._problem)
+        return 0
+
+    def _start(self) -> None:
+        from twisted.internet.defer import Deferred
+
+        Deferred.fromCoroutine(self._begin()).addErrback(self._failed)
+
+    def _failed(self, failure: Any) -> None:
+        if failure.check(IPythonError, OSError):
+            self._problem = failure.getErrorMessage()
+        else:
+            import logging
+
+            logging.getLogger(__name__).error("cannot start\n%s", failure.getTraceback())
+            self._problem = f"cannot start: {failure.type.__name__}: {failure.getErrorMessage()}"
+        self._end()
+
+    def _end(self, reason: str = "") -> None:
+        from twisted.internet.error import ReactorNotRunning
+
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            pass  # it is stopping already
+
+    async def _begin(self) -> None:
+        from ipkernel.controller.service import Controller
+        from ipkernel.controller.state import Kept
+        from ipkernel.wire.furl import write_furl
+        from ipkernel.wire.identity import Identity
+        from ipkernel.wire.tub import make_tub
+
+        options = self._options
+        security = self._directory.security
+        kept = Kept.load(self._kept_path)
+        tub = make_tub(Identity.load_or_create(security / "ipcontroller.pem"), self._reactor)
+        self._controller = controller = Controller(
+            tub, cluster=options.cluster, on_shutdown=self._end
+        )
+        port = await self._listen(tub, kept)
+        if options.location:
+            tub.setLocation(*hints(options.location, port))
+        Kept(port, kept.swissnums).save(self._kept_path)
+        for role, furl in controller.open_doors(kept.swissnums).items():
+            write_furl(self._directory.furl_file(role), furl)
+        _calm_collector()
+        emit("ready", pid=os.getpid(), location=",".join(tub.locationHints))
+
+    async def _listen(self, tub: SecureTub, kept: Kept) -> int:
+        options = self._options
+        port: int = options.port or kept.port
+        try:
+            return await tub.listen(options.interface, port)
+        except ConnectError as error:
+            if options.port or not kept.port:
+                raise
+            raise ConnectError(
+                f"{error}{_who_listens(port)}. The FURLs of this cluster name that port: stop "
+                f"that process, or remove {self._kept_path} and distribute the new FURL files"
+            ) from None
+
+    def _stop(self) -> Deferred[None] | None:
+        if self._controller is None:
+            return None
+        return self._controller.stop()
+
+
+def hints(location: str, port: int) -> list[str]:
+    """Return Foolscap's location hints for what a user wrote.
+
+    Args:
+        location: Host names, addresses or complete hints, separated by commas.
+        port: The port, for those that do not name one.
+    """
+    found = []
+    for part in filter(None, (p.strip() for p in location.split(","))):
+        if part.startswith("tcp:"):
+            found.append(part)
+        elif part.count(":") == 1:
+            found.append(f"tcp:{part}")
+        elif ":" in part and not part.startswith("["):
+            found.append(f"tcp:[{part}]:{port}")
+        else:
+            found.append(f"tcp:{part}" if "]:" in part else f"tcp:{part}:{port}")
+    return found
+
+
+def _who_listens(port: int) -> str:
+    """Return " (pid ..., name)" for the process that listens on ``port``, if it can be seen."""
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            address: Any = connection.laddr
+            listens = connection.status == psutil.CONN_LISTEN and address.port == port
+            if listens and connection.pid is not None:
+                name = psutil.Process(connection.pid).name()
+                return f" (pid {connection.pid}, {name})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def _quieten_twisted() -> None:
+    """Send Twisted's log to ours, without its chatter."""
+    import logging
+
+    from twisted.logger import STDLibLogObserver, globalLogBeginner
+
+    logging.getLogger("twisted").setLevel(logging.WARNING)
+    globalLogBeginner.beginLoggingTo([STDLibLogObserver()], redirectStandardIO=False)
+
+
+def _calm_collector() -> None:
+    """Let the garbage collector pass over what stays, and look at the rest less often.
+
+    Tasks and messages never form cycles; looking for some among a million of them takes long.
+    """
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+# mypy: allow-untyped-calls, disable-error-code="misc"
+"""The Foolscap objects behind the FURLs: one for each role, with that role's methods only.
+
+They decode requests, pass them on to the service, and encode its answers. What goes wrong
+reaches the caller as one line and never shows in the log as a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from foolscap.referenceable import Referenceable
+from msgspec import MsgspecError
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from ipkernel.errors import KernelError
+from ipkernel.wire.doors import RIAdminDoor, RIClientDoor, RIEngineDoor, RIMonitorDoor
+from ipkernel.wire.records import (
+    ClientHello,
+    EngineAnswer,
+    EngineOrder,
+    HostHello,
+    Record,
+    Status,
+    TaskQuery,
+    TaskStories,
+    pack,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from ipkernel.controller.service import Controller
+
+R = TypeVar("R", bound=Record)
+
+
+def read_request(kind: type[R], data: bytes) -> R:
+    """Return the record in a request.
+
+    Raises:
+        KernelError: The bytes are not one.
+    """
+    try:
+        return unpack(kind, data)
+    except (MsgspecError, ValueError, RecursionError) as error:
+        raise KernelError(f"this is not a {kind.__name__}: {error}") from None
+
+
+def _packed(answer: Deferred[Any]) -> Deferred[bytes]:
+    return answer.addCallback(pack)
+
+
+class _Door(Referenceable):
+    """A door to the controller.
+
+    Args:
+        controller: The service behind it.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def _status(self) -> bytes:
+        status: Status = self._controller.status()
+        return pack(status)
+
+    def _explain(self, query: bytes) -> bytes:
+        tasks = read_request(TaskQuery, query).tasks
+        return pack(TaskStories(stories=[self._controller.explain(task) for task in tasks]))
+
+    def _order(
+        self, do: Callable[[EngineOrder], Deferred[EngineAnswer]], order: bytes
+    ) -> Deferred[bytes]:
+        return _packed(do(read_request(EngineOrder, order)))
+
+
+@implementer(RIClientDoor)
+class ClientDoor(_Door):
+    """What the client role may do."""
+
+    def remote_open(self, client: Any, hello: bytes) -> Deferred[bytes]:
+        """Open a session."""
+        return _packed(self._controller.open_session(client, read_request(ClientHello, hello)))
+
+    def remote_status(self, request: bytes) -> bytes:
+        """Return the state of the cluster."""
+        return self._status()
+
+    def remote_explain(self, query: bytes) -> bytes:
+        """Return where tasks are and why."""
+        return self._explain(query)
+
+    def remote_signal_engines(self, order: bytes) -> Deferred[bytes]:
+        """Send a signal to engines."""
+        return self._order(self._controller.orders.signal, order)
+
+    def remote_restart_engines(self, order: bytes) -> Deferred[bytes]:
+        """Restart engines under their ids."""
+        return self._order(self._controller.orders.restart, order)
+
+
+@implementer(RIEngineDoor)
+class EngineDoor(_Door):
+    """What the engine role may do."""
+
+    def remote_register(self, host: Any, hello: bytes) -> Deferred[bytes]:
+        """Join with engines."""
+        return _packed(self._controller.register_host(host, read_request(HostHello, hello)))
+
+
+@implementer(RIMonitorDoor)
+class MonitorDoor(_Door):
+    """What the monitor role may do."""
+
+    def remote_status(self, request: bytes) -> bytes:
+        """Return the state of the cluster."""
+        return self._status()
+
+    def remote_explain(self, query: bytes) -> bytes:
+        """Return where tasks are and why."""
+        return self._explain(query)
+
+
+@implementer(RIAdminDoor)
+class AdminDoor(_Door):
+    """What the admin role may do."""
+
+    def remote_status(self, request: bytes) -> bytes:
+        """Return the state of the cluster."""
+        return self._status()
+
+    def remote_start_engines(self, order: bytes) -> Deferred[bytes]:
+        """Start more engines."""
+        return self._order(self._controller.orders.start, order)
+
+    def remote_stop_engines(self, order: bytes) -> Deferred[bytes]:
+        """End engines for good."""
+        return self._order(self._controller.orders.stop, order)
+
+    def remote_restart_engines(self, order: bytes) -> Deferred[bytes]:
+        """Restart engines under their ids."""
+        return self._order(self._controller.orders.restart, order)
+
+    def remote_signal_engines(self, order: bytes) -> Deferred[bytes]:
+        """Send a signal to engines."""
+        return self._order(self._controller.orders.signal, order)
+
+    def remote_shutdown(self, reason: bytes) -> None:
+        """End everything."""
+        self._controller.shutdown(reason.decode("utf-8", "replace"))
+
+
+#: The door of each role.
+DOORS: dict[str, type[_Door]] = {
+    "client": ClientDoor,
+    "engine": EngineDoor,
+    "monitor": MonitorDoor,
+    "admin": AdminDoor,
+}

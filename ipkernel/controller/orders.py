@@ -1,0 +1,201 @@
+"""Orders to engines: passed on to their hosts, and the hosts' answers put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+from msgspec import MsgspecError
+from twisted.internet.defer import Deferred
+
+from ipkernel.controller.events import EnginesAdded, EnginesEnding, EnginesGone
+from ipkernel.controller.scheduler import Scheduler
+from ipkernel.controller.turn import Turn
+from ipkernel.errors import KernelError
+from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
+
+
+@frozen
+class _Part:
+    """What one host answered."""
+
+    host: int
+    name: str
+    asked: list[int]
+    answer: EngineAnswer
+
+
+class Orders:
+    """Carries out orders from the doors.
+
+    Args:
+        scheduler: Knows engines and hosts.
+        turn: Takes events.
+        call: Calls a method of a host, by number, with a request; fails if it is gone.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        turn: Turn,
+        call: Callable[[int, str, bytes], Deferred[bytes]],
+    ) -> None:
+        self._scheduler = scheduler
+        self._turn = turn
+        self._call = call
+
+    def signal(self, order: EngineOrder) -> Deferred[EngineAnswer]:
+        """Send the order's signal to its engines, or to all.
+
+        Returns:
+            Fires with the engines that got it, and what did not work.
+        """
+        return self._to_hosts("signal_engines", order)
+
+    def restart(self, order: EngineOrder) -> Deferred[EngineAnswer]:
+        """Restart the order's engines, or all, under their ids.
+
+        Returns:
+            Fires with the engines that are new processes, and what did not work.
+        """
+        return self._to_hosts("restart_engines", order)
+
+    def stop(self, order: EngineOrder) -> Deferred[EngineAnswer]:
+        """End the order's engines, or all, for good.
+
+        Returns:
+            Fires with the engines that are gone, and what did not work.
+        """
+        by_host, _ = self._by_host(order)
+        ending = [number for numbers in by_host.values() for number in numbers]
+        if ending:
+            self._turn.add(EnginesEnding(ending, self._turn.now()))
+
+        def gone(answer: EngineAnswer) -> EngineAnswer:
+            engines = self._scheduler.engines
+            left = [n for n in ending if (e := engines.get(n)) is not None and e.ending]
+            stopped = [n for n in left if n in answer.engines]
+            alive = [n for n in left if n not in answer.engines]
+            now = self._turn.now()
+            if stopped:
+                self._turn.add(EnginesGone(stopped, "stopped on request", now))
+            if alive:
+                self._turn.add(EnginesEnding(alive, now, ending=False))
+            return answer
+
+        return self._to_hosts("stop_engines", order).addCallback(gone)
+
+    def start(self, order: EngineOrder) -> Deferred[EngineAnswer]:
+        """Start ``count`` new engines, on the order's host or on those with the fewest engines.
+
+        Returns:
+            Fires with the new ids, and what did not work.
+        """
+        hosts = {
+            number: len(host.engines)
+            for number, host in self._scheduler.hosts.items()
+            if not order.host or host.name == order.host
+        }
+        if not hosts:
+            where = f"no host {order.host!r}" if order.host else "no host"
+            problem = f"there is {where} to start engines on"
+            return _answer(EngineAnswer(problem=problem))
+        shares = share(order.count, hosts)
+        now = self._turn.now()
+        parts: list[tuple[int, list[int]]] = []
+        for host, count in shares.items():
+            ids = self._scheduler.take_ids(count)
+            self._turn.add(EnginesAdded(host, ids, now))
+            parts.append((host, ids))
+
+        def started(answers: list[_Part]) -> list[_Part]:
+            for part in answers:
+                missing = sorted(set(part.asked) - set(part.answer.engines))
+                if missing:
+                    why = part.answer.problem or "its host did not start it"
+                    self._turn.add(EnginesGone(missing, why, self._turn.now()))
+            return answers
+
+        asked = [self._ask(host, "start_engines", order, ids) for host, ids in parts]
+        return _gather(asked).addCallback(started).addCallback(_merge, [])
+
+    # ------------------------------------------------------------------------- inside
+
+    def _by_host(self, order: EngineOrder) -> tuple[dict[int, list[int]], list[str]]:
+        engines = self._scheduler.engines
+        by_host: dict[int, list[int]] = {}
+        problems = []
+        for number in dict.fromkeys(order.engines or sorted(engines)):
+            engine = engines.get(number)
+            if engine is None:
+                problems.append(f"there is no engine {number}")
+            else:
+                by_host.setdefault(engine.host.id, []).append(number)
+        return by_host, problems
+
+    def _to_hosts(self, method: str, order: EngineOrder) -> Deferred[EngineAnswer]:
+        by_host, problems = self._by_host(order)
+        asked = [self._ask(host, method, order, numbers) for host, numbers in by_host.items()]
+        return _gather(asked).addCallback(_merge, problems)
+
+    def _ask(
+        self, host: int, method: str, order: EngineOrder, engines: list[int]
+    ) -> Deferred[_Part]:
+        known = self._scheduler.hosts.get(host)
+        name = known.name if known is not None else f"host {host}"
+        request = EngineOrder(
+            engines=engines, count=len(engines), signal=order.signal, host=order.host
+        )
+
+        def answered(data: bytes) -> _Part:
+            return _Part(host, name, engines, unpack(EngineAnswer, data))
+
+        def failed(failure: Any) -> _Part:
+            failure.trap(KernelError, MsgspecError)
+            return _Part(host, name, engines, EngineAnswer(problem=failure.getErrorMessage()))
+
+        answer: Deferred[Any] = self._call(host, method, pack(request))
+        return answer.addCallback(answered).addErrback(failed)
+
+
+def share(count: int, hosts: dict[int, int]) -> dict[int, int]:
+    """Divide ``count`` new engines among hosts, those with the fewest engines first.
+
+    Args:
+        count: How many.
+        hosts: How many engines each host has.
+
+    Returns:
+        How many each host gets; hosts that get none are left out.
+    """
+    have = dict(hosts)
+    out: dict[int, int] = {}
+    for _ in range(count):
+        host = min(have, key=lambda h: (have[h], h))
+        have[host] += 1
+        out[host] = out.get(host, 0) + 1
+    return out
+
+
+def _answer(answer: EngineAnswer) -> Deferred[EngineAnswer]:
+    done: Deferred[EngineAnswer] = Deferred()
+    done.callback(answer)
+    return done
+
+
+def _gather(parts: list[Deferred[_Part]]) -> Deferred[list[_Part]]:
+    async def gather() -> list[_Part]:
+        return [await part for part in parts]
+
+    return Deferred.fromCoroutine(gather())
+
+
+def _merge(parts: list[_Part], problems: list[str]) -> EngineAnswer:
+    engines = sorted({number for part in parts for number in part.answer.engines})
+    several = len(parts) > 1
+    for part in parts:
+        if part.answer.problem:
+            where = f"{part.name}: " if several else ""
+            problems = [*problems, f"{where}{part.answer.problem}"]
+    return EngineAnswer(engines=engines, problem="; ".join(problems)[:4000])

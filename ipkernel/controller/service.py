@@ -1,0 +1,384 @@
+# mypy: allow-untyped-calls
+"""The controller as a whole: a Tub with doors, links to clients and hosts, and a scheduler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, fail
+
+from ipkernel._version import __version__
+from ipkernel.controller.doors import DOORS
+from ipkernel.controller.events import HostJoined, SessionOpened, Tick
+from ipkernel.controller.instructions import (
+    DropClient,
+    Instruction,
+    SessionEnded,
+    ToAllClients,
+    ToClient,
+    ToHost,
+)
+from ipkernel.controller.journal import MemoryJournal
+from ipkernel.controller.links import ClientLink, HostLink, Link
+from ipkernel.controller.orders import Orders
+from ipkernel.controller.scheduler import Scheduler
+from ipkernel.controller.slots import Engine
+from ipkernel.controller.turn import Turn
+from ipkernel.errors import ConnectError, KernelError
+from ipkernel.wire.furl import Furl
+from ipkernel.wire.messages import PROTOCOL, Closing
+from ipkernel.wire.records import (
+    ClientHello,
+    EngineInfo,
+    HostGrant,
+    HostHello,
+    HostInfo,
+    SessionGrant,
+    Status,
+    TaskStory,
+)
+from ipkernel.wire.tub import SecureTub, call, peer_tub_id
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that hosts have to end their engines when the controller stops.
+STOP_TIME: Final = 2.0
+#: Seconds between two looks for results that have been kept long enough.
+_TICK: Final = 60.0
+
+
+class Controller:
+    """Brings clients, hosts and the scheduler together.
+
+    Args:
+        tub: A running Tub. It belongs to the controller from now on.
+        cluster: Name of the cluster.
+        journal: Keeps what must not be lost; an :class:`~ipkernel.controller.journal.IJournal`.
+        scheduler: Decides which task runs where.
+        on_shutdown: Is called when an admin asks the controller to end, with the reason.
+
+    Attributes:
+        tub: As given.
+        scheduler: As given.
+        orders: Carries out orders to engines.
+    """
+
+    def __init__(
+        self,
+        tub: SecureTub,
+        *,
+        cluster: str = "",
+        journal: Any = None,
+        scheduler: Scheduler | None = None,
+        on_shutdown: Callable[[str], None] | None = None,
+    ) -> None:
+        self.tub = tub
+        self.scheduler = scheduler if scheduler is not None else Scheduler()
+        self._reactor = tub.reactor
+        self._cluster = cluster
+        self._on_shutdown = on_shutdown
+        self._turn = Turn(
+            self._reactor,
+            self.scheduler,
+            journal if journal is not None else MemoryJournal(),
+            self._follow,
+        )
+        self.orders = Orders(self.scheduler, self._turn, self._call_host)
+        self._clients: dict[int, ClientLink] = {}
+        self._hosts: dict[int, HostLink] = {}
+        # Task ids contain the session's number. Hosts may outlive a controller and report tasks
+        # of the last one, so that two should not begin to count at the same number.
+        self._next_session = secrets.randbelow(1 << 21) + 1
+        self._next_host = 1
+        self._began = self._turn.now()
+        self._closing = ""
+        self._all_gone: Deferred[None] | None = None
+        self._ticking: Any = self._reactor.callLater(_TICK, self._tick)
+
+    # ------------------------------------------------------------------- life and death
+
+    def open_doors(self, swissnums: dict[str, str] | None = None) -> dict[str, Furl]:
+        """Make the doors reachable; the Tub must listen.
+
+        Args:
+            swissnums: The secret name of each role's door; by default new ones.
+
+        Returns:
+            The FURL of each role.
+        """
+        names = swissnums or {}
+        return {
+            role: self.tub.register(door(self), names.get(role)) for role, door in DOORS.items()
+        }
+
+    def shutdown(self, reason: str) -> None:
+        """Begin to stop, soon: whoever asked for it gets an answer first."""
+        logger.info("asked to stop: %s", reason)
+        if self._on_shutdown is not None:
+            self._reactor.callLater(0, self._on_shutdown, reason)
+
+    def stop(self, reason: str = "the controller was stopped") -> Deferred[None]:
+        """Tell everybody, let hosts end their engines, close all connections.
+
+        Args:
+            reason: What clients and hosts are told.
+
+        Returns:
+            Fires when all of it is done; that takes little more than 2 seconds at most.
+        """
+        if self._closing:
+            return fail(KernelError("the controller is stopping already"))
+        self._closing = reason[:1000] or "the controller was stopped"
+        logger.info("stopping: %s", self._closing)
+        item = (Closing(self._closing), b"")
+        links: list[Link] = [*self._clients.values(), *self._hosts.values()]
+        for link in links:
+            link.deliver([item])
+        gone: Deferred[None] = Deferred()
+        for host in self._hosts.values():
+            if host.reference is not None:
+                asked = call(host.reference, "stop", self._closing.encode()[:4096])
+                asked.addErrback(lambda failure: failure.trap(KernelError))
+        if self._hosts:
+            self._all_gone = gone
+            timer = self._reactor.callLater(STOP_TIME, self._waited_enough)
+            gone.addCallback(lambda _: timer.cancel() if timer.active() else None)
+        else:
+            gone.callback(None)
+        return gone.addCallback(lambda _: self._close())
+
+    def _waited_enough(self) -> None:
+        left = [self.scheduler.hosts[n].name for n in self._hosts if n in self.scheduler.hosts]
+        logger.warning("hosts that did not stop in time: %s", ", ".join(left))
+        self._signal_gone()
+
+    def _signal_gone(self) -> None:
+        gone, self._all_gone = self._all_gone, None
+        if gone is not None:
+            gone.callback(None)
+
+    def _close(self) -> Deferred[None]:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        for link in [*self._clients.values(), *self._hosts.values()]:
+            link.lost(self._closing)
+        settled = self._turn.settled()
+        return settled.addCallback(lambda _: self.tub.stopService()).addCallback(lambda _: None)
+
+    def _tick(self) -> None:
+        self._ticking = self._reactor.callLater(_TICK, self._tick)
+        self._turn.add(Tick(self._turn.now()))
+
+    # --------------------------------------------------------------------------- clients
+
+    def open_session(self, client: Any, hello: ClientHello) -> Deferred[SessionGrant]:
+        """Open a session for a client.
+
+        Args:
+            client: Its RIClient.
+            hello: Who it is.
+
+        Returns:
+            Fires with what the client needs to begin; fails with
+            :class:`~ipkernel.errors.KernelError` when it cannot be let in.
+        """
+        refused = self._refusal(hello.protocol, hello.version)
+        if refused:
+            return fail(ConnectError(refused))
+        number = self._next_session
+        self._next_session += 1
+        who = f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})"
+        link = ClientLink(
+            self._reactor, self._turn, self._client_ended, number, self.scheduler.sessions.get
+        )
+        self._clients[number] = link
+        self._turn.add(SessionOpened(number, self._turn.now(), who))
+        ticket = self._admit(link, client)
+        logger.info("session %d: %s", number, who)
+
+        def grant(_: None) -> SessionGrant:
+            return SessionGrant(
+                session=number,
+                ticket=ticket,
+                cluster=self._cluster,
+                engines=self._engine_infos(),
+                version=__version__,
+                python=platform.python_version(),
+            )
+
+        return self._turn.settled().addCallback(grant)
+
+    def _admit(self, link: Link, reference: Any) -> bytes:
+        """Watch a peer's connection and return a ticket for its channel."""
+        link.reference = reference
+        reference.notifyOnDisconnect(link.lost, "its connection was lost")
+        return self.tub.issue_ticket(peer_tub_id(reference), link.opened, link.make_channel)
+
+    def _client_ended(self, link: ClientLink) -> None:
+        self._clients.pop(link.number, None)
+        logger.info("session %d: its client is gone", link.number)
+
+    def _refusal(self, protocol: int, version: str) -> str:
+        if self._closing:
+            return f"the controller is stopping: {self._closing}"
+        if protocol != PROTOCOL:
+            theirs = f"ipkernel {version}" if version else "the other side"
+            return (
+                f"{theirs} speaks protocol {protocol}, but the controller (ipkernel "
+                f"{__version__}) speaks protocol {PROTOCOL}: install the same release on both sides"
+            )
+        return ""
+
+    # ----------------------------------------------------------------------------- hosts
+
+    def register_host(self, host: Any, hello: HostHello) -> Deferred[HostGrant]:
+        """Let a host daemon join.
+
+        Args:
+            host: Its RIHost.
+            hello: Who it is and which engines it has.
+
+        Returns:
+            Fires with its number, a ticket and its engine ids; fails with
+            :class:`~ipkernel.errors.KernelError` when it cannot be let in.
+        """
+        refused = self._refusal(hello.protocol, hello.version)
+        if refused:
+            return fail(ConnectError(refused))
+        tub_id = peer_tub_id(host)
+        for known in [h for h in self._hosts.values() if h.tub_id == tub_id]:
+            known.lost("it registered anew")
+
+        def register(_: None) -> Deferred[HostGrant]:
+            return self._register(host, hello, tub_id)
+
+        return self._turn.settled().addCallback(register)
+
+    def _register(self, host: Any, hello: HostHello, tub_id: str) -> Deferred[HostGrant]:
+        number = self._next_host
+        self._next_host += 1
+        ids = self.scheduler.take_ids(hello.slots, hello.engines)
+        link = HostLink(self._reactor, self._turn, self._host_ended, number, tub_id)
+        self._hosts[number] = link
+        self._turn.add(HostJoined(number, hello.host, hello.pid, ids, self._turn.now()))
+        ticket = self._admit(link, host)
+        logger.info("host %s (pid %d) joined with engines %s", hello.host, hello.pid, ids)
+        grant = HostGrant(host_id=number, ticket=ticket, engines=ids, cluster=self._cluster)
+        return self._turn.settled().addCallback(lambda _: grant)
+
+    def _host_ended(self, link: HostLink) -> None:
+        self._hosts.pop(link.host, None)
+        logger.info("host %d is gone", link.host)
+        if not self._hosts:
+            self._signal_gone()
+
+    def _call_host(self, host: int, method: str, request: bytes) -> Deferred[bytes]:
+        link = self._hosts.get(host)
+        if link is None or link.reference is None:
+            return fail(ConnectError("the host is not connected"))
+        return call(link.reference, method, request)
+
+    # ---------------------------------------------------------------------- instructions
+
+    def _follow(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            kind = type(instruction)
+            if kind is ToHost:
+                host = self._hosts.get(instruction.host)  # type: ignore[union-attr]
+                if host is not None:
+                    host.deliver(instruction.items)  # type: ignore[union-attr]
+            elif kind is ToClient:
+                self._to_client(instruction)  # type: ignore[arg-type]
+            elif kind is ToAllClients:
+                for client in list(self._clients.values()):
+                    client.deliver(instruction.items)  # type: ignore[union-attr]
+            elif kind is DropClient:
+                assert isinstance(instruction, DropClient)
+                self._drop(instruction)
+            elif kind is SessionEnded:
+                assert isinstance(instruction, SessionEnded)
+                logger.info("session %d has ended", instruction.session)
+        self._acknowledge_late()
+
+    def _to_client(self, instruction: ToClient) -> None:
+        client = self._clients.get(instruction.session)
+        if client is not None:
+            client.deliver(instruction.items)
+            return
+        # It went after this was decided; the scheduler is about to learn of it.
+        ClientLink.give_back(self._turn, instruction.items)
+
+    def _drop(self, instruction: DropClient) -> None:
+        client = self._clients.get(instruction.session)
+        if client is not None:
+            logger.warning("session %d is dropped: %s", instruction.session, instruction.reason)
+            client.lost(instruction.reason)
+
+    def _acknowledge_late(self) -> None:
+        for client in self._clients.values():
+            if client.owes:
+                client.acknowledge()
+
+    # ---------------------------------------------------------------------------- status
+
+    def explain(self, task: int) -> TaskStory:
+        """Return where a task is, why it is there, and how it came there."""
+        return self.scheduler.explain(task)
+
+    def status(self) -> Status:
+        """Return the state of the cluster."""
+        import psutil
+
+        scheduler = self.scheduler
+        return Status(
+            cluster=self._cluster,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            location=",".join(self.tub.locationHints),
+            uptime=self._turn.now() - self._began,
+            version=__version__,
+            hosts=[
+                HostInfo(
+                    host_id=number,
+                    host=host.name,
+                    pid=host.pid,
+                    engines=sorted(host.engines),
+                    connected=number in self._hosts,
+                    since=host.since,
+                )
+                for number, host in sorted(scheduler.hosts.items())
+            ],
+            engines=self._engine_infos(),
+            queue=scheduler.counts(),
+            clients=len(self._clients),
+            memory=psutil.Process().memory_info().rss,
+        )
+
+    def _engine_infos(self) -> list[EngineInfo]:
+        now = self._turn.now()
+        engines = sorted(self.scheduler.engines.items())
+        return [engine_info(engine, now) for _, engine in engines]
+
+
+def engine_info(engine: Engine, now: float) -> EngineInfo:
+    """Return what people are told of an engine."""
+    running = max(len(engine.running), 1 if engine.assigned else 0)
+    return EngineInfo(
+        engine=engine.id,
+        host=engine.host.name,
+        pid=engine.pid,
+        state=engine.state,
+        reason=engine.reason[:4000],
+        queued=len(engine.assigned) - running + len(engine.direct) - engine.shelved,
+        running=running,
+        completed=engine.completed,
+        restarts=engine.restarts,
+        uptime=max(0.0, now - engine.since) if engine.state == "ready" else 0.0,
+    )
