@@ -144,7 +144,11 @@ def test_a_changed_byte_never_raises_anything_else(data):
 
 @settings(max_examples=150, deadline=None)
 @example([2, 0], 2, 1)
-@given(st.lists(st.integers(0, 5000) | st.just(0), max_size=60), st.integers(1, 20), st.integers(1, 8000))
+@given(
+    st.lists(st.integers(0, 5000) | st.just(0), max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 8000),
+)
 def test_windows_are_never_exceeded_and_never_get_stuck(sizes, count, size):
     window = Window(count, size)
     a, b = Link(window), Link(window)
