@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any, ClassVar
 
-from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
 from ipkernel.client.baseview import View, name_of
 from ipkernel.client.mapping import MapCalls, load_items
+from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, chunks
+from ipkernel.client.result import AsyncResult
 from ipkernel.serialize.calls import CallPayload
 from ipkernel.serialize.functions import dump_call
 from ipkernel.wire.messages import Kind

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
 from ipkernel.client.mapping import LazyMapIterator, MapCalls
+from ipkernel.client.mapresult import AsyncMapResult
+from ipkernel.client.result import AsyncResult
 from ipkernel.serialize.functions import dump_call
 from ipkernel.wire.messages import Kind
 

@@ -10,6 +10,7 @@ from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
+    from ipkernel.client.questions import Questions
 
 
 def signal_name(sig: int | str) -> str:
@@ -59,7 +60,7 @@ def shutdown(client: Client, targets: Any, restart: bool, hub: bool) -> None:
         _check(client._call_admin("stop_engines", order), "the engines were not ended")
 
 
-def queue_status(client: Client, targets: Any, verbose: bool) -> dict[Any, Any]:
+def queue_status(client: Questions, targets: Any, verbose: bool) -> dict[Any, Any]:
     """Return what engines have to do; see ``Client.queue_status``."""
     status = client.status()
     wanted = set(client._build_targets(targets)[1])
@@ -76,7 +77,7 @@ def queue_status(client: Client, targets: Any, verbose: bool) -> dict[Any, Any]:
     return found
 
 
-def result_status(client: Client, tasks: list[int], status_only: bool) -> dict[Any, Any]:
+def result_status(client: Questions, tasks: list[int], status_only: bool) -> dict[Any, Any]:
     """Return which tasks have ended; see ``Client.result_status``."""
     session = client._session
     pending: list[int] = []

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
 from ipkernel.client.baseview import View, name_of
 from ipkernel.client.mapping import MapCalls, load_items
+from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import dist_of, indexable
 from ipkernel.client.reply import ExecuteReply
+from ipkernel.client.result import AsyncResult
 from ipkernel.errors import NoEnginesRegistered
 from ipkernel.serialize.calls import CallPayload
 from ipkernel.serialize.functions import dump_call

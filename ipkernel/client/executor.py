@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ipkernel.client.mapping import LazyMapIterator
 
 if TYPE_CHECKING:
-    from ipkernel.client.asyncresult import AsyncResult
     from ipkernel.client.baseview import View
+    from ipkernel.client.result import AsyncResult
 
 
 class ViewExecutor(Executor):

@@ -14,8 +14,8 @@ from ipkernel.client.partition import BLOCK, Dist, dist_of
 from ipkernel.client.waiting import SLICE, may_block
 
 if TYPE_CHECKING:
-    from ipkernel.client.asyncresult import AsyncResult
     from ipkernel.client.baseview import View
+    from ipkernel.client.result import AsyncResult
     from ipkernel.client.task import TaskRecord
     from ipkernel.serialize.cache import FunctionCache
     from ipkernel.serialize.calls import CallPayload

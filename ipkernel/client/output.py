@@ -14,7 +14,7 @@ from ipkernel.client.waiting import wait_until
 from ipkernel.wire.messages import Kind, Stream
 
 if TYPE_CHECKING:
-    from ipkernel.client.asyncresult import AsyncResult
+    from ipkernel.client.result import AsyncResult
 
 _NAMES = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr"}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ipkernel.client.waiting import seconds
 
 if TYPE_CHECKING:
-    from ipkernel.client.asyncresult import AsyncResult
+    from ipkernel.client.result import AsyncResult
 
 
 class _Bar(Protocol):

@@ -34,7 +34,7 @@ from ipkernel.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from ipkernel.client.asyncresult import AsyncResult
+    from ipkernel.client.result import AsyncResult
     from ipkernel.serialize.calls import CallPayload
 
 #: Bytes that may wait to be sent before submitting has to wait.
@@ -47,6 +47,8 @@ RECENT: Final = 1 << 14
 MAX_FUNCTIONS: Final = 192 << 20
 #: Pieces of a payload below this many bytes are copied when they are submitted.
 COPY_LIMIT: Final = 1 << 20
+#: The targets of a task for any engine.
+_ANY: Final[list[int]] = []
 #: Bits of a task's id that count; the others are the session's number.
 COUNT_BITS: Final = 40
 
@@ -117,11 +119,11 @@ class Session:
             ControllerLost: The connection to the controller is gone.
         """
         result._total = 1
-        record = self._queue(result, kind, call, target, targets, retries, label)
+        record = self._enqueue(result, kind, call, target, targets, retries, label)
         result._records = (record,)
         return record
 
-    def _queue(
+    def _enqueue(
         self,
         result: AsyncResult,
         kind: Kind,
@@ -132,8 +134,8 @@ class Session:
         label: str,
     ) -> TaskRecord:
         digest, blob, pieces = call
-        if len(pieces) == 1 and type(pieces[0]) is bytes:
-            payload: Sequence[Payload] | Payload = pieces[0]
+        payload: Sequence[Payload] | Payload = pieces[0]
+        if len(pieces) == 1 and type(payload) is bytes:
             size = len(payload)
         else:
             payload, size = _settle(pieces)
@@ -141,7 +143,10 @@ class Session:
             raise self._failure()
         if self.queued_bytes - self.sent_bytes > MAX_UNSENT:
             self._wait_for_room()
-        spread = target < 0
+        if target < 0:
+            chosen, spread = list(targets) if targets else _ANY, True
+        else:
+            chosen, spread = [target], False
         with self._submitting:
             task = self._next
             self._next = task + 1
@@ -149,21 +154,8 @@ class Session:
                 self._add_function(digest, blob)
             record = TaskRecord(task, kind, target, label, time.time(), result)
             self.pending[task] = record
-            self.queue.append(
-                (
-                    Submit(
-                        task,
-                        kind,
-                        size,
-                        list(targets) if spread else [target],
-                        spread,
-                        digest,
-                        retries,
-                        label,
-                    ),
-                    payload,
-                )
-            )
+            message = Submit(task, kind, size, chosen, spread, digest, retries, label)
+            self.queue.append((message, payload))
             self.queued_bytes = result._mark = self.queued_bytes + size + TASK_COST
         if not self._awake:
             self._awake = True
@@ -199,7 +191,8 @@ class Session:
         result._records = records
         try:
             for call, target in calls:
-                records.append(self._queue(result, kind, call, target, targets, retries, label))
+                record = self._enqueue(result, kind, call, target, targets, retries, label)
+                records.append(record)
         except BaseException:
             self.cancel([record.id for record in records if record.cell is None])
             raise

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel import errors
+from ipkernel.serialize.payload import loads
 from ipkernel.wire.messages import Finished, Kind, Outcome, Reason, Stream, decode_reason
 
 if TYPE_CHECKING:
-    from ipkernel.client.asyncresult import AsyncResult
+    from ipkernel.client.result import AsyncResult
     from ipkernel.serialize.payload import Pieces
 
 Payload = bytes | bytearray | memoryview
@@ -172,8 +173,6 @@ class TaskRecord:
     def _decode(self, outcome: int, payload: Payload) -> tuple[int, Any]:
         try:
             if outcome == Outcome.OK:
-                from ipkernel.serialize.payload import loads
-
                 return VALUE, loads(payload)
             if outcome == Outcome.ERROR:
                 from ipkernel.serialize.failure import decode

@@ -1,0 +1,166 @@
+"""What a client can be asked about its tasks and its cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ipkernel import errors
+from ipkernel.client.result import AsyncResult
+
+if TYPE_CHECKING:
+    from ipkernel.client.session import Session
+    from ipkernel.wire.records import EngineInfo, Status, TaskStory
+
+
+class Questions:
+    """The part of :class:`~ipkernel.client.client.Client` that answers questions.
+
+    Attributes:
+        block: Whether :meth:`get_result` waits.
+    """
+
+    block: bool
+    _session: Session
+
+    def _call(self, method: str, request: bytes = b"", timeout: float = 10.0) -> bytes:
+        """Call a method of the client door."""
+        raise RuntimeError("there is no door here")
+
+    def _build_targets(self, targets: Any) -> tuple[list[int], list[int]]:
+        """Return engine ids, twice, for compatibility."""
+        raise RuntimeError("there are no engines here")
+
+    @property
+    def _outstanding_dict(self) -> dict[int, set[int]]:
+        found: dict[int, set[int]] = {engine: set() for engine in self._session.engines.ids}
+        for task, record in list(self._session.pending.items()):
+            if record.target >= 0:
+                found.setdefault(record.target, set()).add(task)
+        return found
+
+    def status(self) -> Status:
+        """Return the state of the cluster, as the controller sees it."""
+        from ipkernel.wire.records import Status, unpack
+
+        return unpack(Status, self._call("status"))
+
+    def engine_infos(self) -> dict[int, EngineInfo]:
+        """Return what the controller knows of each engine, by id."""
+        return {info.engine: info for info in self.status().engines}
+
+    def explain(self, jobs: Any) -> list[TaskStory]:
+        """Return where tasks are, how they came there and why.
+
+        Args:
+            jobs: Task ids, indices in the history or results, one or a list.
+        """
+        from ipkernel.wire.records import TaskQuery, TaskStories, pack, unpack
+
+        ids = self._ids_of(jobs)
+        stories: list[TaskStory] = []
+        for start in range(0, len(ids), 1024):
+            query = pack(TaskQuery(tasks=ids[start : start + 1024]))
+            stories += unpack(TaskStories, self._call("explain", query)).stories
+        return stories
+
+    def _task_id(self, job: Any) -> int:
+        """Return a task id for an id or an index in the history."""
+        number = int(job)
+        history = self._session.history
+        if number < 0 or number < len(history):
+            try:
+                return history[number]
+            except IndexError:
+                raise errors.KernelError(
+                    f"there is no task {number} in the history of {len(history)}"
+                ) from None
+        return number
+
+    def _ids_of(self, jobs: Any) -> list[int]:
+        if isinstance(jobs, AsyncResult):
+            return jobs.msg_ids
+        if isinstance(jobs, (list, tuple, set, frozenset, range)):
+            return [task for job in jobs for task in self._ids_of(job)]
+        return [self._task_id(jobs)]
+
+    def queue_status(self, targets: Any = "all", verbose: bool = False) -> dict[Any, Any]:
+        """Return what engines have to do.
+
+        Args:
+            targets: Which engines.
+            verbose: Task ids instead of numbers, for what this client knows of.
+
+        Returns:
+            For each engine id a dictionary with ``queue``, ``completed`` and ``tasks`` (running);
+            and under ``"unassigned"`` how many tasks wait for an engine.
+        """
+        from ipkernel.client import control
+
+        return control.queue_status(self, targets, verbose)
+
+    def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[Any, Any]:
+        """Return which tasks are pending and which have ended.
+
+        Args:
+            msg_ids: Task ids, indices in the history or results, one or a list.
+            status_only: Leave the results out.
+
+        Returns:
+            ``pending`` and ``completed``, lists of ids; with ``status_only=False`` also the result, or
+            the exception, of each ended task that this client holds, by id.
+        """
+        from ipkernel.client import control
+
+        return control.result_status(self, self._ids_of(msg_ids), status_only)
+
+    def get_result(
+        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
+    ) -> Any:
+        """Return a result by task id: of this client, or of any other client of the cluster.
+
+        The controller keeps results that nobody has fetched, for a while.
+
+        Args:
+            indices_or_msg_ids: A task id, an index in the history, an AsyncResult, or a list; None
+                for the last task.
+            block: Wait and return the value; by default as ``block``.
+            owner: Has no effect.
+        """
+        jobs = -1 if indices_or_msg_ids is None else indices_or_msg_ids
+        single = not isinstance(jobs, (list, tuple, range)) and not (
+            isinstance(jobs, AsyncResult) and not jobs._single
+        )
+        result = AsyncResult(self._session, single, "get_result", owner=self)
+        self._session.fetch(self._ids_of(jobs), result)
+        return result.get() if (self.block if block is None else block) else result
+
+    def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Do not find results by id any more, here; who holds an AsyncResult keeps it.
+
+        Args:
+            jobs: Task ids, indices in the history, results, a list of these, or ``"all"``.
+            targets: Results of these engines; ``"all"`` for all.
+        """
+        if any(isinstance(which, str) and which == "all" for which in (jobs, targets)):
+            self._session.forget_all()
+            return
+        ids = set(self._ids_of(jobs)) if isinstance(jobs, AsyncResult) or jobs else set()
+        if isinstance(targets, int) or targets:
+            engines = set(self._build_targets(targets)[1])
+            held = self._session.held()
+            ids |= {task for task, record in held.items() if record.engine in engines}
+        pending = ids & set(self._session.pending)
+        if pending:
+            raise RuntimeError(f"{len(pending)} of these tasks are pending; abort them first")
+        self._session.forget(ids)
+
+    def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """As :meth:`purge_local_results`: the controller keeps no result that was delivered."""
+        self.purge_local_results(jobs, targets)
+
+    def purge_everything(self) -> None:
+        """Do not find any result by id any more."""
+        self._session.forget_all()
+
+    def spin(self) -> None:
+        """Do nothing; results arrive by themselves."""

@@ -1,0 +1,524 @@
+"""Results that may not be there yet.
+
+An :class:`AsyncResult` is a :class:`concurrent.futures.Future` and can be awaited. It is made for
+every task that is submitted, so making one has to be cheap: locks, lists and metadata come into
+being when somebody asks for them, and what arrives is unpickled in the thread that wants it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from concurrent.futures._base import FINISHED
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipkernel import errors
+from ipkernel.client import metadata as meta
+from ipkernel.client import timing
+from ipkernel.client.future import LightFuture
+from ipkernel.client.task import VALUE, TaskRecord
+from ipkernel.client.waiting import wait_until
+
+if TYPE_CHECKING:
+    import datetime
+    import os
+    from contextlib import AbstractContextManager
+
+_KEYS = frozenset(meta.KEYS)
+
+
+class Submitter(Protocol):
+    """What a result needs of the session that its tasks belong to."""
+
+    def cancel(self, tasks: Sequence[int]) -> None:
+        """Ask the controller to abort tasks that have not started."""
+
+    def watch(self, records: Iterable[TaskRecord], result: AsyncResult) -> None:
+        """Add tasks, some of them perhaps done, to a result, and close it."""
+
+    def wait_for_send(self, mark: int, timeout: float | None) -> bool:
+        """Wait until everything up to ``mark`` bytes has been handed to the network."""
+
+
+class AsyncResult(LightFuture):
+    """The result of one or several tasks: a future, awaitable, and more.
+
+    Results are made by views; nobody else needs to. A result of one task (an integer target, or a
+    load-balanced call) is that task's value; a result of several is a list.
+
+    Args:
+        session: What the tasks were submitted to.
+        single: Whether the result is one value and not a list.
+        fname: What was called, for messages.
+        return_exceptions: Whether :meth:`get` returns exceptions instead of raising them.
+        owner: Kept alive as long as this result (the client).
+    """
+
+    _records: Sequence[TaskRecord] = ()
+    #: The records in the order in which they ended; not used by results of one task.
+    _order: list[TaskRecord] | None = None
+    #: How many tasks there are, once that is settled.
+    _total: int | None = None
+    _failures = 0
+    _mark = 0
+    _parts: list[AsyncResult] | None = None
+    _convert: Callable[[TaskRecord, Any], Any] | None = None
+    _return_exceptions = False
+
+    def __init__(
+        self,
+        session: Submitter,
+        single: bool,
+        fname: str = "apply",
+        *,
+        return_exceptions: bool = False,
+        owner: object = None,
+    ) -> None:
+        self._session = session
+        self._single = single
+        self._fname = fname
+        self._client = owner
+        if return_exceptions:
+            self._return_exceptions = True
+
+    # ------------------------------------------------- called by the session, under its lock
+
+    def _arrive(self, record: TaskRecord) -> bool:
+        """Take note that a task has ended; return whether it was the last one."""
+        if self._total == 1:
+            return True
+        if self._order is None:
+            self._order = []
+        self._order.append(record)
+        if not record.succeeded:
+            self._failures += 1
+        return len(self._order) == self._total
+
+    def _close(self, total: int) -> bool:
+        """Settle how many tasks there are; return whether all have ended already."""
+        self._total = total
+        if total == 1:
+            return bool(self._order)
+        return len(self._order or ()) == total
+
+    # ------------------------------------------------- the outcome
+
+    def ready(self) -> bool:
+        """Return whether all tasks have ended."""
+        return self.done()
+
+    def successful(self) -> bool:
+        """Return whether all tasks ended without an exception.
+
+        Raises:
+            ValueError: They have not all ended yet.
+        """
+        if not self.done():
+            raise ValueError("the result is not ready")
+        return not self.cancelled() and all(record.succeeded for record in self._records)
+
+    def ok(self) -> bool:
+        """Return whether it is ready and successful; never raises."""
+        return self.done() and self.successful()
+
+    @property
+    def errors(self) -> list[BaseException]:
+        """The exceptions of the tasks that have failed so far, in the order of the tasks."""
+        return [e for e in map(meta.error, self._records) if e is not None]
+
+    def wait(self, timeout: float | None = -1, return_when: str | None = None) -> Any:
+        """Wait for the tasks to end; nothing is raised for those that fail.
+
+        Args:
+            timeout: Seconds; None or negative is for ever.
+            return_when: ``ALL_COMPLETED``, ``FIRST_COMPLETED`` or ``FIRST_EXCEPTION``.
+
+        Returns:
+            Without ``return_when`` whether all have ended; with it two sets of results of one task
+            each: those that have ended and the others.
+        """
+        if return_when is None:
+            return self._await_done(timeout)
+        self._wait_for(return_when, timeout)
+        done: set[AsyncResult] = set()
+        pending: set[AsyncResult] = set()
+        for part in self._children:
+            (done if part.done() else pending).add(part)
+        return done, pending
+
+    def _wait_for(self, return_when: str, timeout: float | None) -> bool:
+        if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+            raise ValueError(f"return_when cannot be {return_when!r}")
+        if return_when == ALL_COMPLETED or self._total == 1:
+            return self._await_done(timeout)
+        first = return_when == FIRST_COMPLETED
+
+        def ready() -> bool:
+            return self.done() or bool(self._order if first else self._failures)
+
+        with self._condition:
+            return wait_until(self._condition, ready, timeout)
+
+    def get(
+        self,
+        timeout: float | None = None,
+        return_exceptions: bool | None = None,
+        return_when: str | None = None,
+    ) -> Any:
+        """Return the result when it is there.
+
+        Args:
+            timeout: Seconds; None or negative is for ever.
+            return_exceptions: Put exceptions into the result instead of raising them; by default as
+                the call was made.
+            return_when: ``FIRST_EXCEPTION`` raises as soon as one task has failed.
+
+        Returns:
+            The value, or a list with one value per task.
+
+        Raises:
+            TimeoutError: The result is not there in time; it may still come.
+            RemoteError: The task of a single result raised an exception; also an instance of its type.
+            CompositeError: One or more of several tasks raised exceptions.
+            EngineError: The engine was lost while it ran the task.
+            TaskAborted: The task was aborted.
+            ControllerLost: The connection to the controller was lost.
+            concurrent.futures.CancelledError: :meth:`cancel` was called.
+        """
+        if return_when == FIRST_COMPLETED:
+            raise ValueError("get() returns all results; use wait(return_when=FIRST_COMPLETED)")
+        if return_exceptions is None:
+            return_exceptions = self._return_exceptions
+        if self._state is FINISHED:
+            if self._single:
+                return self._value(self._records[0], return_exceptions)
+        else:
+            early = return_when == FIRST_EXCEPTION and not return_exceptions
+            self._wait_or_raise(FIRST_EXCEPTION if early else ALL_COMPLETED, timeout)
+            if self.cancelled():
+                raise CancelledError
+            if not self.done():
+                self._raise_failures(self._order or ())
+        if self._single:
+            return self._value(self._records[0], return_exceptions)
+        return self._values(return_exceptions)
+
+    def _wait_or_raise(self, return_when: str, timeout: float | None) -> None:
+        if not self._wait_for(return_when, timeout):
+            left = sum(record.cell is None for record in self._records)
+            raise TimeoutError(
+                f"the result is not ready after {timeout:g} s: {left} of {len(self._records)} "
+                f"task{'s' if len(self._records) > 1 else ''} of {self._fname!r} pending"
+            )
+
+    def _value(self, record: TaskRecord, return_exceptions: bool = False) -> Any:
+        cell = record.cell
+        if cell is not None and cell[0] == VALUE:
+            good, value = True, cell[1]
+        else:
+            good, value = record.load()
+        if good:
+            return value if self._convert is None else self._convert(record, value)
+        if return_exceptions:
+            return value
+        raise value
+
+    def _values(self, return_exceptions: bool) -> list[Any]:
+        values = [self._value(record, True) for record in self._records]
+        if not return_exceptions and not all(record.succeeded for record in self._records):
+            self._raise_failures(self._records)
+        return values
+
+    def _raise_failures(self, records: Iterable[TaskRecord]) -> None:
+        failures = [f for f in map(meta.error, records) if f is not None]
+        for failure in failures:
+            if not isinstance(failure, errors.KernelError) or (
+                # The whole session failed, not some of its tasks.
+                isinstance(failure, errors.ControllerLost)
+            ):
+                raise failure
+        if self._single and failures:
+            raise failures[0]
+        errors.collect_exceptions(failures, self._fname)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result when it is there, as :meth:`get` does."""
+        return self.get(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the exception that :meth:`get` would raise, or None.
+
+        Raises:
+            TimeoutError: The result is not there in time.
+            concurrent.futures.CancelledError: :meth:`cancel` was called.
+        """
+        self._wait_or_raise(ALL_COMPLETED, timeout)
+        try:
+            self.get(0)
+        except CancelledError:
+            raise
+        except BaseException as failure:  # noqa: BLE001 - it is what was asked for
+            return failure
+        return None
+
+    @property
+    def r(self) -> Any:
+        """The result; the same as ``get()``."""
+        return self.get()
+
+    def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
+        """Return the results by engine id.
+
+        Raises:
+            ValueError: An engine has run more than one of the tasks.
+            Exception: As :meth:`get`.
+        """
+        values = self.get(timeout)
+        engines = [record.engine for record in self._records]
+        if len(set(engines)) < len(engines):
+            raise ValueError("there is more than one result of an engine; use get()")
+        return dict(zip(engines, [values] if self._single else values, strict=True))
+
+    @property
+    def result_dict(self) -> dict[int, Any]:
+        """The results by engine id; the same as ``get_dict()``."""
+        return self.get_dict()
+
+    # ------------------------------------------------- control
+
+    def abort(self) -> None:
+        """Abort the tasks that have not started; they end with TaskAborted."""
+        self._session.cancel([r.id for r in self._records if r.cell is None])
+
+    def cancel(self) -> bool:
+        """Give the result up, and abort what has not started; what runs is not stopped.
+
+        Returns:
+            False if it is done already.
+        """
+        if self.done():
+            return self.cancelled()
+        self.abort()
+        return self._drop()
+
+    @property
+    def sent(self) -> bool:
+        """Whether everything has been handed to the network, so that arguments may be changed."""
+        return self.done() or self._session.wait_for_send(self._mark, 0)
+
+    def wait_for_send(self, timeout: float | None = -1) -> bool:
+        """Wait until everything has been handed to the network; return whether it has been."""
+        return self.done() or self._session.wait_for_send(self._mark, timeout)
+
+    # ------------------------------------------------- parts
+
+    @property
+    def _children(self) -> list[AsyncResult]:
+        if self._parts is None:
+            self._parts = [self._part(record) for record in self._records]
+        return self._parts
+
+    def _part(self, record: TaskRecord) -> AsyncResult:
+        if self._single:
+            return self
+        part = AsyncResult(self._session, True, self._fname, owner=self._client)
+        part._convert = self._convert
+        part._mark = self._mark
+        self._session.watch([record], part)
+        return part
+
+    def split(self) -> list[AsyncResult]:
+        """Return one result for each task."""
+        return list(self._children)
+
+    @classmethod
+    def join(cls, *results: AsyncResult) -> AsyncResult:
+        """Return one result with the tasks of several.
+
+        Raises:
+            ValueError: No result was given, or they belong to different clients.
+        """
+        if not results:
+            raise ValueError("join() needs at least one result")
+        first = results[0]
+        if any(result._session is not first._session for result in results):
+            raise ValueError("these results belong to different clients")
+        joined = AsyncResult(first._session, False, first._fname, owner=first._client)
+        joined._convert = first._convert
+        joined._mark = max(result._mark for result in results)
+        records = [record for result in results for record in result._records]
+        first._session.watch(records, joined)
+        return joined
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._single:
+            raise TypeError(f"the result of one task is not iterable; use get() ({self!r})")
+        return self._iterate()
+
+    def _iterate(self) -> Iterator[Any]:
+        for record in self._records:
+            self._await_record(record)
+            yield self._value(record, self._return_exceptions)
+
+    def _await_record(self, record: TaskRecord) -> None:
+        if record.cell is None and not self.cancelled():
+            with self._condition:
+                wait_until(self._condition, lambda: record.cell is not None or self.cancelled())
+        if record.cell is None:
+            raise CancelledError
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if isinstance(key, str):
+            if key not in _KEYS:
+                raise KeyError(key)
+            return self._metadata_item(key)
+        if self._single:
+            raise TypeError("this is the result of one task; use get()")
+        if isinstance(key, slice):
+            return [self._item(record) for record in self._records[key]]
+        return self._item(self._records[key])
+
+    def _item(self, record: TaskRecord) -> Any:
+        self._await_record(record)
+        return self._value(record, self._return_exceptions)
+
+    # ------------------------------------------------- metadata
+
+    @property
+    def msg_ids(self) -> list[int]:
+        """The ids of the tasks."""
+        return [record.id for record in self._records]
+
+    @property
+    def owner(self) -> bool:
+        """True: the tasks were submitted, or asked for, by this client."""
+        return True
+
+    @property
+    def metadata(self) -> Any:
+        """The metadata as it is now: a dictionary, or a list of one for each task."""
+        found = self._metadata
+        return found[0] if self._single else found
+
+    @property
+    def _metadata(self) -> list[meta.Metadata]:
+        return [meta.describe(record) for record in self._records]
+
+    def _metadata_item(self, key: str) -> Any:
+        if self._single:
+            return meta.describe(self._records[0])[key]
+        return [meta.describe(record)[key] for record in self._records]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _KEYS:
+            return self._metadata_item(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_KEYS})
+
+    def __repr__(self) -> str:
+        if self.cancelled():
+            state = "cancelled"
+        elif not self.done():
+            state = f"pending, {self.progress} of {len(self._records)} done"
+        else:
+            state = "finished" if self.successful() else "failed"
+        return f"<{type(self).__name__}({self._fname}): {state}>"
+
+    # ------------------------------------------------- time
+
+    @property
+    def progress(self) -> int:
+        """How many of the tasks have ended."""
+        return sum(record.cell is not None for record in self._records)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first task was submitted, until now or until all were done."""
+        return self.wall_time if self.done() else time.time() - timing.submitted(self._records)
+
+    @property
+    def serial_time(self) -> float:
+        """Seconds that engines have spent on the tasks, in all."""
+        return timing.serial(self._records)
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds from the first submission to the last arrival."""
+        return timing.wall(self._records)
+
+    def timedelta(
+        self,
+        start: Any,
+        end: Any,
+        start_key: Callable[[Iterable[Any]], datetime.datetime] = min,
+        end_key: Callable[[Iterable[Any]], datetime.datetime] = max,
+    ) -> float:
+        """Return the seconds between two moments, each a datetime or a list to choose one from.
+
+        Args:
+            start: Such as ``ar.submitted``.
+            end: Such as ``ar.received``.
+            start_key: Chooses from a list of starts.
+            end_key: Chooses from a list of ends.
+        """
+        return timing.between(start, end, start_key, end_key)
+
+    def timeline(self, path: str | os.PathLike[str]) -> Any:
+        """Draw which engine did what when, as an SVG file at ``path``."""
+        from ipkernel.client.timeline import timeline_svg
+
+        return timeline_svg(self._metadata, path)
+
+    # ------------------------------------------------- output and progress
+
+    def stream_output(self) -> AbstractContextManager[None]:
+        """Return a context in which the tasks' output is printed as it comes."""
+        from ipkernel.client.output import stream_output
+
+        return stream_output(self)
+
+    def wait_for_output(self, timeout: float | None = -1) -> bool:
+        """Wait until all output is here: that is when the tasks have ended."""
+        return self._await_done(timeout)
+
+    def display_outputs(self, groupby: str = "type", result_only: bool = False) -> None:
+        """Print what the tasks have printed and shown.
+
+        Args:
+            groupby: ``"type"`` (first all stdout, then all stderr, …), ``"engine"`` or ``"order"``.
+            result_only: Leave out stdout and stderr.
+
+        Raises:
+            ValueError: ``groupby`` is none of these.
+        """
+        from ipkernel.client.output import display_outputs
+
+        display_outputs(self, groupby, result_only)
+
+    def wait_interactive(
+        self,
+        interval: float = 0.1,
+        timeout: float | None = -1.0,
+        widget: object = None,
+        return_when: str = ALL_COMPLETED,
+    ) -> None:
+        """Wait with a progress bar.
+
+        Args:
+            interval: Seconds between updates.
+            timeout: Seconds; None or negative is for ever.
+            widget: True for a notebook's widget, False for text, None to choose.
+            return_when: As for :meth:`wait`.
+        """
+        from ipkernel.client.progress import wait_interactive
+
+        wait_interactive(self, interval, timeout, widget, return_when)

@@ -1,0 +1,275 @@
+"""A controller with engines, in memory and without a network: for tests of the client.
+
+What the client submits is run at once, in the submitting thread, by real (de)serialization; or,
+while :attr:`FakeController.held` is set, when :meth:`FakeController.release` is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from ipkernel.client.client import Client
+from ipkernel.client.engines import Engines
+from ipkernel.client.session import Session
+from ipkernel.serialize import failure
+from ipkernel.serialize.cache import FunctionCache
+from ipkernel.serialize.functions import FunctionStore, load_call
+from ipkernel.serialize.payload import dumps_bytes, join, loads
+from ipkernel.wire.messages import (
+    Cancel,
+    EngineJoined,
+    EngineLeft,
+    Fetch,
+    Finished,
+    Function,
+    Kind,
+    Outcome,
+    Output,
+    Reason,
+    Stream,
+    Submit,
+    encode_reason,
+)
+from ipkernel.wire.records import (
+    EngineAnswer,
+    EngineInfo,
+    EngineOrder,
+    QueueCounts,
+    Status,
+    TaskQuery,
+    TaskStories,
+    TaskStory,
+    pack,
+    unpack,
+)
+
+
+class FakeEngine:
+    """One engine: a namespace, and what to do for each kind of task."""
+
+    def __init__(self, number: int, store: FunctionStore) -> None:
+        self.number = number
+        self.store = store
+        self.names: dict[str, Any] = {"__builtins__": __builtins__}
+        self.counted = 0
+
+    def run(self, kind: Kind, payload: bytes, digest: bytes) -> Any:
+        if kind is Kind.APPLY:
+            func, args, kwargs = load_call(payload, self.store, digest)
+            return func(*args, **kwargs)
+        if kind is Kind.MAP:
+            func, (sequences, keep), _ = load_call(payload, self.store, digest)
+            return [self.item(func, items, keep) for items in zip(*sequences, strict=False)]
+        if kind is Kind.EXECUTE:
+            return self.execute(*loads(payload))
+        if kind is Kind.PUSH:
+            self.names.update(loads(payload))
+            return None
+        if kind is Kind.PULL:
+            names, single = loads(payload)
+            values = [eval(name, self.names) for name in names]
+            return values[0] if single else values
+        if kind is Kind.KEYS:
+            return sorted(set(self.names) - {"__builtins__"})
+        self.names = {"__builtins__": __builtins__}
+        return None
+
+    def item(self, func, items, keep):
+        try:
+            return func(*items)
+        except Exception as error:
+            if not keep:
+                raise
+            return failure.ItemFailure(failure.encode(self.describe(error, "map")))
+
+    def execute(self, code: str, options: dict[str, Any]) -> dict[str, Any]:
+        self.counted += 1
+        result = None
+        try:
+            compiled = compile(code, options["filename"] or "<cell>", "eval")
+        except SyntaxError:
+            exec(compile(code, options["filename"] or "<cell>", "exec"), self.names)
+        else:
+            value = eval(compiled, self.names)
+            if value is not None and not options["silent"]:
+                result = {"data": {"text/plain": repr(value)}, "metadata": {}}
+        return {"execution_count": self.counted, "result": result, "outputs": []}
+
+    def describe(self, error, method):
+        return failure.describe(error, engine_info={"engine": self.number, "method": method})
+
+
+class FakeController:
+    """See the module.
+
+    Attributes:
+        held: While it is true, tasks wait for :meth:`release`.
+        messages: Everything that the client has sent, without payloads.
+        signals: (name, engines) of each signal.
+    """
+
+    def __init__(self, engines: int = 2, session: int = 7) -> None:
+        self.store = FunctionStore()
+        self.engines = {n: FakeEngine(n, self.store) for n in range(engines)}
+        infos = [EngineInfo(engine=n, host="h", pid=100 + n) for n in range(engines)]
+        self.session = Session(session, self.pump, Engines(infos))
+        self.held = False
+        self.queue: deque[tuple[Submit, int, int, bytes]] = deque()
+        self.messages: list[Any] = []
+        self.signals: list[tuple[str, list[int]]] = []
+        self.admin: list[tuple[str, bytes]] = []
+        self.kept: dict[int, tuple[Finished, bytes]] = {}
+        self._turn = 0
+        self._lock = threading.RLock()
+        self._sent = 0
+
+    def client(self) -> Client:
+        """Return a client of this controller."""
+        client = Client.__new__(Client)
+        client._session = self.session
+        client._functions = FunctionCache()
+        client._connection = self
+        client._reactor = None
+        client.block = False
+        client.cluster = None
+        client._call = self.call
+        client._call_admin = lambda *args: self.call_admin(*args)
+        client._finalizer = lambda: self.session.lost(closed)
+        return client
+
+    cluster = "fake"
+
+    # ------------------------------------------------- work
+
+    def pump(self) -> None:
+        """Take what the client has queued."""
+        with self._lock:
+            for message, payload in self.session.take():
+                self.messages.append(message)
+                data = payload if isinstance(payload, bytes) else join(list(payload))
+                assert len(data) == message.size
+                self.take(message, data)
+                self._sent += len(data) + (400 if isinstance(message, Submit) else 0)
+            self.session.sent(self._sent)
+            if not self.held:
+                self.release()
+
+    def take(self, message: Any, data: bytes) -> None:
+        if isinstance(message, Function):
+            self.store.add(message.digest, data)
+        elif isinstance(message, Submit):
+            targets = [-1] if message.spread else message.targets
+            for index, target in enumerate(targets):
+                self.queue.append((message, message.task + index, target, data))
+        elif isinstance(message, Cancel):
+            for item in [item for item in self.queue if item[1] in message.tasks]:
+                self.queue.remove(item)
+                reason = Reason("aborted", "the task was aborted")
+                self.finish(item[1], Outcome.ABORTED, -1, encode_reason(reason))
+        elif isinstance(message, Fetch):
+            for task in message.tasks:
+                if task in self.kept:
+                    self.session.received([self.kept[task]])
+
+    def release(self, count: int | None = None, backwards: bool = False) -> None:
+        """Run tasks that wait: so many, or all."""
+        with self._lock:
+            while self.queue and (count is None or count > 0):
+                self.run(*(self.queue.pop() if backwards else self.queue.popleft()))
+                count = count if count is None else count - 1
+
+    def run(self, message: Submit, task: int, target: int, data: bytes) -> None:
+        if target < 0:
+            choice = message.targets or list(self.engines)
+            target = choice[self._turn % len(choice)]
+            self._turn += 1
+        engine = self.engines.get(target)
+        if engine is None:
+            reason = Reason("no-engine", f"there is no engine {target}")
+            self.finish(task, Outcome.IMPOSSIBLE, -1, encode_reason(reason))
+            return
+        started = time.time()
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed) if message.kind == Kind.EXECUTE else (
+                contextlib.nullcontext()
+            ):
+                value = engine.run(message.kind, data, message.digest)
+            outcome, answer = Outcome.OK, dumps_bytes(value)
+        except Exception as error:
+            outcome = Outcome.ERROR
+            answer = failure.encode(engine.describe(error, message.kind.name.lower()))
+        if printed.getvalue():
+            self.output(task, target, printed.getvalue())
+        self.finish(task, outcome, target, answer, started)
+
+    def output(self, task: int, engine: int, text: str, stream: Stream = Stream.STDOUT) -> None:
+        data = text.encode() if isinstance(text, str) else text
+        self.session.received([(Output(task, engine, stream, len(data)), data)])
+
+    def finish(self, task, outcome, engine, answer, started=0.0):
+        message = Finished(task, outcome, engine, started, time.time(), len(answer))
+        self.session.received([(message, answer)])
+
+    # ------------------------------------------------- engines come and go
+
+    def join(self, number: int) -> None:
+        self.engines[number] = FakeEngine(number, self.store)
+        self.session.received([(EngineJoined(number, "h", 200 + number), b"")])
+
+    def leave(self, number: int, reason: str = "exited", restarting: bool = False) -> None:
+        del self.engines[number]
+        self.session.received([(EngineLeft(number, reason, restarting), b"")])
+
+    # ------------------------------------------------- doors
+
+    def call(self, method: str, request: bytes = b"", timeout: float = 10.0) -> bytes:
+        failure = self.session.failure
+        if failure is not None:
+            raise failure
+        if method == "status":
+            return pack(self.status())
+        if method == "explain":
+            waiting = {item[1] for item in self.queue}
+            return pack(
+                TaskStories(
+                    stories=[
+                        TaskStory(task=task, state="ready" if task in waiting else "finished")
+                        for task in unpack(TaskQuery, request).tasks
+                    ]
+                )
+            )
+        order = unpack(EngineOrder, request)
+        self.signals.append((order.signal or method, order.engines))
+        return pack(EngineAnswer(engines=order.engines))
+
+    def call_admin(self, method: str, request: bytes, timeout: float = 30.0) -> bytes | None:
+        self.admin.append((method, request))
+        return None if method == "shutdown" else pack(EngineAnswer())
+
+    def status(self) -> Status:
+        known = self.session.engines.known.values()
+        return Status(
+            cluster="fake",
+            pid=1,
+            host="h",
+            location="memory",
+            uptime=1.0,
+            version="0",
+            engines=[
+                EngineInfo(engine=e.id, host=e.host, state=e.state, reason=e.reason, completed=3)
+                for e in known
+            ],
+            queue=QueueCounts(ready=len(self.queue)),
+        )
+
+
+def closed() -> Exception:
+    from ipkernel.errors import ControllerLost
+
+    return ControllerLost("this client is closed")
