@@ -163,10 +163,6 @@ class HostDaemon:
             await self._join(self._wait)
         except JoinFailed as error:
             self._fail(str(error))
-            return
-        if self._stopping is None:
-            self._report("registered", engines=self.engines.ids)
-            self._changed()
 
     async def _rejoin(self) -> None:
         try:
@@ -241,7 +237,9 @@ class HostDaemon:
         self._channel = channel
         self.engines.name(grant.engines, grant.cluster)
         self._uplink.connect(channel)
+        self._report("registered", engines=self.engines.ids)
         self.engines.announce()
+        self._changed()
 
     def _received(self, channel: Channel, batch: list[Received]) -> None:
         for message, _ in batch:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred, DeferredList
 
 from ipkernel.host.engine import Engine
-from ipkernel.host.enginelink import EngineLink, adopt
+from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
 from ipkernel.host.processes import GROUP_SIGNALS, Exit, memory_of
 from ipkernel.host.supervisor import (
@@ -227,6 +227,7 @@ class Engines:
             known, engine.lane.known = engine.lane.known, set()
             if known and engine.link is not None:
                 engine.link.send(ForgetFunctions(list(known)))
+                engine.link.flush()
 
     # ------------------------------------------- from the controller
 
@@ -263,6 +264,7 @@ class Engines:
             engine.lane.known.difference_update(known)
             if known and engine.link is not None:
                 engine.link.send(ForgetFunctions(known))
+                engine.link.flush()
 
     def _feed(self, engine: Engine) -> None:
         link, lane = engine.link, engine.lane
@@ -284,7 +286,7 @@ class Engines:
                     known.add(digest)
                     send(Function(digest, len(blob)), blob)
             send(message, payload)
-        link.flush_now()
+        link.flush()
         if self._ticking is None:
             self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
 
@@ -368,11 +370,11 @@ class Engines:
                     pipe.pause()
                 else:
                     pipe.resume()
-            if engine.link is not None and engine.link.alive:
+            if engine.link is not None:
                 if backlog > RESULT_LIMIT:
-                    engine.link.transport.pauseProducing()
+                    engine.link.pause()
                 else:
-                    engine.link.transport.resumeProducing()
+                    engine.link.resume()
         if backlog > OUTPUT_LIMIT:
             self._choked = self._reactor.callLater(LOOK_AGAIN, self._choke)
 
@@ -381,19 +383,20 @@ class Engines:
     def _begin(self, engine: Engine, begun: Begun) -> None:
         engine.begin(self._reactor, begun, threaded=self._starter.threaded)
         if begun.link is not None:
-            self._bind(engine, adopt(self._reactor, begun.link))
+            self._bind(engine, EngineLink(self._reactor, begun.link))
         self._later(HELLO_TIME, self._overdue, engine.key, engine.epoch)
 
     def _bind(self, engine: Engine, link: EngineLink) -> None:
         engine.link = link
         link.on_messages = lambda _, batch: self._arrived(engine, batch)
-        link.on_lost = lambda which, reason: self._unlinked(engine, which)
+        link.on_lost = lambda which: self._unlinked(engine, which)
         if engine.id >= 0:
             self._set_up(engine)
 
     def _set_up(self, engine: Engine) -> None:
         if engine.link is not None:
             engine.link.send(EngineSetup(engine.id, self._host, self._cluster))
+            engine.link.flush()
 
     def spawned(self, key: str, pid: int) -> None:
         """A process exists; called by the starter."""
@@ -402,13 +405,13 @@ class Engines:
             engine.pid = pid
             self._supervisor.spawned(key, pid)
 
-    def linked(self, key: str, channel: EngineLink, pid: int) -> None:
+    def linked(self, key: str, link: EngineLink, pid: int) -> None:
         """An engine has connected by itself; called by the starter."""
         engine = self._engines.get(key)
         if engine is None or engine.exit is not None:
-            channel.abort("its engine has ended")
+            link.close()
             return
-        self._bind(engine, channel)
+        self._bind(engine, link)
         self._said_hello(engine)
 
     def _said_hello(self, engine: Engine) -> None:
@@ -450,7 +453,7 @@ class Engines:
         engine = self._engines.get(key)
         if engine is not None and engine.epoch == epoch and engine.link is not None:
             link, engine.link = engine.link, None
-            link.abort("its engine has ended")
+            link.close()
             self._buried(engine)
 
     def _buried(self, engine: Engine) -> None:
@@ -576,7 +579,7 @@ class Engines:
             self._terminate(engine.key, engine.epoch)
         else:
             self._later(IDLE_TIME, self._terminate, engine.key, engine.epoch)
-            engine.link.close("the engine is to end")
+            engine.link.finish()
 
     def _terminate(self, key: str, epoch: int) -> None:
         engine = self._engines.get(key)

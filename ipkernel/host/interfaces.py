@@ -40,8 +40,8 @@ class StarterEvents(Protocol):
     def spawned(self, key: str, pid: int) -> None:
         """The process exists."""
 
-    def linked(self, key: str, channel: Any, pid: int) -> None:
-        """The engine has connected and said hello on this channel."""
+    def linked(self, key: str, link: Any, pid: int) -> None:
+        """The engine has connected and said hello on this link."""
 
     def failed(self, key: str, text: str) -> None:
         """The process could not be started."""

@@ -45,7 +45,6 @@ class SpawnStarter:
         self._tokens: dict[bytes, str] = {}
         self._reactor: Any = None
         self._events: StarterEvents | None = None
-        self._adopted: Any = None
         self._strangers: dict[EngineLink, Any] = {}
 
     def start(self, key: str, environment: dict[str, str]) -> Begun:
@@ -88,31 +87,41 @@ class SpawnStarter:
 
     def attach(self, reactor: Any, events: StarterEvents) -> None:
         """Begin to report; see :meth:`IEngineStarter.attach`."""
-        from twisted.internet.protocol import Factory
-
         self._reactor = reactor
         self._events = events
-        factory = Factory()
-        factory.noisy = False
-        factory.buildProtocol = lambda address: self._stranger()  # type: ignore[method-assign]
         self._listening.setblocking(False)
-        self._adopted = reactor.adoptStreamPort(
-            self._listening.fileno(), socket.AF_INET, factory
-        )
-        self._listening.close()
+        reactor.addReader(self)
         for key, process in self._processes.items():
             self._watch(key, process)
 
-    def _stranger(self) -> EngineLink:
+    def fileno(self) -> int:
+        """The port's descriptor, for the reactor."""
+        return self._listening.fileno()
+
+    def logPrefix(self) -> str:
+        """A name, for Twisted's log."""
+        return "engines' port"
+
+    def doRead(self) -> None:
+        """A process has connected, says the reactor."""
         from ipkernel.host.enginelink import EngineLink
 
-        link = EngineLink(self._reactor)
+        try:
+            sock, _ = self._listening.accept()
+        except OSError:
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = EngineLink(self._reactor, sock)
         link.on_messages = self._introduced
         link.on_lost = self._left
-        self._strangers[link] = self._reactor.callLater(
-            HELLO_TIME, link.abort, "it did not name itself"
-        )
-        return link
+        self._strangers[link] = self._reactor.callLater(HELLO_TIME, self._too_late, link)
+
+    def connectionLost(self, reason: object) -> None:
+        """The reactor has stopped watching the port."""
+
+    def _too_late(self, link: EngineLink) -> None:
+        del self._strangers[link]
+        link.close()
 
     def _introduced(self, link: EngineLink, batch: list[Received]) -> None:
         from ipkernel.wire.messages import EngineHello
@@ -121,13 +130,14 @@ class SpawnStarter:
         key = self._tokens.pop(hello.token, None) if isinstance(hello, EngineHello) else None
         if key is None or not isinstance(hello, EngineHello):
             logger.warning("a process that is not one of our engines has connected")
-            link.abort("it is not one of our engines")
+            self._left(link)
+            link.close()
             return
         self._strangers.pop(link).cancel()
         assert self._events is not None
         self._events.linked(key, link, hello.pid)
 
-    def _left(self, link: EngineLink, reason: str) -> None:
+    def _left(self, link: EngineLink) -> None:
         timer = self._strangers.pop(link, None)
         if timer is not None and timer.active():
             timer.cancel()
@@ -173,12 +183,12 @@ class SpawnStarter:
 
     def close(self) -> None:
         """Kill whatever is left."""
-        if self._adopted is not None:
-            self._adopted.stopListening()
-        else:
-            self._listening.close()
+        if self._reactor is not None:
+            self._reactor.removeReader(self)
+        self._listening.close()
         for link in list(self._strangers):
-            link.abort("the daemon stops")
+            self._left(link)
+            link.close()
         for process in list(self._processes.values()):
             kill_group(process.pid)
             if process.stdin is not None:
