@@ -156,7 +156,7 @@ def draw(library: str, paths: Sequence[str], result: Any, *, chunksize: int, pic
         result.metadata,
         picture,
         labels=["\n".join(relative[i : i + chunksize]) for i in firsts],
-        groups=[os.path.dirname(relative[i]).split(os.sep)[0] or "(top level)" for i in firsts],
+        groups=[os.path.dirname(relative[i]) or "(top level)" for i in firsts],
         title="Standard library metrics: which engine did which task when",
     )
     print(f"\nPicture of the run: {path.resolve()}")

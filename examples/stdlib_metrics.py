@@ -61,8 +61,10 @@ def main():
     library = os.path.dirname(os.__file__)
     found = sorted(Path(library).rglob("*.py"))
     paths = [str(path) for path in found if "site-packages" not in path.parts]
+    begin = time.perf_counter()
     with ipp.Cluster(n=os.cpu_count()) as rc:
-        print(f"{len(paths)} files of {library} on {len(rc)} engines")
+        print(f"{len(rc)} engines, ready after {time.perf_counter() - begin:.2f} s, measure")
+        print(f"{len(paths)} files of {library}")
         result = rc.load_balanced_view().map_async(measure, paths, chunksize=8, ordered=True)
         result.wait_interactive()
         rows = result.get()
