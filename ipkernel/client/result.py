@@ -299,8 +299,9 @@ class AsyncResult(LightFuture):
         """
         if self.done():
             return self.cancelled()
+        dropped = self._drop()
         self.abort()
-        return self._drop()
+        return dropped
 
     @property
     def sent(self) -> bool:
