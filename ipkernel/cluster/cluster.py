@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,12 +24,15 @@ from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.options import signal_name
 from ipkernel.cluster.processes import Process, cpu_count
 from ipkernel.cluster.programs import Programs, Settings
-from ipkernel.errors import ClusterError, ConfigurationError, KernelError
+from ipkernel.errors import ClusterError, ConfigurationError, ConnectError, KernelError
 from ipkernel.launchers import find_launcher
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
     from ipkernel.wire.records import Status
+
+#: Seconds within which the end of a process is known after its connections have ended.
+_NOTICE = 0.5
 
 _running: set[Cluster] = set()
 _owner = os.getpid()
@@ -421,11 +425,9 @@ class Cluster:
             ClusterError: The cluster does not run; the text says since when and why, if known.
             ConnectError: The controller cannot be reached.
         """
-        from ipkernel.cluster import doors
-
         with self._lock:
             self._check_running()
-        return doors.status(self.directory)
+        return self._status()
 
     def wait_stopped(self, timeout: float) -> bool:
         """Wait until the controller or a host daemon that was started here has ended.
@@ -602,15 +604,31 @@ class Cluster:
     def _has_hosts(self) -> bool:
         if any(launcher.running for launcher in self._programs.hosts):
             return True
+        return any(host.connected for host in self._status().hosts)
+
+    def _status(self) -> Status:
         from ipkernel.cluster import doors
 
-        return any(host.connected for host in doors.status(self.directory).hosts)
+        with self._explained():
+            return doors.status(self.directory)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Within it, a controller that cannot be reached because it is gone is told as such."""
+        try:
+            yield
+        except ConnectError:
+            if self.controller is not None:
+                self.controller.wait(_NOTICE)
+            self._check_running()
+            raise
 
     def _start_more(self, n: int, engine_set_id: str | None) -> EngineSet:
         from ipkernel.cluster import doors
 
         name = self._new_id(engine_set_id)
-        ids = doors.start_engines(self.directory, n, self.engine_timeout)
+        with self._explained():
+            ids = doors.start_engines(self.directory, n, self.engine_timeout)
         self.engines[name] = EngineSet(name, n, ids)
         return self.engines[name]
 
@@ -662,7 +680,8 @@ class Cluster:
     def _order(self, method: str, engines: Sequence[int], name: str = "") -> None:
         from ipkernel.cluster import doors
 
-        doors.order(self.directory, method, engines, name)
+        with self._explained():
+            doors.order(self.directory, method, engines, name)
 
     def _stop_attached(self) -> None:
         stopping.stop_directory(

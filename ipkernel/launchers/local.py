@@ -307,6 +307,7 @@ def child_environment(directory: ClusterDirectory, further: dict[str, str]) -> d
     if path:
         environment["PYTHONPATH"] = os.pathsep.join(path)
     environment[processes.COOKIE] = str(directory.path)
+    environment["SPT_NOENV"] = "1"  # else setproctitle writes over the cookie that others look for
     environment.update(further)
     return environment
 

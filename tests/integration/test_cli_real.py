@@ -1,0 +1,214 @@
+"""ipcluster as users run it: real processes, real terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+import ipkernel
+from ipkernel.cluster.directory import ClusterDirectory
+
+COMMAND = [sys.executable, "-m", "ipkernel.cli.ipcluster"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    yield tmp_path / "ipython"
+    run("stop", "--all", "--quiet")
+
+
+def run(*arguments):
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def good(*arguments):
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def over(process):
+    """Whether a process is gone, or only waits for the machine's first process to notice."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_round_trip():
+    out = good("start", "-n", "2", "--daemonize")
+    assert "cluster default is ready: 2 engines" in out
+
+    (row,) = json.loads(good("list", "--json"))
+    assert (row["cluster"], row["running"], row["engines"], row["hosts"]) == ("default", True, 2, 1)
+    controller = psutil.Process(row["pid"])
+    assert not over(controller)
+
+    with ipkernel.Client() as rc:
+        rc.wait_for_engines(2, timeout=20)
+        pids = rc[:].apply_sync(os.getpid)
+        rc[:].execute("print('hello from', 3 * 7)", block=True)
+
+        status = json.loads(good("status", "--json"))
+        assert [e["engine"] for e in status["engines"]] == [0, 1]
+        assert {e["state"] for e in status["engines"]} == {"ready"}
+        assert all(e["memory"] > 0 for e in status["engines"])
+        assert status["clients"] >= 1
+        text = good("status")
+        assert "cluster default: up" in text
+        assert sum("ready" in line for line in text.splitlines()) == 2
+
+        assert "hello from 21" in good("logs", "engine", "1")
+        assert "ipcontroller.log" in good("logs")
+
+        assert "added 1 engine to cluster default: 2" in good("engines", "-n", "1")
+        rc.wait_for_engines(3, timeout=20)
+        pids = rc[:].apply_sync(os.getpid)
+        assert len(set(pids)) == 3
+        assert json.loads(good("list", "--json"))[0]["engines"] == 3
+
+    out = good("stop")
+    assert out.startswith("stopped cluster default in")
+    assert all(
+        over(psutil.Process(pid)) for pid in [*pids, controller.pid] if psutil.pid_exists(pid)
+    )
+
+    done = run("status")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "cluster default is not running" in done.stderr
+    assert run("stop").returncode == 3
+
+
+def test_start_of_what_runs_already():
+    good("start", "-n", "1", "--daemonize", "--quiet")
+    done = run("start", "-n", "1")
+    assert done.returncode == 1
+    assert "is already running (controller pid" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_busy_port():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        done = run("start", "-n", "1", "--daemonize", "--port", port)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ClusterDirectory.named().processes() == []
+
+
+def test_stop_without_a_controller():
+    """Its daemon waits for it to come back; stop does not."""
+    good("start", "-n", "1", "--daemonize", "--quiet")
+    directory = ClusterDirectory.named()
+    directory.controller().signal(signal.SIGKILL)
+    done = run("status")
+    assert done.returncode == 3
+    assert "not running" in done.stderr
+    assert "ipdaemon (pid" in good("stop")
+    assert directory.processes() == []
+
+
+class Terminal:
+    """ipcluster start in a terminal of its own."""
+
+    def __init__(self, *arguments):
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def read_until(self, text, seconds=30):
+        deadline = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.shown += os.read(self.master, 65536).decode()
+                except OSError:
+                    break
+        assert text in self.shown
+
+    def press(self, keys):
+        os.write(self.master, keys)
+
+    def end(self):
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self.master)
+
+
+def test_terminal():
+    terminal = Terminal("start", "-n", "2")
+    terminal.read_until("starting 2 engines ...")
+    terminal.read_until("cluster default is ready: 2 engines")
+    terminal.read_until("2 of 2 engines ready")
+    terminal.press(b"\x03")
+    terminal.read_until("stopping cluster default")
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.shown
+    assert ClusterDirectory.named().processes() == []
+
+
+def test_terminal_is_closed():
+    terminal = Terminal("start", "-n", "1")
+    terminal.read_until("is ready")
+    processes = [psutil.Process(p.pid) for p in ClusterDirectory.named().processes()]
+    assert len(processes) == 2
+    os.close(terminal.master)
+    terminal.master = os.open(os.devnull, os.O_RDONLY)
+    terminal.end()
+    assert not psutil.wait_procs(processes, 10)[1]
+
+
+def test_foreground_is_killed():
+    process = subprocess.Popen([*COMMAND, "start", "-n", "1"], stdout=subprocess.PIPE, text=True)
+    with process.stdout:
+        assert "is ready" in process.stdout.readline()
+        processes = [psutil.Process(p.pid) for p in ClusterDirectory.named().processes()]
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(processes, 10)[1]
+    assert run("status").returncode == 3
+    assert "removed 0 directories" in good("clean")
+
+
+def test_output_may_be_cut():
+    done = subprocess.run(
+        " ".join([*COMMAND, "--help"]) + " | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+
+
+def test_list_is_quick():
+    """No module that takes long to import is loaded for what needs no network."""
+    code = (
+        "import sys; from ipkernel.cli.ipcluster import main; main(['list']); main(['clean'])\n"
+        "print([m for m in ('twisted', 'foolscap', 'IPython', 'asyncio') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,381 @@
+"""Whole clusters: controller, host daemon, engines and client as users run them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+import ipkernel
+from ipkernel.cluster.cluster import Cluster
+from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
+from ipkernel.errors import ClusterError, KernelError, LauncherError
+from tests.support import leaks
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    return tmp_path / "ipython"
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def go(n=2, **arguments):
+        made.append(Cluster(n, **arguments))
+        return made[-1]
+
+    yield go
+    for cluster in made:
+        cluster.stop_cluster_sync()
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_the_first_example(home, capfd):
+    before = leaks.marked()
+    with ipkernel.Cluster(n=2) as rc:
+        pids = rc[:].apply_sync(os.getpid)
+        assert rc.ids == [0, 1]
+        assert len(set(pids)) == 2
+        assert os.getpid() not in pids
+        assert rc[:].map_sync(lambda x: x * x, range(8)) == [x * x for x in range(8)]
+        # controller, host daemon, zygote and engines: nothing more
+        assert len(leaks.marked() - before) == 2 + 3
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert list(home.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_exception_inside_stops_it(home):
+    with pytest.raises(ZeroDivisionError), Cluster(n=1):
+        1 / 0  # noqa: B018
+    assert list(home.iterdir()) == []
+
+
+def test_one_object_can_be_used_again(home):
+    cluster = Cluster(n=1)
+    first = second = 0
+    with cluster as rc:
+        first = rc[0].apply_sync(os.getpid)
+    with cluster as rc:
+        second = rc[0].apply_sync(os.getpid)
+        assert rc.cluster is cluster
+    assert first != second
+    assert list(home.iterdir()) == []
+
+
+def test_async_with(home):
+    async def script():
+        async with Cluster(n=2) as rc:
+            result = rc[:].apply_async(os.getpid)
+            return await result
+
+    assert len(set(asyncio.run(script()))) == 2
+    assert list(home.iterdir()) == []
+
+
+def test_awaited_steps(make):
+    cluster = make(1)
+
+    async def script():
+        rc = await cluster.start_and_connect()
+        try:
+            status = await cluster.status()
+            assert [e.state for e in status.engines] == ["ready"]
+            name = await cluster.start_engines(1)
+            assert cluster.engines[name].engines == (1,)
+            await cluster.stop_engines(name)
+        finally:
+            rc.close()
+            await cluster.stop_cluster()
+
+    asyncio.run(script())
+
+
+def test_named_cluster_is_found_by_clients(make):
+    cluster = make(2, cluster="mine")
+    cluster.start_cluster()
+    with ipkernel.Client(cluster="mine") as rc:
+        rc.wait_for_engines(2, timeout=20)
+        assert rc.ids == [0, 1]
+    with cluster.connect_client() as rc:
+        assert rc.ids == [0, 1]
+
+
+def test_furls_and_port_survive(make):
+    cluster = make(1, cluster="mine")
+    texts = []
+    for _ in range(2):
+        with cluster as rc:
+            assert rc[0].apply_sync(lambda: 1) == 1
+            texts.append(cluster.directory.furl_file("client").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_status(make):
+    cluster = make(2)
+    cluster.start_cluster()
+    status = cluster.status()
+    assert status.pid == cluster.controller.pid
+    assert [e.engine for e in status.engines] == [0, 1]
+    assert {e.state for e in status.engines} == {"ready"}
+    assert [h.pid for h in status.hosts] == [cluster.engine_set.launcher.pid]
+
+
+def test_more_and_fewer_engines(make):
+    cluster = make(1)
+    with cluster as rc:
+        name = cluster.start_engines(2, "more")
+        assert name == "more"
+        assert cluster.engines["more"].engines == (1, 2)
+        rc.wait_for_engines(3, timeout=20)
+        assert len(set(rc[:].apply_sync(os.getpid))) == 3
+        cluster.stop_engine(1)
+        wait_for(lambda: rc.ids == [0, 2])
+        cluster.stop_engines("more")
+        wait_for(lambda: rc.ids == [0])
+        assert rc[0].apply_sync(lambda: 5) == 5
+
+
+def test_all_engines_stopped_and_new_ones(make):
+    cluster = make(2)
+    with cluster as rc:
+        cluster.stop_engines()
+        wait_for(lambda: rc.ids == [])
+        assert cluster.engines == {}
+        cluster.start_engines(1)
+        rc.wait_for_engines(1, timeout=20)
+        assert rc[:].apply_sync(lambda: 7) == [7]
+
+
+def test_restart_engines(make):
+    cluster = make(2)
+    with cluster as rc:
+        before = rc[:].apply_sync(os.getpid)
+        cluster.restart_engine(1)
+        wait_for(lambda: rc.ids == [0, 1] and rc[1].apply_sync(os.getpid) != before[1])
+        assert rc[0].apply_sync(os.getpid) == before[0]
+        cluster.restart_engines()
+        wait_for(lambda: rc.ids == [0, 1])
+        wait_for(lambda: not set(rc[:].apply_sync(os.getpid)) & set(before))
+
+
+def test_signal_engines(make):
+    cluster = make(2)
+    with cluster as rc:
+
+        def sleep():
+            import time
+
+            time.sleep(60)
+
+        results = [rc[i].apply_async(sleep) for i in (0, 1)]
+        wait_for(lambda: all(e.running for e in cluster.status().engines))
+        cluster.signal_engine("INT", 0)
+        with pytest.raises(KernelError, match="KeyboardInterrupt"):
+            results[0].get(20)
+        cluster.signal_engines(signal.SIGINT)
+        with pytest.raises(KernelError, match="KeyboardInterrupt"):
+            results[1].get(20)
+        assert rc[:].apply_sync(lambda: 1) == [1, 1]
+
+
+def test_orders_about_unknown_engines(make):
+    cluster = make(1)
+    cluster.start_cluster()
+    for order in (cluster.stop_engine, cluster.restart_engine):
+        with pytest.raises(ClusterError, match="77"):
+            order(77)
+    with pytest.raises(ClusterError, match="77"):
+        cluster.signal_engine("INT", 77)
+    with pytest.raises(ValueError, match="there is no signal"):
+        cluster.signal_engine("HUH", 0)
+
+
+def test_engine_killed(make):
+    cluster = make(2)
+    with cluster as rc:
+        pid = rc[1].apply_sync(os.getpid)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: rc.ids == [0, 1] and rc[1].apply_async(os.getpid).get(20) != pid)
+    assert not psutil.pid_exists(pid)
+
+
+def test_host_daemon_killed(make, capfd):
+    cluster = make(2)
+    rc = cluster.start_and_connect()
+    with rc:
+        pids = rc[:].apply_sync(os.getpid)
+        result = rc[0].apply_async(time.sleep, 60)
+        wait_for(lambda: any(e.running for e in cluster.status().engines))
+        os.kill(cluster.engine_set.launcher.pid, signal.SIGKILL)
+        with pytest.raises(KernelError):
+            result.get(20)
+        assert cluster.wait_stopped(20)
+        assert "SIGKILL" in cluster.problem()
+        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    cluster.stop_cluster()
+    assert "the logs are kept in" in capfd.readouterr().err
+
+
+def test_controller_killed(make, capfd):
+    cluster = make(2)
+    rc = cluster.start_and_connect()
+    with rc:
+        pids = rc[:].apply_sync(os.getpid)
+        result = rc[0].apply_async(time.sleep, 60)
+        os.kill(cluster.controller.pid, signal.SIGKILL)
+        with pytest.raises(KernelError):
+            result.get(30)
+        with pytest.raises(ClusterError, match="has lost its controller: .*SIGKILL"):
+            cluster.status()
+    cluster.stop_cluster()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert "ipcontroller was killed by SIGKILL" in capfd.readouterr().err
+
+
+def test_controller_killed_and_started_again(make):
+    cluster = make(2, cluster="mine")
+    with cluster as rc:
+        pids = rc[:].apply_sync(os.getpid)
+    cluster.start_cluster()
+    furl = cluster.directory.furl_file("client").read_text()
+    with cluster.connect_client() as rc:
+        pids = rc[:].apply_sync(os.getpid)
+    os.kill(cluster.controller.pid, signal.SIGKILL)
+    assert cluster.wait_stopped(20)
+    cluster.start_cluster()
+    assert cluster.directory.furl_file("client").read_text() == furl
+    with cluster.connect_client() as rc:
+        rc.wait_for_engines(2, timeout=20)
+        assert rc[:].apply_sync(os.getpid) == pids  # the engines have lived on
+
+
+def test_engines_import_what_the_script_can(make, tmp_path, monkeypatch):
+    (tmp_path / "my_own_module.py").write_text("value = 42\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with make(1) as rc:
+
+        def value():
+            import my_own_module
+
+            return my_own_module.value
+
+        assert rc[0].apply_sync(value) == 42
+
+
+def test_busy_port(make):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        cluster = make(1, cluster="mine", controller_port=port)
+        with pytest.raises(LauncherError, match=str(port)) as caught:
+            cluster.start_cluster()
+    assert "Traceback" not in str(caught.value)
+    assert cluster.directory.processes() == []
+    with cluster as rc:  # the port is free now
+        assert rc.ids == [0]
+
+
+def test_unwritable_log_directory(make):
+    if os.geteuid() == 0:
+        pytest.skip("root can write everywhere")
+    cluster = make(1, cluster="mine")
+    cluster.directory.create().log.chmod(0o500)
+    with pytest.raises(ClusterError, match="cannot write"):
+        cluster.start_cluster()
+
+
+def test_another_process_stops_it(make):
+    cluster = make(1, cluster="mine")
+    cluster.start_cluster()
+    other = Cluster.from_file(cluster="mine")
+    assert other.status().pid == cluster.controller.pid
+    name = other.start_engines(1)
+    assert other.engines[name].engines == (1,)
+    other.stop_cluster()
+    assert cluster.wait_stopped(20)
+    assert cluster.directory.processes() == []
+
+
+SCRIPT = """
+import os, sys, time
+import ipkernel
+cluster = ipkernel.Cluster(2)
+rc = cluster.start_and_connect()
+print(*rc[:].apply_sync(os.getpid), cluster.controller.pid, cluster.engine_set.launcher.pid,
+      flush=True)
+{more}
+"""
+
+
+def run_script(more):
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(more=more)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = script.stdout.readline()
+    if not line:
+        pytest.fail(script.communicate()[1])
+    return script, [psutil.Process(int(word)) for word in line.split()]
+
+
+def test_script_that_forgets_to_stop(home):
+    script, programs = run_script("")
+    assert script.communicate(timeout=30) == ("", "")
+    assert script.returncode == 0
+    assert not psutil.wait_procs(programs, 1)[1]
+    assert list(home.iterdir()) == []
+
+
+def test_script_that_is_killed_with_tasks_running():
+    script, programs = run_script("rc[:].apply_async(time.sleep, 60)\ntime.sleep(60)")
+    script.kill()
+    script.communicate()
+    assert not psutil.wait_procs(programs, 10)[1]
+
+
+def test_script_that_gets_ctrl_c():
+    script, programs = run_script("rc[:].apply_sync(time.sleep, 60)")
+    time.sleep(0.3)
+    script.send_signal(signal.SIGINT)
+    _, err = script.communicate(timeout=30)
+    assert "KeyboardInterrupt" in err
+    assert not psutil.wait_procs(programs, 5)[1]
+
+
+def test_cycles_leave_nothing(home):
+    with Cluster(n=1):
+        pass
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with Cluster(n=1) as rc:
+            assert rc[0].apply_sync(abs, -1) == 1
+    wait_for(lambda: set(os.listdir("/proc/self/fd")) == before)
+    assert list(home.iterdir()) == []
+
+
+def test_portable_engines(make, monkeypatch):
+    monkeypatch.setenv("IPKERNEL_PORTABLE", "1")
+    with make(2) as rc:
+        assert len(set(rc[:].apply_sync(os.getpid))) == 2
+
+
+def test_default_place():
+    assert ClusterDirectory.named().path == ipython_dir() / "cluster_default"
