@@ -7,8 +7,8 @@ the first. Not counted: else, finally, with, assert, and what nested functions a
 """
 
 import os
-import time
 from pathlib import Path
+from time import perf_counter as clock
 
 from report import draw, show
 
@@ -59,20 +59,19 @@ def measure(path):
 
 def main():
     library = os.path.dirname(os.__file__)
-    found = sorted(Path(library).rglob("*.py"))
-    paths = [str(path) for path in found if "site-packages" not in path.parts]
-    begin = time.perf_counter()
+    files = sorted(map(str, Path(library).rglob("*.py")))
+    paths = [file for file in files if "site-packages" not in file]
+    start = clock()
     with ipp.Cluster(n=os.cpu_count()) as rc:
-        print(f"{len(rc)} engines, ready after {time.perf_counter() - begin:.2f} s, measure")
-        print(f"{len(paths)} files of {library}")
+        print(f"{len(paths)} files, {len(rc)} engines, ready after {clock() - start:.2f} s")
         result = rc.load_balanced_view().map_async(measure, paths, chunksize=8, ordered=True)
         result.wait_interactive()
         rows = result.get()
     print("The same once more, serially in this process, to compare ...")
-    begin = time.perf_counter()
-    serial_rows = [measure(path) for path in paths]
-    serial = time.perf_counter() - begin
-    show(library, paths, rows, result, serial, same=rows == serial_rows)
+    start = clock()
+    alone = [measure(path) for path in paths]
+    serial = clock() - start
+    show(library, paths, rows, result, serial, same=rows == alone)
     draw(library, paths, result, chunksize=8, picture="demo-run.svg")
 
 
