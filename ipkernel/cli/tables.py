@@ -42,7 +42,7 @@ def span(seconds: float) -> str:
         return f"{max(seconds, 0):.1f} s"
     left = int(seconds)
     units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-    parts = []
+    parts: list[str] = []
     for name, length in units:
         whole, left = divmod(left, length)
         if whole or parts:
