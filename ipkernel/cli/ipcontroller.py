@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,7 @@ def _port(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the controller until it is told to stop; return the exit status."""
     options = parser().parse_args(argv)
+    gc.disable()  # nothing becomes garbage while modules are imported; see _calm_collector
     try:
         if options.cluster_dir:
             directory = ClusterDirectory(options.cluster_dir)
@@ -245,10 +247,9 @@ def _calm_collector() -> None:
 
     Tasks and messages never form cycles; looking for some among a million of them takes long.
     """
-    import gc
-
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(100_000, 20, 100)
 
 

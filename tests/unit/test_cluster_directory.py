@@ -206,7 +206,9 @@ def test_process_of_another_host_is_believed(home):
     assert not process.kill()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": "x"}', '{"pid": -1, "started": 0}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"pid": "x"}', '{"pid": -1, "started": 0}', "\0"]
+)
 def test_garbled_pid_file(home, text):
     directory = ClusterDirectory.named("a").create()
     path = directory.pid / "ipcontroller.json"
