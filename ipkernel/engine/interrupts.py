@@ -6,7 +6,8 @@ list because storing into it is a single bytecode at which no signal can be deli
 
 from __future__ import annotations
 
-import _signal  # the C functions: signal.getsignal() costs 1 us for making an enum of its answer
+# The C functions: signal.getsignal() costs 1 us for making an enum of its answer.
+import _signal  # type: ignore[import-not-found]
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,7 @@ from typing import Any
 __all__ = ["Interrupts"]
 
 _INTERRUPTS = [
-    number
-    for name in ("SIGINT", "SIGBREAK")
-    if (number := getattr(signal, name, None)) is not None
+    number for name in ("SIGINT", "SIGBREAK") if (number := getattr(signal, name, None)) is not None
 ]
 
 

@@ -8,7 +8,7 @@ waits behind it.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 import threading
 from collections.abc import Callable
@@ -105,6 +105,12 @@ class Loop:
 
     def run(self) -> None:
         """Serve until the other end closes the link."""
+        try:
+            self._serve()
+        finally:
+            self._flusher.stop()
+
+    def _serve(self) -> None:
         receive = self._socket.recv
         link = self._link
         run_task = self._run_task
@@ -113,7 +119,7 @@ class Loop:
                 data = receive(READ)
             except OSError:
                 return
-            except Exception:  # noqa: BLE001 - a signal handler that user code has left behind
+            except Exception:  # noqa: BLE001, S112 - a signal handler that user code has left behind
                 continue
             if not data:
                 return
@@ -224,6 +230,7 @@ class _Flusher:
         self._function = function
         self._wake = threading.Semaphore(0)
         self._armed = False
+        self._stopped = False
         self._thread: threading.Thread | None = None
 
     def arm(self) -> None:
@@ -236,11 +243,20 @@ class _Flusher:
             self._thread.start()
         self._wake.release()
 
+    def stop(self) -> None:
+        """End the thread, if there is one."""
+        self._stopped = True
+        if self._thread is not None:
+            self._wake.release()
+            self._thread.join()
+
     def _run(self) -> None:
         while True:
             self._wake.acquire()
             while self._function():
                 pass
+            if self._stopped:
+                return
             self._armed = False
 
 

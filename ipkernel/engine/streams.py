@@ -41,7 +41,7 @@ class TaskStream(io.TextIOWrapper):
             newline="\n",
             line_buffering=True,
         )
-        self.mode = "w"
+        self.__dict__["mode"] = "w"
         self._label = name
         #: The task whose marker was written last, 0 when none is open.
         self.marked = 0
@@ -81,7 +81,9 @@ class Streams:
         descriptors: Of the standard output and the standard error.
     """
 
-    def __init__(self, *, synchronised: bool = False, descriptors: tuple[int, int] = (1, 2)) -> None:
+    def __init__(
+        self, *, synchronised: bool = False, descriptors: tuple[int, int] = (1, 2)
+    ) -> None:
         self.out = TaskStream(descriptors[0], "<stdout>")
         self.err = TaskStream(descriptors[1], "<stderr>")
         self.synchronised = synchronised
@@ -90,8 +92,8 @@ class Streams:
 
     def install(self) -> None:
         """Make them this process's ``sys.stdout`` and ``sys.stderr``."""
-        sys.stdout = sys.__stdout__ = self.out
-        sys.stderr = sys.__stderr__ = self.err
+        sys.stdout = sys.__stdout__ = self.out  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self.err  # type: ignore[misc]
 
     @property
     def dirty(self) -> bool:
@@ -122,7 +124,7 @@ class Streams:
         for stream in streams:
             try:
                 stream.flush()
-            except Exception:  # noqa: BLE001 - a user's stream may do anything
+            except Exception:  # noqa: BLE001, S110 - a user's stream may do anything
                 pass
 
     def close(self) -> None:

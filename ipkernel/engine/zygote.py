@@ -55,7 +55,9 @@ def command() -> list[str]:
     return [sys.executable, "-P", "-m", "ipkernel.engine.zygote"]
 
 
-def send_message(sock: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+def send_message(
+    sock: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()
+) -> None:
     """Send one message, with descriptors if need be.
 
     Args:

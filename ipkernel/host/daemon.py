@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from foolscap.api import Referenceable
+from foolscap.referenceable import Referenceable
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.task import deferLater
 from zope.interface import implementer
@@ -44,8 +44,8 @@ class JoinFailed(KernelError):
     """The controller could not be joined; the text says why."""
 
 
-@implementer(RIHost)
-class HostDoor(Referenceable):  # type: ignore[misc]
+@implementer(RIHost)  # type: ignore[misc]
+class HostDoor(Referenceable):
     """What the controller may ask of a host daemon.
 
     Args:
@@ -59,7 +59,7 @@ class HostDoor(Referenceable):  # type: ignore[misc]
         """Start engines with the ids of an EngineOrder."""
         wanted = unpack(EngineOrder, order)
         engines = self._daemon.engines
-        fresh = [id for id in wanted.engines if id not in engines.ids]
+        fresh = [one for one in wanted.engines if one not in engines.ids]
         engines.add(ids=fresh)
         return pack(EngineAnswer(engines=fresh))
 
@@ -67,7 +67,7 @@ class HostDoor(Referenceable):  # type: ignore[misc]
         """End engines for good; answers when they are gone."""
         wanted = unpack(EngineOrder, order)
         engines = self._daemon.engines
-        there = [id for id in engines.ids if not wanted.engines or id in wanted.engines]
+        there = [one for one in engines.ids if not wanted.engines or one in wanted.engines]
         ended = engines.end(there, "stopped on request") if there else succeed(None)
         return ended.addCallback(lambda _: pack(EngineAnswer(engines=there)))
 
@@ -179,7 +179,9 @@ class HostDaemon:
         told = False
         while self._stopping is None:
             try:
-                await self._attempt(max(0.5, min(ATTEMPT, began + seconds - self._reactor.seconds())))
+                await self._attempt(
+                    max(0.5, min(ATTEMPT, began + seconds - self._reactor.seconds()))
+                )
                 return
             except ConnectError as error:
                 cause = str(error)
@@ -269,13 +271,13 @@ class HostDaemon:
             self._report("ready", engines=ready)
         elif not self._all_ready and troubles and len(troubles) == len(self.engines):
             self._fail("; ".join(troubles))
-        new = [id for id in ready if id not in self._names]
+        new = [one for one in ready if one not in self._names]
         if new:
             self._names = ready
-            pids = [self.engines.pid_of(id) for id in new]
+            pids = [self.engines.pid_of(one) for one in new]
             self._report("engines", engines=new, pids=pids)
         else:
-            self._names = [id for id in self._names if id in ready]
+            self._names = [one for one in self._names if one in ready]
 
     # --------------------------------------------------------------- ending
 

@@ -29,7 +29,7 @@ class Engine:
 
     Args:
         key: The slot's name.
-        id: The engine's id, -1 while there is none.
+        number: The engine's id, -1 while there is none.
         forward: Takes output on its way to the client.
         log: Where the output is kept, or None.
 
@@ -46,9 +46,9 @@ class Engine:
         on_output: Is called when output has arrived while something is held.
     """
 
-    def __init__(self, key: str, id: int, forward: Forward, log: Path | None = None) -> None:
+    def __init__(self, key: str, number: int, forward: Forward, log: Path | None = None) -> None:
         self.key = key
-        self.id = id
+        self.id = number
         self.lane = Lane()
         self.link: EngineLink | None = None
         self.progress: memoryview | None = None
@@ -78,7 +78,7 @@ class Engine:
             threaded: Whether its output must be read by threads.
         """
         self.epoch += 1
-        self.pid = 0
+        self.pid = begun.pid
         self.exit = None
         self.exit_text = ""
         self.reported = 0

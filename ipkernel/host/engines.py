@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 
@@ -25,35 +25,14 @@ from ipkernel.host.supervisor import (
     Supervisor,
     Wait,
 )
+from ipkernel.host.traffic import Traffic, Uplink
 from ipkernel.wire.link import Received
-from ipkernel.wire.messages import (
-    Assign,
-    Done,
-    EngineHello,
-    EngineJoined,
-    EngineLeft,
-    EngineSetup,
-    ForgetFunctions,
-    Function,
-    Message,
-    Output,
-    Reason,
-    Reclaim,
-    Returned,
-    Started,
-)
+from ipkernel.wire.messages import EngineJoined, EngineLeft, EngineSetup, Reason
 
-__all__ = ["Engines", "Uplink"]
+__all__ = ["Engines"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a task runs before the controller is told that it runs.
-REPORT_AFTER: Final = 0.005
-#: Bytes that may wait for the controller before engines' output and results are left alone.
-OUTPUT_LIMIT: Final = 4 << 20
-RESULT_LIMIT: Final = 32 << 20
-#: Seconds between looks at whether the controller takes more again.
-LOOK_AGAIN: Final = 0.02
 #: Seconds in which an idle engine ends when its link closes; then it gets a SIGTERM.
 IDLE_TIME: Final = 0.05
 #: Seconds from SIGTERM to SIGKILL.
@@ -64,17 +43,6 @@ HELLO_TIME: Final = 60.0
 LINK_TIME: Final = 0.5
 #: Seconds between looks at the engines' memory.
 MEMORY_EVERY: Final = 2.0
-
-
-class Uplink(Protocol):
-    """The way to the controller."""
-
-    def send(self, message: Message, payload: Any = b"") -> None:
-        """Send a message; while there is no connection it may be lost."""
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that wait to be sent."""
 
 
 class Engines:
@@ -108,12 +76,9 @@ class Engines:
         self._changed = changed
         self._supervisor = Supervisor()
         self._engines: dict[str, Engine] = {}
-        self._by_id: dict[int, Engine] = {}
-        self._functions: dict[bytes, Any] = {}
+        self._traffic = Traffic(reactor, uplink, self._engines, self._said_hello)
         self._endings: dict[str, list[Deferred[None]]] = {}
         self._next_key = 0
-        self._ticking: Any = None
-        self._choked: Any = None
         self._timers: set[Any] = set()
         self._stopping = False
         self._look_at_memory()
@@ -138,22 +103,24 @@ class Engines:
             engine = self._new(one.key, -1)
             self._supervisor.add(one.key, now, begun=True)
             self._begin(engine, one)
-        for id in ids:
+        for number in ids:
             key = self.new_key()
-            self._new(key, id)
+            self._new(key, number)
             self._carry_out(self._supervisor.add(key, now))
 
-    def _new(self, key: str, id: int) -> Engine:
-        engine = self._engines[key] = Engine(key, id, self._forward, self._log_path(id))
-        engine.on_output = self._release
-        if id >= 0:
-            self._by_id[id] = engine
+    def _new(self, key: str, number: int) -> Engine:
+        engine = self._engines[key] = Engine(
+            key, number, self._traffic.forward, self._log_path(number)
+        )
+        engine.on_output = self._traffic.release
+        if number >= 0:
+            self._traffic.by_id[number] = engine
         return engine
 
-    def _log_path(self, id: int) -> Path | None:
-        if self._log_dir is None or id < 0:
+    def _log_path(self, number: int) -> Path | None:
+        if self._log_dir is None or number < 0:
             return None
-        return self._log_dir / f"ipengine-{id}.log"
+        return self._log_dir / f"ipengine-{number}.log"
 
     @property
     def ids(self) -> list[int]:
@@ -178,9 +145,9 @@ class Engines:
     def __len__(self) -> int:
         return len(self._engines)
 
-    def pid_of(self, id: int) -> int:
+    def pid_of(self, number: int) -> int:
         """Return the process id of an engine, 0 if it has no process now."""
-        engine = self._by_id.get(id)
+        engine = self._traffic.by_id.get(number)
         return engine.pid if engine is not None else 0
 
     def name(self, ids: list[int], cluster: str) -> None:
@@ -193,12 +160,12 @@ class Engines:
         self._cluster = cluster
         named = [e for e in self._engines.values() if e.id >= 0]
         nameless = [e for e in self._engines.values() if e.id < 0]
-        self._by_id.clear()
-        for engine, id in zip([*named, *nameless], ids, strict=False):
-            self._by_id[id] = engine
-            if engine.id != id:
-                engine.id = id
-                path = self._log_path(id)
+        self._traffic.by_id.clear()
+        for engine, number in zip([*named, *nameless], ids, strict=False):
+            self._traffic.by_id[number] = engine
+            if engine.id != number:
+                engine.id = number
+                path = self._log_path(number)
                 if path is not None:
                     from ipkernel.host.output import EngineLog
 
@@ -221,162 +188,11 @@ class Engines:
 
     def drop_waiting(self) -> None:
         """Forget the tasks that have not started, and all functions: their controller is gone."""
-        self._functions.clear()
-        for engine in self._engines.values():
-            engine.lane.waiting.clear()
-            known, engine.lane.known = engine.lane.known, set()
-            if known and engine.link is not None:
-                engine.link.send(ForgetFunctions(list(known)))
-                engine.link.flush()
-
-    # ------------------------------------------- from the controller
+        self._traffic.drop_waiting()
 
     def handle(self, batch: list[Received]) -> None:
         """Deal with messages of the controller."""
-        touched: dict[str, Engine] = {}
-        by_id = self._by_id
-        for message, payload in batch:
-            if type(message) is Assign:
-                engine = by_id.get(message.engine)
-                if engine is None or (message.epoch and message.epoch != engine.epoch):
-                    continue  # the controller knows by now, and has taken the task back
-                engine.lane.waiting[message.task] = (message, payload)
-                touched[engine.key] = engine
-            elif isinstance(message, Function):
-                self._functions[message.digest] = bytes(payload)
-            elif isinstance(message, Reclaim):
-                self._reclaim(message)
-            elif isinstance(message, ForgetFunctions):
-                self._forget(message)
-        for engine in touched.values():
-            self._feed(engine)
-
-    def _reclaim(self, message: Reclaim) -> None:
-        engine = self._by_id.get(message.engine)
-        tasks = engine.lane.reclaim(message.tasks) if engine is not None else []
-        self._uplink.send(Returned(message.engine, tasks))
-
-    def _forget(self, message: ForgetFunctions) -> None:
-        for digest in message.digests:
-            self._functions.pop(digest, None)
-        for engine in self._engines.values():
-            known = [digest for digest in message.digests if digest in engine.lane.known]
-            engine.lane.known.difference_update(known)
-            if known and engine.link is not None:
-                engine.link.send(ForgetFunctions(known))
-                engine.link.flush()
-
-    def _feed(self, engine: Engine) -> None:
-        link, lane = engine.link, engine.lane
-        if link is None or not lane.waiting:
-            return
-        idle = not lane.flight
-        taken = lane.take()
-        if not taken:
-            return
-        if idle:
-            engine.since = self._reactor.seconds()
-        known = lane.known
-        send = link.send
-        for message, payload in taken:
-            digest = message.digest
-            if digest and digest not in known:
-                blob = self._functions.get(digest)
-                if blob is not None:
-                    known.add(digest)
-                    send(Function(digest, len(blob)), blob)
-            send(message, payload)
-        link.flush()
-        if self._ticking is None:
-            self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
-
-    def _tick(self) -> None:
-        """Tell the controller which tasks have been running for a while."""
-        self._ticking = None
-        now = self._reactor.seconds()
-        running: list[int] = []
-        more = False
-        for engine in self._engines.values():
-            task = engine.lane.running
-            if not task or task == engine.reported:
-                continue
-            if now - engine.since >= REPORT_AFTER:
-                engine.reported = task
-                running.append(task)
-            else:
-                more = True
-        if running:
-            self._uplink.send(Started(running))
-        if more:
-            self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
-
-    # ------------------------------------------------- from an engine
-
-    def _arrived(self, engine: Engine, batch: list[Received]) -> None:
-        for pipe in engine.pipes:
-            pipe.drain()
-        if engine.threaded:
-            engine.held.extend(batch)
-            self._release(engine)
-            return
-        for message, payload in batch:
-            self._pass_on(engine, message, payload)
-        self._after(engine)
-
-    def _release(self, engine: Engine) -> None:
-        held = engine.held
-        passed = False
-        while held and (type(held[0][0]) is not Done or engine.caught_up):
-            self._pass_on(engine, *held.popleft())
-            passed = True
-        if passed:
-            self._after(engine)
-
-    def _pass_on(self, engine: Engine, message: Message, payload: Any) -> None:
-        if type(message) is Done:
-            if engine.lane.done(message.task, message.completed - message.started):
-                self._uplink.send(message, payload)
-            else:
-                logger.warning("engine %d has done a task that it does not have", engine.id)
-        elif isinstance(message, Output):
-            self._uplink.send(message, payload)
-        elif isinstance(message, EngineHello):
-            self._said_hello(engine)
-
-    def _after(self, engine: Engine) -> None:
-        lane = engine.lane
-        if lane.flight:
-            engine.since = self._reactor.seconds()
-            if self._ticking is None:
-                self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
-        if lane.waiting:
-            self._feed(engine)
-        if self._uplink.backlog > OUTPUT_LIMIT and self._choked is None:
-            self._choke()
-
-    def _forward(self, message: Output, data: bytes) -> None:
-        if message.task:
-            self._uplink.send(message, data)
-            if self._choked is None and self._uplink.backlog > OUTPUT_LIMIT:
-                self._choke()
-
-    def _choke(self) -> None:
-        """Take no more from the engines than the controller takes from us."""
-        backlog = self._uplink.backlog
-        self._choked = None
-        for engine in self._engines.values():
-            for pipe in engine.pipes:
-                if backlog > OUTPUT_LIMIT:
-                    pipe.pause()
-                else:
-                    pipe.resume()
-            if engine.link is not None:
-                if backlog > RESULT_LIMIT:
-                    engine.link.pause()
-                else:
-                    engine.link.resume()
-        if backlog > OUTPUT_LIMIT:
-            self._choked = self._reactor.callLater(LOOK_AGAIN, self._choke)
+        self._traffic.handle(batch)
 
     # ------------------------------------------------- life and death
 
@@ -388,7 +204,7 @@ class Engines:
 
     def _bind(self, engine: Engine, link: EngineLink) -> None:
         engine.link = link
-        link.on_messages = lambda _, batch: self._arrived(engine, batch)
+        link.on_messages = lambda _, batch: self._traffic.arrived(engine, batch)
         link.on_lost = lambda which: self._unlinked(engine, which)
         if engine.id >= 0:
             self._set_up(engine)
@@ -433,17 +249,17 @@ class Engines:
             engine.exit_text = text
             self._ended(engine, Exit(None, None))
 
-    def exited(self, key: str, exit: Exit) -> None:
+    def exited(self, key: str, ending: Exit) -> None:
         """A process has ended; called by the starter."""
         engine = self._engines.get(key)
         if engine is not None:
-            self._ended(engine, exit)
+            self._ended(engine, ending)
 
-    def _ended(self, engine: Engine, exit: Exit) -> None:
+    def _ended(self, engine: Engine, ending: Exit) -> None:
         if engine.exit is not None:
             return
-        engine.exit = exit
-        engine.memory = max(engine.memory, exit.memory)
+        engine.exit = ending
+        engine.memory = max(engine.memory, ending.memory)
         if engine.link is None:
             self._buried(engine)
         else:  # what it has sent comes first; then the link ends by itself
@@ -476,19 +292,19 @@ class Engines:
             self._account(engine)
 
     def _account(self, engine: Engine) -> None:
-        exit, text = engine.exit, engine.exit_text
-        assert exit is not None
-        self._release(engine)
+        ending, text = engine.exit, engine.exit_text
+        assert ending is not None
+        self._traffic.release(engine)
         begun = engine.begun_tasks
         worked = bool(begun) if begun is not None else engine.lane.sent > 0
         engine.finish_output()
         started, _ = engine.lane.lost(begun)
         engine.held.clear()
-        failed = exit.code is None and exit.signal is None
+        failed = ending.code is None and ending.signal is None
         pid = engine.pid
         for instruction in self._supervisor.exited(
             engine.key,
-            None if failed else exit,
+            None if failed else ending,
             self._reactor.seconds(),
             worked=worked,
             text=text,
@@ -509,22 +325,20 @@ class Engines:
             left.reason,
         )
         if engine.id >= 0:
-            exit = left.exit
+            ending = left.exit
             loss = Reason(
                 "engine",
                 left.reason,
                 engine=engine.id,
                 host=self._host,
                 pid=pid,
-                exitcode=exit.code if exit is not None else None,
-                signal=exit.signal if exit is not None else None,
+                exitcode=ending.code if ending is not None else None,
+                signal=ending.signal if ending is not None else None,
                 uptime=round(left.uptime, 3),
                 memory=engine.memory,
                 last_output=engine.last.lines(),
             )
-            self._uplink.send(
-                EngineLeft(engine.id, left.reason, left.restarting, started, loss)
-            )
+            self._uplink.send(EngineLeft(engine.id, left.reason, left.restarting, started, loss))
         self._changed()
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
@@ -570,7 +384,7 @@ class Engines:
             return
         engine.joined = True
         self._uplink.send(EngineJoined(engine.id, self._host, engine.pid, engine.epoch))
-        self._feed(engine)
+        self._traffic.feed(engine)
         self._changed()
 
     def _end(self, engine: Engine) -> None:
@@ -594,8 +408,8 @@ class Engines:
 
     def _gone(self, engine: Engine) -> None:
         del self._engines[engine.key]
-        if self._by_id.get(engine.id) is engine:
-            del self._by_id[engine.id]
+        if self._traffic.by_id.get(engine.id) is engine:
+            del self._traffic.by_id[engine.id]
         for waiting in self._endings.pop(engine.key, []):
             waiting.callback(None)
         self._changed()
@@ -605,7 +419,8 @@ class Engines:
     def _chosen(self, ids: list[int]) -> list[Engine]:
         if not ids:
             return list(self._engines.values())
-        return [self._by_id[id] for id in ids if id in self._by_id]
+        by_id = self._traffic.by_id
+        return [by_id[number] for number in ids if number in by_id]
 
     def end(self, ids: list[int], reason: str) -> Deferred[Any]:
         """End engines for good.
@@ -669,10 +484,10 @@ class Engines:
         return ended
 
     def _stopped(self, result: Any) -> Any:
-        for timer in [*self._timers, self._ticking, self._choked]:
-            if timer is not None and timer.active():
-                timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         self._timers.clear()
+        self._traffic.stop()
         self._starter.close()
         return result
 

@@ -25,6 +25,7 @@ class Begun:
         err: Reading end of its standard error.
         link: The daemon's end of its link, or None when the engine will connect.
         progress: Counts the tasks that it has started, or None when nobody counts.
+        pid: Its process id, or 0 when that is reported later.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Begun:
     err: int
     link: socket.socket | None = None
     progress: memoryview | None = None
+    pid: int = 0
 
 
 class StarterEvents(Protocol):
@@ -46,7 +48,7 @@ class StarterEvents(Protocol):
     def failed(self, key: str, text: str) -> None:
         """The process could not be started."""
 
-    def exited(self, key: str, exit: Exit) -> None:
+    def exited(self, key: str, ending: Exit) -> None:
         """The process has ended, and its group was killed."""
 
 
@@ -59,7 +61,7 @@ class IEngineStarter(Interface):
 
     threaded = Attribute("True when the engines' output must be read by threads.")
 
-    def start(key: str, environment: dict[str, str]) -> Begun:
+    def start(key: str, environment: dict[str, str]) -> Begun:  # noqa: N805
         """Ask for a process.
 
         Args:
@@ -70,10 +72,10 @@ class IEngineStarter(Interface):
             OSError: There are no more descriptors or processes.
         """
 
-    def attach(reactor: Any, events: StarterEvents) -> None:
+    def attach(reactor: Any, events: StarterEvents) -> None:  # noqa: N805
         """Begin to report."""
 
-    def signal(key: str, number: int, group: bool) -> None:
+    def signal(key: str, number: int, group: bool) -> None:  # noqa: N805
         """Send a signal to a process or to its group; nothing happens if it has ended."""
 
     def close() -> None:

@@ -178,7 +178,9 @@ class EngineLog:
         for number in range(self._backups, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{number}")
             newer = (
-                self._path.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
+                self._path.with_name(f"{self._path.name}.{number - 1}")
+                if number > 1
+                else self._path
             )
             if newer.exists():
                 os.replace(newer, older)

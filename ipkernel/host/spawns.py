@@ -83,7 +83,7 @@ class SpawnStarter:
             pass  # it has ended already, which is about to be noticed
         if self._reactor is not None:
             self._watch(key, process)
-        return Begun(key, out, err)
+        return Begun(key, out, err, pid=process.pid)
 
     def attach(self, reactor: Any, events: StarterEvents) -> None:
         """Begin to report; see :meth:`IEngineStarter.attach`."""

@@ -173,16 +173,16 @@ class Supervisor:
         return [Joined(key)]
 
     def exited(
-        self, key: str, exit: Exit | None, now: float, *, worked: bool = False, text: str = ""
+        self, key: str, ending: Exit | None, now: float, *, worked: bool = False, text: str = ""
     ) -> list[Instruction]:
         """The process has ended, or could not be started.
 
         Args:
             key: The slot.
-            exit: How; None when there never was a process.
+            ending: How; None when there never was a process.
             now: The time.
             worked: Whether it had begun any task.
-            text: Why, where ``exit`` does not say it.
+            text: Why, where ``ending`` does not say it.
         """
         slot = self.slots.get(key)
         if slot is None or slot.phase in (Phase.WAITING, Phase.DEAD):
@@ -190,24 +190,24 @@ class Supervisor:
         slot.pid = 0
         uptime = max(0.0, now - slot.since)
         if slot.phase is Phase.ENDING:
-            return self._ended(slot, exit, uptime, now)
-        why = text or (exit.text if exit is not None else "could not be started")
+            return self._ended(slot, ending, uptime, now)
+        why = text or (ending.text if ending is not None else "could not be started")
         slot.quick_deaths = 0 if worked or uptime >= QUICK else slot.quick_deaths + 1
         if slot.quick_deaths > MAX_QUICK_DEATHS:
             slot.phase = Phase.DEAD
             slot.reason = f"died {slot.quick_deaths} times in a row right after its start: {why}"
-            return [Left(key, slot.reason, False, exit, uptime)]
+            return [Left(key, slot.reason, False, ending, uptime)]
         slot.reason = why
-        left = Left(key, why, True, exit, uptime)
+        left = Left(key, why, True, ending, uptime)
         if slot.quick_deaths == 0:
             return [left, *self._again(slot, now)]
         slot.phase = Phase.WAITING
         return [left, Wait(key, BACK_OFF * 2 ** (slot.quick_deaths - 1))]
 
     def _ended(
-        self, slot: Slot, exit: Exit | None, uptime: float, now: float
+        self, slot: Slot, ending: Exit | None, uptime: float, now: float
     ) -> list[Instruction]:
-        left = Left(slot.key, slot.reason, slot.again, exit, uptime)
+        left = Left(slot.key, slot.reason, slot.again, ending, uptime)
         if slot.again:
             slot.quick_deaths = 0
             return [left, *self._again(slot, now)]

@@ -1,0 +1,398 @@
+"""The loop of an engine over a socket pair, in this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ipkernel.engine import current, publish_data
+from ipkernel.engine.current import State, state
+from ipkernel.engine.interrupts import Interrupts
+from ipkernel.engine.loop import Loop
+from ipkernel.engine.namespace import UserNamespace
+from ipkernel.engine.streams import Streams
+from ipkernel.engine.work import Work
+from ipkernel.serialize.failure import ErrorInfo, decode
+from ipkernel.serialize.functions import FunctionCache, dump_call
+from ipkernel.serialize.namespace import set_namespace
+from ipkernel.serialize.payload import dumps, loads
+from ipkernel.wire.link import Link
+from ipkernel.wire.messages import (
+    Assign,
+    Done,
+    EngineSetup,
+    ForgetFunctions,
+    Function,
+    Kind,
+    Outcome,
+    Output,
+    Stream,
+)
+
+
+class Bench:
+    """An engine's loop and the other end of its link.
+
+    Everything to be done is sent first; :meth:`run` then runs the loop until its input ends.
+    """
+
+    def __init__(self) -> None:
+        self.ours, theirs = socket.socketpair()
+        self.link = Link()
+        self.theirs = theirs
+        self.pipes = [os.pipe(), os.pipe()]
+        self.interrupts = Interrupts()
+        self.streams = Streams(descriptors=(self.pipes[0][1], self.pipes[1][1]))
+        self.namespace = UserNamespace()
+        self.progress = [0]
+        self.loop = Loop(
+            theirs,
+            Work(self.namespace),
+            self.streams,
+            self.interrupts,
+            progress=self.progress,
+        )
+        self.cache = FunctionCache()
+        self.sent: set[bytes] = set()
+        self.number = 0
+        self.messages: list[tuple[Any, Any]] = []
+        self.before = signal.getsignal(signal.SIGINT)
+        self.interrupts.install()
+        self.link.send(EngineSetup(3, "here", "test"))
+
+    def submit(self, function: Any, *args: Any, kind: Kind = Kind.APPLY) -> int:
+        call = dump_call(function, args, {}, self.cache)
+        if call.digest and call.digest not in self.sent:
+            self.sent.add(call.digest)
+            blob = call.blob or self.cache.lookup(function)[1]
+            self.link.send(Function(call.digest, len(blob)), blob)
+        return self.assign(kind, call.pieces, call.digest)
+
+    def order(self, kind: Kind, value: Any = None) -> int:
+        return self.assign(kind, dumps(value))
+
+    def assign(self, kind: Kind, pieces: Any, digest: bytes = b"") -> int:
+        self.number += 1
+        data = b"".join(pieces)
+        self.link.send(Assign(self.number, 3, kind, len(data), digest), data)
+        return self.number
+
+    def run(self) -> dict[int, tuple[Done, Any]]:
+        """Run what was submitted; returns what is done, by task."""
+        collected = bytearray()
+
+        def write() -> None:
+            while pieces := self.link.data_to_send():
+                self.ours.sendall(b"".join(pieces))
+            self.ours.shutdown(socket.SHUT_WR)
+
+        def read() -> None:
+            while data := self.ours.recv(1 << 16):
+                collected.extend(data)
+
+        threads = [threading.Thread(target=write), threading.Thread(target=read)]
+        for thread in threads:
+            thread.start()
+        self.loop.run()
+        self.theirs.shutdown(socket.SHUT_WR)
+        for thread in threads:
+            thread.join()
+        self.messages = self.link.receive(bytes(collected))
+        return {m.task: (m, p) for m, p in self.messages if isinstance(m, Done)}
+
+    def value(self, function: Any, *args: Any, kind: Kind = Kind.APPLY) -> Any:
+        return self.good(self.submit(function, *args, kind=kind))
+
+    def good(self, task: int) -> Any:
+        done, payload = self.run()[task]
+        assert done.outcome is Outcome.OK, decode(payload).traceback
+        return loads(payload)
+
+    def error(self, task: int) -> ErrorInfo:
+        done, payload = self.run()[task]
+        assert done.outcome is Outcome.ERROR
+        return decode(payload)
+
+    def close(self) -> None:
+        signal.signal(signal.SIGINT, self.before)
+        self.ours.close()
+        self.theirs.close()
+        for pair in self.pipes:
+            for descriptor in pair:
+                os.close(descriptor)
+        set_namespace(None)
+        fresh = State()
+        for name in State.__slots__:
+            setattr(state, name, getattr(fresh, name))
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_a_call_and_its_result(bench: Bench) -> None:
+    task = bench.submit(pow, 2, 10)
+    done, payload = bench.run()[task]
+    assert (done.engine, done.outcome, done.size) == (3, Outcome.OK, len(payload))
+    assert loads(payload) == 1024
+    assert done.started <= done.completed
+    assert bench.progress[0] == 1
+
+
+def test_results_come_in_order(bench: Bench) -> None:
+    tasks = [bench.submit(abs, -n) for n in range(500)]
+    done = bench.run()
+    assert list(done) == tasks
+    assert [loads(payload) for _, payload in done.values()] == list(range(500))
+    assert bench.progress[0] == 500
+
+
+def test_an_exception_comes_back_with_the_users_frames_alone(bench: Bench) -> None:
+    def fails() -> None:
+        raise LookupError("nothing there")
+
+    info = bench.error(bench.submit(fails))
+    assert (info.ename, info.evalue) == ("LookupError", "nothing there")
+    assert [frame[2] for frame in info.frames] == ["fails"]
+    assert info.engine_info["engine"] == 3
+    assert info.engine_info["method"] == "apply"
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError()]
+)
+def test_no_exception_ends_the_loop(bench: Bench, error: BaseException) -> None:
+    def fails(error: BaseException) -> None:
+        raise error
+
+    first = bench.submit(fails, error)
+    second = bench.submit(abs, -1)
+    done = bench.run()
+    assert done[first][0].outcome is Outcome.ERROR
+    assert decode(done[first][1]).ename == type(error).__name__
+    assert loads(done[second][1]) == 1
+
+
+def test_infinite_recursion_is_an_error(bench: Bench) -> None:
+    def deeper() -> None:
+        deeper()
+
+    assert bench.error(bench.submit(deeper)).ename == "RecursionError"
+
+
+def test_a_result_that_cannot_be_sent_is_an_error_that_says_so(bench: Bench) -> None:
+    info = bench.error(bench.submit(threading.Lock))
+    assert info.ename == "SerializationError"
+    assert "lock" in info.evalue
+
+
+def test_a_large_result(bench: Bench) -> None:
+    assert bench.value(bytes, 3_000_000) == bytes(3_000_000)
+
+
+def test_map_runs_a_chunk(bench: Bench) -> None:
+    assert bench.value(pow, [[1, 2, 3], [2, 2, 2]], kind=Kind.MAP) == [1, 4, 9]
+
+
+def test_map_of_one_sequence(bench: Bench) -> None:
+    assert bench.value(abs, [[-1, -2]], kind=Kind.MAP) == [1, 2]
+
+
+def test_the_first_exception_fails_the_chunk(bench: Bench) -> None:
+    info = bench.error(bench.submit(int, [["1", "x", "y"]], kind=Kind.MAP))
+    assert info.ename == "ValueError" and "'x'" in info.evalue
+
+
+def test_exceptions_can_take_the_place_of_results(bench: Bench) -> None:
+    from ipkernel.serialize.failure import ItemFailure
+
+    first, second, third = bench.value(int, [["1", "x", "3"]], True, kind=Kind.MAP)
+    assert (first, third) == (1, 3)
+    assert isinstance(second, ItemFailure)
+
+
+def test_the_namespace_by_tasks(bench: Bench) -> None:
+    bench.order(Kind.PUSH, {"a": 1, "b": 2})
+    both = bench.order(Kind.PULL, (["a", "a + b"], False))
+    single = bench.order(Kind.PULL, (["b"], True))
+    keys = bench.order(Kind.KEYS)
+    bench.order(Kind.CLEAR)
+    missing = bench.order(Kind.PULL, (["a"], True))
+    done = bench.run()
+    assert loads(done[both][1]) == [1, 3]
+    assert loads(done[single][1]) == 2
+    assert loads(done[keys][1]) == ["a", "b"]
+    assert decode(done[missing][1]).ename == "NameError"
+
+
+def test_a_damaged_payload_is_an_error(bench: Bench) -> None:
+    info = bench.error(bench.assign(Kind.PUSH, [b"\x01garbage"]))
+    assert info.ename == "SerializationError"
+
+
+def test_a_function_that_was_forgotten_is_unknown(bench: Bench) -> None:
+    def local(x: int) -> int:
+        return x
+
+    for _ in range(2):
+        dump_call(local, (1,), {}, bench.cache)  # the second time it goes by its digest
+    task = bench.submit(local, 1)
+    bench.link.send(ForgetFunctions(list(bench.sent)))
+    call = dump_call(local, (1,), {}, bench.cache)
+    again = bench.assign(Kind.APPLY, call.pieces, call.digest)
+    done = bench.run()
+    assert loads(done[task][1]) == 1
+    assert decode(done[again][1]).ename == "UnknownFunction"
+
+
+def test_output_is_complete_when_the_task_is_done(bench: Bench) -> None:
+    def prints(stream: Any) -> None:
+        sys.modules["ipkernel.engine.current"].state.loop._streams.out.write("no newline")
+
+    bench.value(prints, None)
+    assert os.read(bench.pipes[0][0], 1000) == b"\x1b]ipk;1\x07no newline\x1b]ipk;\x07"
+
+
+def test_code_knows_where_it_runs(bench: Bench) -> None:
+    where = bench.value(current)
+    assert (where.engine, where.host, where.cluster, where.task) == (3, "here", "test", 1)
+
+
+def test_current_elsewhere_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="engine"):
+        current()
+    with pytest.raises(RuntimeError, match="engine"):
+        publish_data(1)
+
+
+def test_published_data_go_out_while_the_task_runs(bench: Bench) -> None:
+    bench.value(publish_data, {"i": 1})
+    kinds = [(type(m), m.task) for m, _ in bench.messages]
+    assert kinds == [(Output, 1), (Done, 1)]
+    message, payload = bench.messages[0]
+    assert message.stream is Stream.DATA
+    assert loads(payload) == {"i": 1}
+
+
+def test_a_changed_interrupt_handler_is_taken_back(bench: Bench) -> None:
+    def changes() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    bench.value(changes)
+    assert signal.getsignal(signal.SIGINT) is bench.interrupts._handler
+
+
+def test_an_interrupt_hits_the_task_and_only_it(bench: Bench) -> None:
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    first, second = bench.submit(interrupted), bench.submit(abs, -1)
+    signal.raise_signal(signal.SIGINT)  # nothing runs: it has no effect
+    done = bench.run()
+    assert decode(done[first][1]).ename == "KeyboardInterrupt"
+    assert loads(done[second][1]) == 1
+
+
+def test_a_held_interrupt_comes_at_the_end() -> None:
+    interrupts = Interrupts()
+    before = signal.getsignal(signal.SIGINT)
+    interrupts.install()
+    reached = False
+    try:
+        interrupts.open[0] = True
+        with pytest.raises(KeyboardInterrupt):
+            with interrupts.held():
+                signal.raise_signal(signal.SIGINT)
+                reached = True
+    finally:
+        interrupts.open[0] = False
+        signal.signal(signal.SIGINT, before)
+    assert reached
+
+
+def test_a_result_does_not_wait_for_the_long_task_behind_it(bench: Bench) -> None:
+    """The second task waits until the first one's result has been seen by the other side."""
+    seen = threading.Event()
+    received: list[Any] = []
+
+    def wait() -> bool:
+        return seen.wait(20)
+
+    work = bench.loop._work
+    plain = work.kinds[Kind.KEYS]
+    calls = iter([plain, lambda payload, digest: dumps(wait())])
+    work.kinds[Kind.KEYS] = lambda payload, digest: next(calls)(payload, digest)
+    bench.loop._last = 0.0  # as if tasks had been taking microseconds
+    for _ in range(2):
+        bench.order(Kind.KEYS)
+    bench.ours.sendall(b"".join(bench.link.data_to_send()))
+
+    def watch() -> None:
+        while len(received) < 2 and (data := bench.ours.recv(1 << 16)):
+            received.extend(bench.link.receive(data))
+            seen.set()
+        bench.ours.shutdown(socket.SHUT_WR)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    bench.loop.run()
+    watcher.join()
+    assert loads(received[1][1]) is True
+
+
+def test_a_child_that_returns_into_the_loop_ends_there(bench: Bench) -> None:
+    def forks() -> int:
+        from ipkernel.engine.current import state
+
+        pid = os.fork()
+        if pid == 0:
+            state.forked = True  # what the hook of a real engine does
+            return 0
+        return pid
+
+    task = bench.submit(forks)
+    done = bench.run()
+    assert list(done) == [task]
+    assert os.waitpid(loads(done[task][1]), 0)[1] == 0
+
+
+def test_a_signal_handler_that_raises_between_tasks_does_no_harm(bench: Bench) -> None:
+    class Rude:
+        """A socket whose first read is interrupted by a user's handler."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock = sock
+            self.count = 0
+
+        def recv(self, size: int) -> bytes:
+            self.count += 1
+            if self.count == 1:
+                raise RuntimeError("a handler of the user")
+            return self.sock.recv(size)
+
+        def sendall(self, data: Any) -> None:
+            self.sock.sendall(data)
+
+    bench.loop._socket = Rude(bench.theirs)  # type: ignore[assignment]
+    assert bench.value(abs, -2) == 2
+
+
+def test_time_is_not_wasted_between_tasks(bench: Bench) -> None:
+    """Stamps of consecutive tasks do not overlap and come from the wall clock."""
+    before = time.time()
+    for _ in range(20):
+        bench.submit(abs, 1)
+    done = [message for message, _ in bench.run().values()]
+    assert before <= done[0].started
+    assert all(a.completed <= b.started for a, b in zip(done, done[1:], strict=False))
