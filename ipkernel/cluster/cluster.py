@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from ipkernel.cluster import options, stopping
-from ipkernel.cluster.directory import (
-    ClusterDirectory,
-    find_directory,
-    forget_old,
-    private_name,
-)
+from ipkernel.cluster import ending, options
+from ipkernel.cluster.base import ClusterBase
+from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.options import signal_name
-from ipkernel.cluster.processes import Process, cpu_count
-from ipkernel.cluster.programs import Programs, Settings
-from ipkernel.errors import ClusterError, ConfigurationError, ConnectError, KernelError
-from ipkernel.launchers import find_launcher
+from ipkernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
     from ipkernel.wire.records import Status
 
-#: Seconds within which the end of a process is known after its connections have ended.
-_NOTICE = 0.5
 
-_running: set[Cluster] = set()
-_owner = os.getpid()
-
-
-class Cluster:
+class Cluster(ClusterBase):
     """A controller and its engines: start them, connect, change them, stop them.
 
     ::
@@ -86,113 +67,6 @@ class Cluster:
         n: Number of engines that :meth:`start_cluster` starts.
     """
 
-    def __init__(
-        self,
-        n: int | None = None,
-        *,
-        cluster: str | None = None,
-        cluster_id: str = "",
-        profile: str = "",
-        cluster_dir: str | os.PathLike[str] | None = None,
-        cluster_file: str | os.PathLike[str] | None = None,
-        controller: Any = "local",
-        engines: Any = "local",
-        controller_launcher_class: Any = None,
-        engine_launcher_class: Any = None,
-        controller_ip: str = "",
-        controller_port: int = 0,
-        controller_location: str = "",
-        controller_args: Sequence[str] = (),
-        engine_args: Sequence[str] = (),
-        engine_timeout: float = 60,
-        stop_timeout: float = 5,
-        environment: Mapping[str, str] | None = None,
-        log_level: int | str = "INFO",
-        shutdown_atexit: bool = True,
-        daemonize: bool = False,
-        on_event: Callable[[str, dict[str, Any]], object] | None = None,
-        **legacy: Any,
-    ) -> None:
-        if legacy:
-            options.refuse_unknown(legacy, _arguments())
-        self.n = cpu_count() if n is None else options.check_count(n)
-        where = cluster_dir or cluster_file
-        named = bool(where or cluster or cluster_id or profile)
-        if named:
-            directory = find_directory(
-                cluster, cluster_dir=where, cluster_id=cluster_id, profile=profile
-            )
-        else:
-            directory = ClusterDirectory.named(private_name())
-        self._private = not named
-        self.engine_timeout = options.check_seconds("engine_timeout", engine_timeout)
-        self.stop_timeout = options.check_seconds("stop_timeout", stop_timeout)
-        self.daemonize = daemonize
-        self.shutdown_atexit = shutdown_atexit and not daemonize
-        settings = Settings(
-            controller=find_launcher("controller", controller_launcher_class or controller),
-            engines=find_launcher("engines", engine_launcher_class or engines),
-            interface=controller_ip,
-            port=controller_port,
-            location=controller_location,
-            controller_args=tuple(controller_args),
-            engine_args=tuple(engine_args),
-            environment=dict(environment or {}),
-            log_level=options.check_level(log_level),
-            lifeline=not daemonize,
-            stop_timeout=self.stop_timeout,
-            on_event=self._event,
-        )
-        self.on_event = on_event
-        self._programs = Programs(directory, self._private, settings)
-        self.engines: dict[str, EngineSet] = {}
-        self._attached = False
-        self._client: Client | None = None
-        self._lock = threading.RLock()
-
-    def __repr__(self) -> str:
-        state = "running" if self.running else "not running"
-        return f"<Cluster {self.cluster_id!r} {state} engines={list(self.engines.values())}>"
-
-    @property
-    def directory(self) -> ClusterDirectory:
-        """The cluster directory, with what is in it."""
-        return self._programs.directory
-
-    @property
-    def controller(self) -> Any:
-        """The controller's launcher; None before the start and if somebody else started it."""
-        return self._programs.controller
-
-    @property
-    def cluster_id(self) -> str:
-        """Name of the cluster."""
-        return self.directory.name
-
-    name = cluster_id
-
-    @property
-    def cluster_dir(self) -> Path:
-        """The cluster directory."""
-        return self.directory.path
-
-    @property
-    def cluster_file(self) -> Path:
-        """The file that :meth:`from_file` reads."""
-        return self.directory.record_file
-
-    @property
-    def engine_set(self) -> EngineSet | None:
-        """The first engine set, or None."""
-        return next(iter(self.engines.values()), None)
-
-    @property
-    def running(self) -> bool:
-        """Whether the controller runs, as far as can be told from this host."""
-        if self.controller is not None:
-            return bool(self.controller.running)
-        return self._attached and self.directory.alive()
-
     # -- start ----------------------------------------------------------------------------
 
     def start_controller_sync(self) -> None:
@@ -202,7 +76,7 @@ class Cluster:
             LauncherError: It did not start; the text says why.
             ClusterError: The directory cannot be used, or somebody else runs this cluster.
         """
-        with self._lock, _StopOnFailure(self):
+        with self._lock, ending.StopOnFailure(self):
             self._spawn_controller()
             self._wait_controller(self._deadline())
             self._note()
@@ -252,7 +126,7 @@ class Cluster:
             ClusterError: The directory cannot be used, or somebody else runs this cluster.
             TimeoutError: Engines were not ready within ``engine_timeout``.
         """
-        with self._lock, _StopOnFailure(self):
+        with self._lock, ending.StopOnFailure(self):
             self._launch(n)
             deadline = self._deadline()
             self._wait_controller(deadline)
@@ -276,7 +150,7 @@ class Cluster:
             ConnectError: The controller cannot be reached.
             TimeoutError: Engines were not ready within ``engine_timeout``.
         """
-        with self._lock, _StopOnFailure(self):
+        with self._lock, ending.StopOnFailure(self):
             self._launch(n)
             deadline = self._deadline()
             load_client()  # while the processes start
@@ -308,28 +182,6 @@ class Cluster:
         return self._connect(client_args)
 
     # -- stop -----------------------------------------------------------------------------
-
-    def stop_cluster_sync(self) -> None:
-        """Stop the engines and the controller, all at once. If nothing runs, do nothing.
-
-        What does not end in good order within ``stop_timeout`` is killed, and said so on the
-        standard error.
-
-        Raises:
-            ClusterError: Something cannot be ended.
-        """
-        with self._lock:
-            _running.discard(self)
-            if self._attached:
-                self._stop_attached()
-                return
-            if not self._programs.all:
-                return
-            try:
-                self._programs.end(self._programs.all)
-            finally:
-                self.engines = {}
-            self._tidy()
 
     def stop_controller_sync(self) -> None:
         """Stop the controller, and with it the host daemons. If it does not run, do nothing."""
@@ -450,7 +302,7 @@ class Cluster:
     start_cluster = either(start_cluster_sync)
     start_and_connect = either(start_and_connect_sync)
     connect_client = either(connect_client_sync)
-    stop_cluster = either(stop_cluster_sync)
+    stop_cluster = either(ClusterBase.stop_cluster_sync)
     stop_controller = either(stop_controller_sync)
     stop_engines = either(stop_engines_sync)
     restart_engines = either(restart_engines_sync)
@@ -485,18 +337,6 @@ class Cluster:
         await loop.run_in_executor(None, self.__exit__, *exc)
 
     # -- persistence ----------------------------------------------------------------------
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what :meth:`from_dict` needs, as plain data."""
-        return {
-            "cluster": self.cluster_id,
-            "cluster_dir": str(self.directory.path),
-            "n": self.n,
-            "private": self._private,
-            "daemonize": self.daemonize,
-            "controller": {"pid": self.controller.pid if self.controller is not None else 0},
-            "engines": {name: s.to_dict() for name, s in self.engines.items()},
-        }
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any], **arguments: Any) -> Self:
@@ -561,183 +401,6 @@ class Cluster:
         )
         return cls.from_directory(directory.path, **arguments)
 
-    def _event(self, program: str, event: dict[str, Any]) -> None:
-        if self.on_event is not None:
-            self.on_event(program, event)
-
-    # -- underneath -----------------------------------------------------------------------
-
-    def _launch(self, n: int | None) -> None:
-        """Start both programs without waiting for either."""
-        if n is not None:
-            self.n = options.check_count(n)
-        self._spawn_controller()
-        for name, engine_set in list(self.engines.items()):
-            if not engine_set.running:
-                del self.engines[name]
-        if self.n and not self.engines:
-            self._spawn_host(self.n, None)
-        forget_old()
-
-    def _spawn_controller(self) -> None:
-        if self._programs.controller is not None and self._programs.controller.running:
-            return
-        self._attached = False
-        self._programs.start_controller()
-        _remember(self)
-
-    def _spawn_host(self, n: int, engine_set_id: str | None) -> EngineSet:
-        name = self._new_id(engine_set_id)
-        launcher = self._programs.start_host(n, self.engine_timeout, lifeline=not self._attached)
-        self.engines[name] = EngineSet(name, n, (), launcher)
-        return self.engines[name]
-
-    def _new_id(self, engine_set_id: str | None) -> str:
-        if engine_set_id is None:
-            number = len(self.engines)
-            while f"engines-{number}" in self.engines:
-                number += 1
-            return f"engines-{number}"
-        if engine_set_id in self.engines:
-            raise ClusterError(f"there is an engine set {engine_set_id!r} already")
-        return engine_set_id
-
-    def _has_hosts(self) -> bool:
-        if any(launcher.running for launcher in self._programs.hosts):
-            return True
-        return any(host.connected for host in self._status().hosts)
-
-    def _status(self) -> Status:
-        from ipkernel.cluster import doors
-
-        with self._explained():
-            return doors.status(self.directory)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Within it, a controller that cannot be reached because it is gone is told as such."""
-        try:
-            yield
-        except ConnectError:
-            if self.controller is not None:
-                self.controller.wait(_NOTICE)
-            self._check_running()
-            raise
-
-    def _start_more(self, n: int, engine_set_id: str | None) -> EngineSet:
-        from ipkernel.cluster import doors
-
-        name = self._new_id(engine_set_id)
-        with self._explained():
-            ids = doors.start_engines(self.directory, n, self.engine_timeout)
-        self.engines[name] = EngineSet(name, n, ids)
-        return self.engines[name]
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self.engine_timeout
-
-    def _wait_controller(self, deadline: float) -> None:
-        self._programs.wait_ready(self._programs.controller, deadline)
-
-    def _wait_engines(self, deadline: float) -> None:
-        for engine_set in self.engines.values():
-            if engine_set.launcher is not None:
-                event = self._programs.wait_ready(engine_set.launcher, deadline)
-                engine_set.engines = engine_set.engines or tuple(event.get("engines", ()))
-
-    def _wait_known(self, client: Client, deadline: float) -> None:
-        count = sum(len(s.engines) for s in self.engines.values())
-        if count:
-            left = max(1.0, deadline - time.monotonic())
-            client.wait_for_engines(count, timeout=left, interactive=False)
-
-    def _connect(self, client_args: dict[str, Any]) -> Client:
-        from ipkernel.client.client import Client
-
-        client_args.setdefault("timeout", self.engine_timeout)
-        return Client(cluster=self, **client_args)
-
-    def _check_running(self) -> None:
-        if self._attached:
-            if not self.directory.alive():
-                raise ClusterError(f"cluster {self.cluster_id} is not running any more")
-        else:
-            self._programs.check_controller()
-
-    def _chosen(self, engine_set_id: str | None) -> list[EngineSet]:
-        if engine_set_id is None:
-            return list(self.engines.values())
-        if engine_set_id not in self.engines:
-            known = ", ".join(self.engines) or "none"
-            raise ClusterError(f"there is no engine set {engine_set_id!r}; there are: {known}")
-        return [self.engines[engine_set_id]]
-
-    def _order_set(self, method: str, engine_set_id: str | None, name: str = "") -> None:
-        with self._lock:
-            self._check_running()
-            ids = [e for s in self._chosen(engine_set_id) for e in s.engines]
-            self._order(method, ids if engine_set_id is not None else [], name)
-
-    def _order(self, method: str, engines: Sequence[int], name: str = "") -> None:
-        from ipkernel.cluster import doors
-
-        with self._explained():
-            doors.order(self.directory, method, engines, name)
-
-    def _stop_attached(self) -> None:
-        stopping.stop_directory(
-            self.directory,
-            timeout=self.stop_timeout,
-            say=lambda text: sys.stderr.write(f"ipkernel: {text}\n"),
-        )
-        self._attached = False
-        self.engines = {}
-
-    def _tidy(self) -> None:
-        """After the end of everything: what a private cluster wrote is of no more use."""
-        spoiled = self._programs.spoiled
-        if self.directory.processes():  # left by a program that was killed
-            stopping.stop_directory(self.directory, timeout=self.stop_timeout)
-        if not self._private:
-            self._note()
-        elif spoiled:
-            sys.stderr.write(f"ipkernel: {spoiled}; the logs are kept in {self.directory.log}\n")
-        else:
-            self.directory.remove()
-
-    def _note(self) -> None:
-        """Keep :attr:`cluster_file` up to date; a cluster works without it as well."""
-        record = self.to_dict()
-        if self._attached:
-            record = {**self.directory.read_record(), "engines": record["engines"]}
-        elif not self.daemonize:
-            record["owner"] = Process.this("owner").to_dict()
-        try:
-            self.directory.write_record(record)
-        except OSError:
-            pass
-
-
-class _StopOnFailure:
-    """Within it, an error stops the whole cluster before it goes on to the caller."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._was_running = cluster.running
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        cluster = self._cluster
-        if kind is None or self._was_running or cluster._attached:
-            return
-        if cluster.controller is not None or cluster.engines:
-            try:
-                cluster.stop_cluster_sync()
-            except KernelError as second:
-                sys.stderr.write(f"ipkernel: {second}\n")
-
 
 def load_client() -> None:
     """Import what a client needs and start its reactor: most of the time that a client takes."""
@@ -753,29 +416,3 @@ def load_client() -> None:
     finally:
         if collecting:
             gc.enable()
-
-
-def _arguments() -> list[str]:
-    import inspect
-
-    return [name for name in inspect.signature(Cluster).parameters if name != "legacy"]
-
-
-def _remember(cluster: Cluster) -> None:
-    """Have a cluster stopped when this process exits."""
-    if not cluster.shutdown_atexit:
-        return
-    if not _running:
-        atexit.unregister(_stop_all)
-        atexit.register(_stop_all)
-    _running.add(cluster)
-
-
-def _stop_all() -> None:
-    if os.getpid() != _owner:  # a forked child: the clusters are its parent's
-        return
-    for cluster in list(_running):
-        try:
-            cluster.stop_cluster_sync()
-        except KernelError as error:
-            sys.stderr.write(f"ipkernel: {error}\n")

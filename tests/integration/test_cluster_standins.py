@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from ipkernel.cluster import cluster as module
+from ipkernel.cluster import ending
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.errors import ClusterError, ConfigurationError, LauncherError, SecurityError
@@ -409,7 +409,7 @@ def test_daemonized(make):
     cluster = make(cluster="x", daemonize=True)
     cluster.start_cluster()
     assert not cluster.shutdown_atexit
-    assert cluster not in module._running
+    assert cluster not in ending._running
     assert "--lifeline" not in cluster.controller.command()
     assert "owner" not in cluster.directory.read_record()
 
