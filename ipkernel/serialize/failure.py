@@ -16,6 +16,7 @@ from ipkernel.serialize import payload, rebuild
 
 __all__ = [
     "ErrorInfo",
+    "ItemFailure",
     "decode",
     "describe",
     "encode",
@@ -248,6 +249,27 @@ def _dump_partly(exc: BaseException) -> bytes:
     kept = {name: value for name, value in attributes.items() if _can_be_pickled(value)}
     held = {name: value for name, value in members.items() if _can_be_pickled(value)}
     return _dump(_Rebuilt(type(exc), args, kept, held))
+
+
+class ItemFailure:
+    """Stands for the result of an item that failed, among results that did not.
+
+    Args:
+        encoded: what :func:`encode` returned.
+    """
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+
+    def load(self) -> RemoteError:
+        """Make the exception to show to the user.
+
+        Raises:
+            SerializationError: the bytes are no :class:`ErrorInfo`.
+        """
+        return to_exception(decode(self.encoded))
 
 
 class _Rebuilt:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipkernel.errors import RemoteError, SerializationError
-from ipkernel.serialize import failure
+from ipkernel.serialize import failure, payload
 from ipkernel.serialize.failure import (
     ErrorInfo,
+    ItemFailure,
     decode,
     describe,
     encode,
@@ -329,3 +330,14 @@ def test_ipython_shows_the_remote_lines():
     exc = to_exception(describe(caught(divide, 1, 0), engine_info=INFO))
     assert exc._render_traceback_()[0] == "[3:apply]: "
     assert sys.exception() is None
+
+
+def test_a_failed_item_travels_among_results():
+    failed = ItemFailure(encode(describe(caught(divide, 1, 0), engine_info=INFO)))
+    first, second = payload.loads(payload.dumps_bytes([1, failed]))
+    assert first == 1
+    error = second.load()
+    assert isinstance(error, ZeroDivisionError)
+    assert error.engine_info["engine"] == INFO["engine"]
+    with pytest.raises(SerializationError):
+        ItemFailure(b"no such thing").load()
