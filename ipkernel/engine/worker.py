@@ -55,7 +55,7 @@ def run_engine(
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: _become_child(sock))
     # A segmentation fault then says where it was, in the engine's last lines of output.
-    faulthandler.enable(file=2)
+    faulthandler.enable(file=2, all_threads=False)
     loop.send(EngineHello(os.getpid(), token))
     loop.run()
     leave(streams, 0)

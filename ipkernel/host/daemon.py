@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 #: Seconds between attempts to reach the controller: the first, and the longest.
 FIRST_PAUSE: Final = 0.02
 LONGEST_PAUSE: Final = 1.0
+#: Seconds for which the pauses stay short: a controller that is being started comes up in less.
+EAGER: Final = 3.0
 #: Seconds that one attempt may take.
 ATTEMPT: Final = 10.0
 
@@ -193,7 +195,8 @@ class HostDaemon:
                 self._report("waiting", message=cause)
                 logger.info("cannot join yet: %s", cause)
             await deferLater(self._reactor, min(pause, left))
-            pause = min(pause * 1.5, LONGEST_PAUSE)
+            if self._reactor.seconds() - began > EAGER:
+                pause = min(pause * 1.5, LONGEST_PAUSE)
 
     async def _attempt(self, seconds: float) -> None:
         try:

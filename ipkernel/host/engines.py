@@ -54,7 +54,7 @@ class Engines:
         uplink: The way to the controller.
         host: Name of this host.
         log_dir: Where the output of engines is kept, or None.
-        changed: Is called after an engine has joined or left.
+        changed: Is called, a turn of the reactor later, when engines have joined or left.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Engines:
         self._next_key = 0
         self._timers: set[Any] = set()
         self._stopping = False
+        self._noted = False
         self._look_at_memory()
 
     # ------------------------------------------------------------- slots
@@ -339,7 +340,7 @@ class Engines:
                 last_output=engine.last.lines(),
             )
             self._uplink.send(EngineLeft(engine.id, left.reason, left.restarting, started, loss))
-        self._changed()
+        self._note_change()
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
@@ -385,7 +386,7 @@ class Engines:
         engine.joined = True
         self._uplink.send(EngineJoined(engine.id, self._host, engine.pid, engine.epoch))
         self._traffic.feed(engine)
-        self._changed()
+        self._note_change()
 
     def _end(self, engine: Engine) -> None:
         """Ask an engine to end; an idle one does so when its link closes."""
@@ -412,7 +413,7 @@ class Engines:
             del self._traffic.by_id[engine.id]
         for waiting in self._endings.pop(engine.key, []):
             waiting.callback(None)
-        self._changed()
+        self._note_change()
 
     # --------------------------------------------------------- on request
 
@@ -490,6 +491,16 @@ class Engines:
         self._traffic.stop()
         self._starter.close()
         return result
+
+    def _note_change(self) -> None:
+        # Later, for whoever is told may want to end engines in the midst of what goes on here.
+        if not self._noted and not self._stopping:
+            self._noted = True
+            self._later(0, self._tell_change)
+
+    def _tell_change(self) -> None:
+        self._noted = False
+        self._changed()
 
     # -------------------------------------------------------------- timers
 

@@ -6,6 +6,7 @@ engines are asked for before the controller is reached, so that all of it overla
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -73,6 +74,7 @@ def run(options: Options, report: Report) -> int:
     Returns:
         The process's exit code.
     """
+    gc.disable()  # nothing becomes garbage while modules are imported
     os.environ["IPKERNEL_CLUSTER"] = str(options.cluster_dir or options.cluster or os.getpid())
     from ipkernel.host.starters import portable
 
@@ -154,6 +156,8 @@ def _serve(options: Options, report: Report, starter: Any, begun: list[Any]) -> 
         ended = "its parent process is gone, or wants it"
         Lifeline(lambda: reactor.callFromThread(daemon.stop, ended)).start()
     reactor.callWhenRunning(daemon.start)
+    gc.freeze()
+    gc.enable()
     reactor.run(installSignalHandlers=False)
     return status
 
