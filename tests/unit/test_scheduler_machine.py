@@ -1,0 +1,504 @@
+"""The scheduler in all the orders of events that hypothesis can think of.
+
+A model of clients, hosts and engines drives it. After every step the scheduler's tables must
+agree with each other and with the model: nothing lost, nothing ended twice, nobody without a reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from ipkernel.controller.events import (
+    EnginesAdded,
+    EnginesEnding,
+    EnginesGone,
+    Event,
+    FromClient,
+    FromHost,
+    HostJoined,
+    HostLost,
+    Item,
+    Result,
+    SessionDetached,
+    SessionHeld,
+    SessionOpened,
+    Tick,
+)
+from ipkernel.controller.instructions import (
+    Commit,
+    DropClient,
+    SessionEnded,
+    ToAllClients,
+    ToClient,
+    ToHost,
+)
+from ipkernel.controller.journal import Ended, Submitted
+from ipkernel.controller.scheduler import Scheduler
+from ipkernel.controller.sessions import Retained
+from ipkernel.wire.messages import (
+    Assign,
+    Cancel,
+    Done,
+    EngineJoined,
+    EngineLeft,
+    Fetch,
+    Finished,
+    ForgetFunctions,
+    Function,
+    Kind,
+    Outcome,
+    Output,
+    Reclaim,
+    Returned,
+    Started,
+    Stream,
+    Submit,
+)
+
+ENGINES = st.integers(0, 6)
+DURATIONS = st.sampled_from([1e-6, 1e-4, 0.003, 0.03, 2.0])
+PICK = st.integers(0, 1 << 16)
+
+
+class EngineModel:
+    """What a host knows of one of its engines: the tasks it was sent, in order."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.queue: list[int] = []
+        self.begun: set[int] = set()
+        self.asked: list[list[int]] = []
+
+
+class Machine(RuleBasedStateMachine):
+    """Clients, hosts and engines at random."""
+
+    @initialize()
+    def start(self) -> None:
+        self.s = Scheduler(checked=True, retained=Retained(size=1 << 30))
+        self.now = 1000.0
+        self.hosts: dict[int, dict[int, EngineModel]] = {}
+        self.known: dict[int, set[bytes]] = {}
+        self.next_host = 1
+        self.next_session = 1
+        self.counts: dict[int, int] = {}
+        self.attached: dict[int, list[Result]] = {}
+        self.held: set[int] = set()
+        self.submitted: dict[int, int] = {}  # task -> retries
+        self.begun_count: dict[int, int] = {}
+        self.ended: dict[int, Outcome] = {}
+        self.delivered: dict[int, int] = {}
+        self.cancelled: set[int] = set()
+        self.functions: dict[int, set[bytes]] = {}
+        self.dead_sessions: set[int] = set()
+        for _ in range(2):
+            self.open_session()
+        self.join_host(3, [])
+        self.engine_joins(0)
+        self.engine_joins(0)
+
+    # ------------------------------------------------------------------- the world
+
+    def do(self, *events: Event) -> None:
+        self.now += 0.001
+        instructions = self.s.handle(*events)
+        for index, instruction in enumerate(instructions):
+            if isinstance(instruction, Commit):
+                assert index == 0
+                for record in instruction.records:
+                    if isinstance(record, Ended):
+                        for finished, _ in record.items:
+                            assert finished.task not in self.ended, "ended twice"
+                            assert finished.task in self.submitted, "never submitted"
+                            self.ended[finished.task] = finished.outcome
+            elif isinstance(instruction, ToHost):
+                self.at_host(instruction.host, instruction.items)
+            elif isinstance(instruction, ToClient):
+                self.at_client(instruction.session, instruction.items)
+            elif isinstance(instruction, ToAllClients):
+                assert all(isinstance(m, EngineJoined | EngineLeft) for m, _ in instruction.items)
+            elif isinstance(instruction, SessionEnded):
+                self.dead_sessions.add(instruction.session)
+                self.functions.pop(instruction.session, None)
+            else:
+                assert not isinstance(instruction, DropClient), instruction.reason
+
+    def at_host(self, host: int, items: list[Item]) -> None:
+        engines = self.hosts[host]
+        fresh = set()
+        for message, payload in items:
+            assert message.size == len(payload)
+            if isinstance(message, Assign):
+                assert message.task not in self.ended
+                engine = engines[message.engine]
+                assert engine.ready, "assigned to an engine that is not ready"
+                assert not message.digest or message.digest in self.known[host]
+                assert message.task >> 40 not in self.held
+                engine.queue.append(message.task)
+                fresh.add(message.engine)
+            elif isinstance(message, Function):
+                assert message.digest not in self.known[host], "a function was sent twice"
+                self.known[host].add(message.digest)
+            elif isinstance(message, ForgetFunctions):
+                self.known[host].difference_update(message.digests)
+            else:
+                assert isinstance(message, Reclaim)
+                engines[message.engine].asked.append(list(message.tasks))
+        for number in fresh:
+            engine = self.s.engines[number]
+            assert len(engine.assigned) <= engine.window, "more than the window allows"
+
+    def at_client(self, session: int, items: list[Item]) -> None:
+        assert session in self.attached
+        for message, payload in items:
+            assert message.size == len(payload)
+            if isinstance(message, Finished):
+                self.attached[session].append((message, payload))
+                self.delivered[message.task] = self.delivered.get(message.task, 0) + 1
+
+    def ready_engines(self) -> list[tuple[int, int, EngineModel]]:
+        return [
+            (host, number, engine)
+            for host, engines in self.hosts.items()
+            for number, engine in engines.items()
+            if engine.ready
+        ]
+
+    # --------------------------------------------------------------------- clients
+
+    @rule()
+    def open_session(self) -> None:
+        if len(self.attached) < 3:
+            number = self.next_session
+            self.next_session += 1
+            self.attached[number] = []
+            self.functions[number] = set()
+            self.do(SessionOpened(number, self.now))
+
+    def a_session(self, pick: int) -> int | None:
+        sessions = sorted(self.attached)
+        return sessions[pick % len(sessions)] if sessions else None
+
+    @rule(
+        pick=PICK,
+        count=st.integers(1, 40),
+        chosen=st.lists(ENGINES, max_size=3, unique=True),
+        spread=st.booleans(),
+        retries=st.integers(0, 2),
+        digest=st.sampled_from([b"", b"", b"A" * 16, b"B" * 16]),
+        size=st.sampled_from([0, 10, 5 << 20]),
+    )
+    def submit(
+        self,
+        pick: int,
+        count: int,
+        chosen: list[int],
+        spread: bool,
+        retries: int,
+        digest: bytes,
+        size: int,
+    ) -> None:
+        session = self.a_session(pick)
+        if session is None:
+            return
+        payload = bytes(size)
+        items: list[Item] = []
+        if digest == b"A" * 16 and digest not in self.functions[session]:
+            self.functions[session].add(digest)
+            items.append((Function(digest, 3), b"abc"))
+        for _ in range(count if size < 1000 else 2):
+            each = 1 if spread or not chosen else len(chosen)
+            first = (session << 40) + self.counts.get(session, 0)
+            self.counts[session] = self.counts.get(session, 0) + each
+            for tid in range(first, first + each):
+                self.submitted[tid] = retries
+            items.append(
+                (Submit(first, Kind.APPLY, size, chosen, spread, digest, retries), payload)
+            )
+        self.do(FromClient(session, items, self.now))
+
+    @precondition(lambda self: self.submitted)
+    @rule(pick=PICK, other=PICK, count=st.integers(1, 20))
+    def cancel(self, pick: int, other: int, count: int) -> None:
+        session = self.a_session(pick)
+        if session is not None:
+            tasks = sorted(self.submitted)
+            start = other % len(tasks)
+            wanted = tasks[start : start + count]
+            self.cancelled.update(wanted)
+            self.do(FromClient(session, [(Cancel(wanted), b"")], self.now))
+
+    @precondition(lambda self: self.submitted)
+    @rule(pick=PICK, other=PICK, count=st.integers(1, 20))
+    def fetch(self, pick: int, other: int, count: int) -> None:
+        session = self.a_session(pick)
+        if session is not None:
+            tasks = sorted(self.submitted)
+            start = other % len(tasks)
+            self.do(FromClient(session, [(Fetch(tasks[start : start + count]), b"")], self.now))
+
+    @rule(pick=PICK, keep=st.integers(0, 30))
+    def detach(self, pick: int, keep: int) -> None:
+        """A client goes, and the last few results had not reached it."""
+        session = self.a_session(pick)
+        if session is None:
+            return
+        results = self.attached.pop(session)
+        self.held.discard(session)
+        undelivered = [r for r in results[len(results) - min(keep, len(results)) :]]
+        undelivered = [(m, p) for m, p in undelivered if m.task in self.submitted]
+        for message, _ in undelivered:
+            self.delivered[message.task] -= 1
+        self.do(SessionDetached(session, undelivered, self.now))
+
+    @rule(pick=PICK, held=st.booleans())
+    def hold(self, pick: int, held: bool) -> None:
+        session = self.a_session(pick)
+        if session is not None:
+            (self.held.add if held else self.held.discard)(session)
+            self.do(SessionHeld(session, held, self.now))
+
+    # ----------------------------------------------------------------------- hosts
+
+    @rule(slots=st.integers(0, 3), wanted=st.lists(ENGINES, max_size=3, unique=True))
+    def join_host(self, slots: int, wanted: list[int]) -> None:
+        if len(self.hosts) < 3:
+            host = self.next_host
+            self.next_host += 1
+            ids = self.s.take_ids(slots, wanted)
+            assert len(set(ids)) == slots
+            self.hosts[host] = {number: EngineModel() for number in ids}
+            self.known[host] = set()
+            self.do(HostJoined(host, f"h{host}", 1, ids, self.now))
+
+    def an_engine(self, pick: int, ready: bool) -> tuple[int, int, EngineModel] | None:
+        found = [
+            (host, number, engine)
+            for host, engines in sorted(self.hosts.items())
+            for number, engine in sorted(engines.items())
+            if engine.ready == ready
+        ]
+        return found[pick % len(found)] if found else None
+
+    @rule(pick=PICK)
+    def engine_joins(self, pick: int) -> None:
+        found = self.an_engine(pick, False)
+        if found is not None:
+            host, number, engine = found
+            engine.ready = True
+            self.do(FromHost(host, [(EngineJoined(number, f"h{host}", 7), b"")], self.now))
+
+    @rule(pick=PICK, begun=st.integers(0, 3), restarting=st.booleans())
+    def engine_leaves(self, pick: int, begun: int, restarting: bool) -> None:
+        found = self.an_engine(pick, True)
+        if found is None:
+            return
+        host, number, engine = found
+        started = [*engine.begun, *[t for t in engine.queue if t not in engine.begun][:begun]]
+        self.hosts[host][number] = EngineModel()
+        ending = self.s.engines[number].ending
+        if ending:
+            del self.hosts[host][number]
+        for tid in started:
+            self.begun_count[tid] = self.begun_count.get(tid, 0) + 1
+        message = EngineLeft(number, "killed", restarting, started)
+        self.do(FromHost(host, [(message, b"")], self.now))
+
+    @rule(pick=PICK)
+    def lose_host(self, pick: int) -> None:
+        if self.hosts:
+            host = sorted(self.hosts)[pick % len(self.hosts)]
+            for engine in self.hosts.pop(host).values():
+                for tid in {*engine.begun, *engine.queue[:1]}:
+                    self.begun_count[tid] = self.begun_count.get(tid, 0) + 1
+            self.do(HostLost(host, "gone", self.now))
+
+    @rule(pick=PICK)
+    def add_engine(self, pick: int) -> None:
+        if self.hosts:
+            host = sorted(self.hosts)[pick % len(self.hosts)]
+            [number] = self.s.take_ids(1)
+            self.hosts[host][number] = EngineModel()
+            self.do(EnginesAdded(host, [number], self.now))
+
+    @rule(pick=PICK, ready=st.booleans(), ending=st.booleans())
+    def engine_is_to_end(self, pick: int, ready: bool, ending: bool) -> None:
+        found = self.an_engine(pick, ready)
+        if found is not None:
+            self.do(EnginesEnding([found[1]], self.now, ending))
+
+    @rule(pick=PICK)
+    def engine_is_gone(self, pick: int) -> None:
+        found = self.an_engine(pick, False)
+        if found is not None:
+            host, number, _ = found
+            del self.hosts[host][number]
+            self.do(EnginesGone([number], "stopped", self.now))
+
+    # ------------------------------------------------------------------------ work
+
+    @rule(pick=PICK, count=st.integers(1, 30), seconds=DURATIONS, bad=st.booleans())
+    def done(self, pick: int, count: int, seconds: float, bad: bool) -> None:
+        found = self.an_engine(pick, True)
+        if found is None:
+            return
+        host, number, engine = found
+        ending = engine.queue[:count]
+        engine.queue = engine.queue[count:]
+        engine.begun -= set(ending)
+        outcome = Outcome.ERROR if bad else Outcome.OK
+        items: list[Item] = [
+            (Done(tid, number, outcome, self.now, self.now + seconds, 3), b"res") for tid in ending
+        ]
+        if items:
+            items.append(items[0])  # a host may repeat itself
+            self.do(FromHost(host, items, self.now))
+
+    @rule(pick=PICK, output=st.booleans())
+    def begins(self, pick: int, output: bool) -> None:
+        found = self.an_engine(pick, True)
+        if found is None or not found[2].queue:
+            return
+        host, number, engine = found
+        head = engine.queue[0]
+        engine.begun.add(head)
+        items: list[Item] = [(Started([head]), b"")]
+        if output:
+            items.append((Output(head, number, Stream.STDOUT, 2), b"hi"))
+        self.do(FromHost(host, items, self.now))
+
+    @rule(pick=PICK, late=st.booleans())
+    def gives_back(self, pick: int, late: bool) -> None:
+        asked = [e for e in self.ready_engines() if e[2].asked]
+        if not asked:
+            return
+        host, number, engine = asked[pick % len(asked)]
+        wanted = engine.asked.pop(0)
+        # The head of the queue may run already, whether the controller knows it or not.
+        free = [] if late else [t for t in wanted if t in engine.queue[1:]]
+        free = [t for t in free if t not in engine.begun]
+        engine.queue = [t for t in engine.queue if t not in free]
+        self.do(FromHost(host, [(Returned(number, free), b"")], self.now))
+
+    @rule()
+    def ticks(self) -> None:
+        self.do(Tick(self.now))
+
+    # ------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def tables_agree(self) -> None:
+        if hasattr(self, "s"):
+            self.s.validate()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if not hasattr(self, "s"):
+            return
+        assert set(self.submitted) == set(self.s.tasks) | set(self.ended)
+        assert not set(self.s.tasks) & set(self.ended)
+        for tid in self.ended:
+            waits = tid in self.s.retained
+            assert waits or self.delivered.get(tid, 0) > 0, "a result went nowhere"
+
+    @invariant()
+    def hosts_have_what_is_assigned(self) -> None:
+        if not hasattr(self, "s"):
+            return
+        for engines in self.hosts.values():
+            for number, model in engines.items():
+                assert list(self.s.engines[number].assigned) == model.queue
+
+    @invariant()
+    def counts_add_up(self) -> None:
+        if not hasattr(self, "s"):
+            return
+        c = self.s.counts()
+        assert c.waiting + c.ready + c.assigned + c.running == len(self.s.tasks)
+        assert c.finished + c.failed + c.aborted == len(self.ended)
+        assert c.finished == sum(o is Outcome.OK for o in self.ended.values())
+        assert c.aborted == sum(o is Outcome.ABORTED for o in self.ended.values())
+
+    @invariant()
+    def everything_has_a_reason(self) -> None:
+        if not hasattr(self, "s"):
+            return
+        for tid in list(self.s.tasks)[:50]:
+            story = self.s.explain(tid)
+            assert story.state in ("waiting", "ready", "assigned", "running")
+            assert story.reason
+            assert story.story
+
+    @invariant()
+    def retries_are_kept(self) -> None:
+        if not hasattr(self, "s"):
+            return
+        for tid in self.s.tasks:
+            assert self.begun_count.get(tid, 0) <= self.submitted[tid]
+        for tid, outcome in self.ended.items():
+            if outcome is Outcome.ABORTED:
+                assert tid in self.cancelled
+
+    def teardown(self) -> None:
+        """Let everything run to its end: all engines come up, all hosts work, none is lost."""
+        if not hasattr(self, "s"):
+            return
+        for session in sorted(self.held & set(self.attached)):
+            self.held.discard(session)
+            self.do(SessionHeld(session, False, self.now))
+        starting = [
+            number for host in self.hosts.values() for number, e in host.items() if not e.ready
+        ]
+        for number in starting:
+            host = self.s.engines[number].host.id
+            self.hosts[host][number].ready = True
+            self.do(FromHost(host, [(EngineJoined(number, f"h{host}", 7), b"")], self.now))
+        for number, engine in sorted(self.s.engines.items()):
+            if engine.ending:
+                self.do(EnginesEnding([number], self.now, False))
+        if not self.s.engines:
+            self.join_host(1, [])
+            if not self.hosts:
+                return
+            self.engine_joins(0)
+        for _ in range(100_000):
+            busy = [e for e in self.ready_engines() if e[2].queue or e[2].asked]
+            if not busy:
+                break
+            host, number, engine = busy[0]
+            if engine.asked:
+                self.do(FromHost(host, [(Returned(number, []), b"")], self.now))
+                engine.asked.pop(0)
+                continue
+            items: list[Item] = [
+                (Done(tid, number, Outcome.OK, self.now, self.now, 1), b"r") for tid in engine.queue
+            ]
+            engine.queue = []
+            engine.begun = set()
+            self.do(FromHost(host, items, self.now))
+        self.s.validate()
+        if self.ready_engines():
+            assert not self.s.tasks, "tasks are left over though every engine is idle"
+        self.nothing_is_lost()
+
+
+def _settings(**changes: Any) -> settings:
+    return settings(
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        **changes,
+    )
+
+
+TestScheduler = Machine.TestCase
+TestScheduler.settings = _settings(max_examples=60, stateful_step_count=60)
