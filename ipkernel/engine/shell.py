@@ -17,6 +17,7 @@ from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.history import HistoryManager
+from IPython.core.inputtransformer2 import leading_empty_lines
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 
@@ -241,10 +242,16 @@ class EngineShell(InteractiveShell):
         previous = self.user_ns.get("__file__", missing)
         if filename is not None:
             self.user_ns["__file__"] = filename
+        cleanup = self.input_transformer_manager.cleanup_transforms
+        if filename is not None:  # lines keep the numbers that they have in the file
+            self.input_transformer_manager.cleanup_transforms = [
+                step for step in cleanup if step is not leading_empty_lines
+            ]
         try:
             outcome = self.run_cell(code, store_history=names.counted, silent=silent)
         finally:
             names.filename = None
+            self.input_transformer_manager.cleanup_transforms = cleanup
             if filename is not None and previous is missing:
                 self.user_ns.pop("__file__", None)
             elif filename is not None:

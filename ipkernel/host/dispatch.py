@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ipkernel.wire.messages import Assign
+from ipkernel.wire.messages import Assign, Kind
 
 __all__ = ["Lane"]
 
@@ -23,6 +23,8 @@ PIPE_COUNT: Final = 256
 PIPE_BYTES: Final = 1 << 20
 #: What a task costs at least, in seconds: the engine's own overhead.
 OVERHEAD: Final = 5e-6
+#: What a task is taken to cost of which nothing is known.
+UNKNOWN: Final = 1.0
 #: How much of the difference a shorter duration takes off the estimate; a longer one replaces it.
 _DECAY: Final = 0.2
 #: Functions whose durations are remembered.
@@ -74,8 +76,8 @@ class Lane:
                 break
             item = waiting.popitem(last=False)[1]
             message = item[0]
-            # A function that was never timed may take forever: nothing is sent behind it.
-            cost = costs.get((message.kind, message.digest), 1.0)
+            # What was never timed may take forever: nothing is sent behind it.
+            cost = costs.get((message.kind, message.digest), UNKNOWN)
             flight.append((message, cost))
             taken.append(item)
             time += cost
@@ -105,6 +107,8 @@ class Lane:
         else:  # sums of floats drift
             self._time = 0.0
             self._bytes = 0
+        if not message.digest and message.kind <= Kind.EXECUTE:
+            return True  # each call or cell of its own: the next one may be quite different
         key = (message.kind, message.digest)
         costs = self._costs
         new = duration + OVERHEAD

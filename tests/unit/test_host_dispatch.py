@@ -112,6 +112,20 @@ def test_nothing_follows_an_unknown_function() -> None:
     assert ids(lane.take()) == [3]
 
 
+@pytest.mark.parametrize(
+    ("kind", "together"),
+    [(Kind.APPLY, 1), (Kind.MAP, 1), (Kind.EXECUTE, 1), (Kind.PUSH, 3), (Kind.KEYS, 3)],
+)
+def test_calls_that_bring_their_own_code_say_nothing_of_the_next(kind: Kind, together: int) -> None:
+    lane = Lane()
+    lane.add(Assign(1, 0, kind, 0), b"")
+    lane.take()
+    lane.done(1, 0.0)
+    for task in (2, 3, 4):
+        lane.add(Assign(task, 0, kind, 0), b"")
+    assert len(lane.take()) == together
+
+
 def test_bytes_in_the_pipe_are_bounded() -> None:
     lane = Lane()
     warm(lane)
