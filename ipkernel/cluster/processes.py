@@ -21,6 +21,8 @@ COOKIE: Final = "IPKERNEL_CLUSTER"
 #: Seconds by which two readings of a process's start time may differ.
 _SAME_START: Final = 2.0
 _POLL: Final = 0.01
+#: Seconds that another thread may take to collect the exit code of a process that has ended.
+_REAP: Final = 5.0
 POSIX: Final = os.name == "posix"
 
 
@@ -91,7 +93,8 @@ class Process(NamedTuple):
 
     def terminate(self) -> bool:
         """Ask it to end in good order; see :meth:`signal`."""
-        return self.signal(signal.SIGTERM)
+        number = signal.SIGTERM if POSIX else signal.CTRL_BREAK_EVENT  # type: ignore[attr-defined]
+        return self.signal(number)
 
     def kill(self) -> bool:
         """End it and the rest of its process group at once; see :meth:`signal`."""
@@ -270,10 +273,11 @@ def wait_process(process: subprocess.Popen[bytes], timeout: float) -> bool:
             try:
                 poll = select.poll()
                 poll.register(descriptor, select.POLLIN)
-                poll.poll(max(timeout, 0) * 1000)
+                if not poll.poll(max(timeout, 0) * 1000):
+                    return False
             finally:
                 os.close(descriptor)
-            timeout = 0.0
+            timeout = _REAP
     try:
         process.wait(max(timeout, 0.001))
     except subprocess.TimeoutExpired:

@@ -203,9 +203,11 @@ class Programs:
         try:
             left = _all(launchers, lambda one: one.request_stop(), limit * _ORDERLY)
             left = _all(left, lambda one: one.terminate(), limit * _TERMINATE)
-        except BaseException:
+        except BaseException:  # most likely a second Ctrl-C: somebody is losing patience
+            for one in _all(launchers, lambda one: one.kill(), 1.0):
+                self._spoil(f"{one.name} (pid {one.pid}) may still be there")
             for one in launchers:
-                one.kill()
+                one.close()
             raise
         for one in left:
             self._spoil(f"{one.name} (pid {one.pid}) did not stop and was killed")

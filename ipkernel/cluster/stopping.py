@@ -120,10 +120,14 @@ def end_leftovers(directory: ClusterDirectory, timeout: float = 5.0) -> None:
         return
     controller = directory.controller()
     if controller is not None:
-        where = "" if controller.here else f" on host {controller.host}"
+        who = f"cluster {directory.name} is already running (controller pid {controller.pid}"
+        if not controller.here:
+            raise ClusterError(
+                f"{who} on host {controller.host}): stop it there, or remove {controller.path} "
+                f"if it is gone"
+            )
         raise ClusterError(
-            f"cluster {directory.name} is already running (controller pid {controller.pid}"
-            f"{where}): connect to it, or stop it first with "
+            f"{who}): connect to it, or stop it first with "
             f"'ipcluster stop --cluster-dir {directory.path}'"
         )
     if directory.processes():

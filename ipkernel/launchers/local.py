@@ -321,6 +321,7 @@ def script_path() -> list[str]:
         os.path.join(library, "site-packages"),
         *(getattr(site, "getsitepackages", list)()),
         site.USER_SITE or "",
+        os.path.dirname(sys.executable),  # where an installed command, our "script", is
     }
     found = []
     for entry in sys.path:

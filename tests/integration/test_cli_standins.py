@@ -14,7 +14,7 @@ import pytest
 from ipkernel.cli import common
 from ipkernel.cli.ipcluster import main
 from ipkernel.cluster.directory import ClusterDirectory
-from tests.integration.standins import Controller, Host, standin
+from tests.integration.standins import Controller, Host, Stubborn, standin
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +129,20 @@ def test_interrupted_while_starting(capsys, monkeypatch):
     assert main(["start"]) == common.INTERRUPTED
     thread.join()
     assert ClusterDirectory.named().controller() is None
+
+
+def test_second_ctrl_c_kills(capsys, monkeypatch):
+    use(monkeypatch, engines=Stubborn)
+
+    def press_twice():
+        for _ in range(2):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = soon(press_twice, both_ready)
+    assert main(["start", "-n", "1"]) == common.INTERRUPTED
+    thread.join()
+    assert ClusterDirectory.named().processes() == []
 
 
 def test_foreground_notices_a_stop(capsys):

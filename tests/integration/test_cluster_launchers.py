@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -377,6 +378,18 @@ def test_wait_process():
     assert processes.wait_process(child, 10)
     assert processes.wait_process(child, 0)
     assert child.returncode == 0
+
+
+def test_wait_process_while_another_thread_collects_it():
+    """The other one holds the lock of Popen while it waits, and a moment longer."""
+    for _ in range(20):
+        child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=-1, stderr=-3)
+        other = threading.Thread(target=child.wait)
+        other.start()
+        child.stdin.close()
+        assert processes.wait_process(child, 10)
+        assert child.returncode == 1
+        other.join()
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,17 @@ def test_process_of_another_host_is_believed(home):
     assert not process.kill()
 
 
+def test_start_beside_a_cluster_of_another_host(home):
+    from ipkernel.cluster.stopping import end_leftovers, stop_directory
+
+    directory = ClusterDirectory.named("a").create()
+    path = write_pid(directory, "ipcontroller", **mine(host="elsewhere.invalid", pid=1))
+    with pytest.raises(ClusterError, match=f"on host elsewhere.invalid.*remove {path} if it is"):
+        end_leftovers(directory)
+    with pytest.raises(ClusterError, match="runs on host elsewhere.invalid: stop it there"):
+        stop_directory(directory, thorough=False)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"pid": "x"}', '{"pid": -1, "started": 0}', "\0"]
 )
