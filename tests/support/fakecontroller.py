@@ -196,8 +196,10 @@ class FakeController:
         started = time.time()
         printed = io.StringIO()
         try:
-            with contextlib.redirect_stdout(printed) if message.kind == Kind.EXECUTE else (
-                contextlib.nullcontext()
+            with (
+                contextlib.redirect_stdout(printed)
+                if message.kind == Kind.EXECUTE
+                else (contextlib.nullcontext())
             ):
                 value = engine.run(message.kind, data, message.digest)
             outcome, answer = Outcome.OK, dumps_bytes(value)

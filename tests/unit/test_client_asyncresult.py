@@ -282,9 +282,7 @@ def test_results_are_decoded_by_who_asks(fake, lv):
     loaded_in.__qualname__ = "loaded_in"
     answer = dumps_bytes(Loud())
     loaded.clear()
-    thread = threading.Thread(
-        target=fake.finish, args=(result.msg_ids[0], Outcome.OK, 0, answer)
-    )
+    thread = threading.Thread(target=fake.finish, args=(result.msg_ids[0], Outcome.OK, 0, answer))
     thread.start()
     thread.join()
     assert loaded == []

@@ -94,9 +94,7 @@ def test_submit_says_what_it_was_asked(session):
     session.submit(result, Kind.PULL, call("x"), 3, (), 2, "label")
     session.submit(AsyncResult(session, True), Kind.APPLY, call(), -1, (4, 5), 1, "l")
     (first, payload), (second, _) = session.take()
-    assert first == Submit(
-        (5 << 40) + 1, Kind.PULL, len(payload), [3], False, b"", 2, "label"
-    )
+    assert first == Submit((5 << 40) + 1, Kind.PULL, len(payload), [3], False, b"", 2, "label")
     assert second.targets == [4, 5] and second.spread and second.retries == 1
 
 
