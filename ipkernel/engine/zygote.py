@@ -35,8 +35,9 @@ import signal
 import socket
 import struct
 import sys
+import time
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from ipkernel.engine import native
 
@@ -44,6 +45,8 @@ __all__ = ["command", "main", "receive_message", "send_message"]
 
 _LENGTH = struct.Struct("<I")
 _DESCRIPTORS = 4
+#: Seconds that killed processes may take to be gone, when the zygote itself ends.
+_LAST_WAIT: Final = 0.8
 
 
 def command() -> list[str]:
@@ -239,12 +242,21 @@ class Zygote:
                     os.kill(pid, signal.SIGKILL)
 
     def _kill_all(self) -> None:
+        """Kill the engines and all that they have started; wait until nobody is left."""
         for pid in self._engines:
             with suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
-        for pid in native.children():
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _LAST_WAIT
+        while time.monotonic() < deadline:
+            # What an engine leaves becomes our child when the engine ends, which takes a moment.
+            for pid in native.children():
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(0.001)
+            except ChildProcessError:
+                return
 
 
 def _make_own(environment: dict[str, str]) -> None:
