@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ipkernel.engine.loop import Loop
 
-__all__ = ["CurrentEngine", "State", "current", "publish_data", "state"]
+__all__ = ["CurrentEngine", "State", "current", "publish_data", "state", "uninterrupted"]
 
 
 class CurrentEngine(NamedTuple):
@@ -58,6 +59,11 @@ def current() -> CurrentEngine:
     if state.loop is None:
         raise RuntimeError("this code does not run on an engine")
     return CurrentEngine(state.engine, state.host, state.cluster, state.task, state.pid)
+
+
+def uninterrupted() -> AbstractContextManager[None]:
+    """Return a context in which an interrupt waits until the end; for the engine's own parts."""
+    return state.loop.uninterrupted() if state.loop is not None else nullcontext()
 
 
 def publish_data(value: Any) -> None:

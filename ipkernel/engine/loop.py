@@ -12,6 +12,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from socket import socket
 from time import perf_counter, sleep, time
 from typing import Any, Final
@@ -102,6 +103,10 @@ class Loop:
         self._streams.flush()
         with self._interrupts.held():
             self.send(Output(self._state.task, self._state.engine, stream, len(payload)), payload)
+
+    def uninterrupted(self) -> AbstractContextManager[None]:
+        """Return a context in which an interrupt of the running task waits until the end."""
+        return self._interrupts.held()
 
     def run(self) -> None:
         """Serve until the other end closes the link."""

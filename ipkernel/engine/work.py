@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ipkernel.engine.current import state
+from ipkernel.engine.current import state, uninterrupted
 from ipkernel.engine.namespace import UserNamespace
 from ipkernel.serialize import failure
 from ipkernel.serialize.functions import FunctionStore, load_call
@@ -109,9 +109,10 @@ class Work:
     def shell(self) -> EngineShell:
         """The IPython shell, made when it is first needed: importing it takes a while."""
         if self._shell is None:
-            from ipkernel.engine.shell import start_shell
+            with uninterrupted():  # modules that are half imported would stay so
+                from ipkernel.engine.shell import start_shell
 
-            self._shell = start_shell(self.namespace)
+                self._shell = start_shell(self.namespace)
         return self._shell
 
     def describe(self, error: BaseException, kind: int) -> failure.ErrorInfo:

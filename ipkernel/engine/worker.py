@@ -10,11 +10,13 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 from types import FrameType
+from typing import Final, NoReturn
 
 from ipkernel.engine.current import state
 from ipkernel.engine.interrupts import Interrupts, reset_in_child
@@ -26,6 +28,9 @@ from ipkernel.wire.messages import EngineHello
 
 __all__ = ["main", "run_engine"]
 
+#: Seconds by which the ends of link and lifeline of a daemon that dies may differ.
+LIFELINE_TIME: Final = 0.02
+
 
 def run_engine(
     sock: socket.socket,
@@ -33,6 +38,7 @@ def run_engine(
     token: bytes = b"",
     synchronised: bool = False,
     progress: int | None = None,
+    lifeline: int | None = None,
 ) -> None:
     """Be an engine until the other end of ``sock`` closes it, then leave the process.
 
@@ -40,6 +46,7 @@ def run_engine(
         sock: A connected stream socket, the engine's link.
         token: Tells the daemon which engine this is, where the socket itself does not.
         synchronised: See :class:`~ipkernel.engine.streams.Streams`.
+        lifeline: Descriptor whose end of file means that the daemon is gone.
         progress: Descriptor of shared memory in which to count the tasks that were started.
     """
     state.pid = os.getpid()
@@ -58,6 +65,9 @@ def run_engine(
     faulthandler.enable(file=2, all_threads=False)
     loop.send(EngineHello(os.getpid(), token))
     loop.run()
+    watched = lifeline is not None and os.name == "posix"  # Windows selects sockets only
+    if watched and select.select([lifeline], [], [], LIFELINE_TIME)[0]:
+        _cut_off()  # the daemon is not only done with this engine: it is gone
     leave(streams, 0)
 
 
@@ -105,6 +115,11 @@ def _watch(descriptor: int) -> None:
             pass
     except OSError:
         pass
+    _cut_off()
+
+
+def _cut_off() -> NoReturn:
+    """End at once, and with this process all that it has started."""
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -135,7 +150,7 @@ def main() -> int:
     sock.settimeout(None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     threading.Thread(target=_watch, args=(lifeline,), name="lifeline", daemon=True).start()
-    run_engine(sock, token=bytes.fromhex(token), synchronised=True)
+    run_engine(sock, token=bytes.fromhex(token), synchronised=True, lifeline=lifeline)
     return 0
 
 

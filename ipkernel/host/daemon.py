@@ -302,7 +302,7 @@ class HostDaemon:
 
     def _fail(self, message: str) -> None:
         if self._stopping is None:
-            logger.error("%s", message)
+            logger.info("ending: %s", message)
             self._stopping = Deferred()
             self._run(self._stop(JoinFailed(message)))
 

@@ -229,9 +229,10 @@ class Engines:
             link.close()
             return
         self._bind(engine, link)
-        self._said_hello(engine)
+        self._said_hello(engine, pid)
 
-    def _said_hello(self, engine: Engine) -> None:
+    def _said_hello(self, engine: Engine, pid: int) -> None:
+        engine.pid = pid  # its starter may be late to tell
         self._carry_out(self._supervisor.hello(engine.key))
 
     def _unlinked(self, engine: Engine, link: EngineLink) -> None:

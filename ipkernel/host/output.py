@@ -102,7 +102,7 @@ class LastLines:
         width: Characters of a line that are kept.
     """
 
-    def __init__(self, count: int = 20, width: int = 500) -> None:
+    def __init__(self, count: int = 40, width: int = 500) -> None:
         self._lines: deque[bytes] = deque(maxlen=count)
         self._partial = b""
         self._width = width

@@ -52,7 +52,7 @@ class Traffic:
         reactor: Twisted's reactor.
         uplink: The way to the controller.
         engines: All engines by the key of their slot; changes as they come and go.
-        hello: Is called when an engine has said hello.
+        hello: Is called with an engine that has said hello, and its process id.
 
     Attributes:
         by_id: The engines that have an id.
@@ -63,7 +63,7 @@ class Traffic:
         reactor: Any,
         uplink: Uplink,
         engines: Mapping[str, Engine],
-        hello: Callable[[Engine], None],
+        hello: Callable[[Engine, int], None],
     ) -> None:
         self.by_id: dict[int, Engine] = {}
         self._reactor = reactor
@@ -196,7 +196,7 @@ class Traffic:
         elif isinstance(message, Output):
             self._uplink.send(message, payload)
         elif isinstance(message, EngineHello):
-            self._hello(engine)
+            self._hello(engine, message.pid)
 
     def _after(self, engine: Engine) -> None:
         lane = engine.lane

@@ -8,6 +8,7 @@ from typing import Any
 
 from foolscap.api import Referenceable
 from twisted.internet.defer import Deferred
+from twisted.internet.tcp import _reservedFD
 from zope.interface import implementer
 
 from ipkernel.serialize.failure import decode
@@ -29,6 +30,9 @@ from ipkernel.wire.messages import (
 )
 from ipkernel.wire.records import HostGrant, HostHello, pack, unpack
 from ipkernel.wire.tub import call, make_tub
+
+# Twisted opens /dev/null when a process listens for the first time, and keeps it.
+_reservedFD.reserve()
 
 
 @implementer(RIEngineDoor)
@@ -153,7 +157,13 @@ class HostController:
         return self.order(Kind.EXECUTE, (code, options), engine)
 
     def assign(
-        self, kind: Kind, pieces: Any, engine: int, digest: bytes = b"", blob: bytes = b"", epoch: int = 0
+        self,
+        kind: Kind,
+        pieces: Any,
+        engine: int,
+        digest: bytes = b"",
+        blob: bytes = b"",
+        epoch: int = 0,
     ) -> int:
         task = next(self.tasks)
         assert self.channel is not None

@@ -15,8 +15,7 @@ from ipkernel.client import control
 from ipkernel.client.client import Client
 from ipkernel.client.locate import check_other_options, locate
 from ipkernel.client.waiting import may_block, reactor_threads, seconds, wait_until
-from ipkernel.wire.furl import write_furl
-from ipkernel.wire.furl import Furl
+from ipkernel.wire.furl import Furl, write_furl
 from tests.support.fakecontroller import FakeController
 
 
@@ -41,7 +40,8 @@ def test_imports_with_all_their_names(rc, capsys):
         import json
         import string as text
         from os import path
-        from os.path import join as glue, split  # noqa: I001
+        from os.path import join as glue
+        from os.path import split
     assert recorded.statements == [
         "import collections.abc",
         "import email.message as message",

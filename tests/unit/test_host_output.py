@@ -14,7 +14,14 @@ from ipkernel.host.output import EngineLog, LastLines, Markers
 
 TASK = st.integers(1, (1 << 62) - 1)
 TEXT = st.binary(min_size=1, max_size=40) | st.sampled_from(
-    [b"\x1b", b"\x1b]", b"\x1b]ipk", b"\x1b[31mred\x1b[0m", b"\x1b]0;title\x07", b"\x1b]ipk;xyz\x07"]
+    [
+        b"\x1b",
+        b"\x1b]",
+        b"\x1b]ipk",
+        b"\x1b[31mred\x1b[0m",
+        b"\x1b]0;title\x07",
+        b"\x1b]ipk;xyz\x07",
+    ]
 )
 
 
