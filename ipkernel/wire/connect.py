@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ipkernel import errors
-from ipkernel.errors import ConnectError, KernelError
+from ipkernel.errors import ConnectError, KernelError, SecurityError
 from ipkernel.wire.channel import READ_SIZE, Channel, describe_loss
 from ipkernel.wire.furl import Furl
 from ipkernel.wire.negotiation import STALE, tls_factory
@@ -40,6 +41,10 @@ from ipkernel.wire.security import peer_certificate
 
 if TYPE_CHECKING:
     from ipkernel.wire.tub import SecureTub
+
+#: The secret part of a FURL, and what Foolscap says of a method that a door does not have.
+_SECRET = re.compile(r"(pb://[^/\s]*/)[^\s\])>'\"]+")
+_WRONG_DOOR = re.compile(r"RI(\w+)Door\.ipkernel.* does not offer ")
 
 
 def connect(tub: SecureTub, furl: Furl | str, timeout: float = 10.0) -> Deferred[Any]:
@@ -115,7 +120,7 @@ def _stale(target: Furl) -> str:
 
 def _why(failure: Failure, target: Furl) -> str:
     where = target.location
-    text = " ".join(str(failure.value).split())
+    text = _discreet(str(failure.value))
     if failure.check(ConnectionRefusedError):
         return f"nobody listens at {where}: the controller is not running, or the FURL is stale"
     if failure.check(NoLocationHintsError):
@@ -186,8 +191,21 @@ def _explain_call(failure: Failure, method: str) -> Any:
         remote = _copied(failure)
         raise _remote_class(_remote_name(remote))(_remote_text(remote)) from None
     if failure.check(Violation):
-        raise KernelError(f"{method!r} cannot be called like this: {failure.value}") from None
+        text = _discreet(str(failure.value))
+        wrong = _WRONG_DOOR.search(text)
+        if wrong is not None:
+            role = wrong.group(1).lower()
+            raise SecurityError(
+                f"this FURL is the {role} FURL, and gives no right to {method!r}: "
+                "use the FURL file of the role that does"
+            ) from None
+        raise KernelError(f"{method!r} cannot be called like this: {text}") from None
     return failure
+
+
+def _discreet(text: str) -> str:
+    """Return a text of Foolscap's in one line, and without the secret part of any FURL in it."""
+    return _SECRET.sub(r"\1...", " ".join(text.split()))
 
 
 def _remote_class(name: str) -> type[KernelError]:
@@ -206,7 +224,7 @@ def _remote_name(remote: Any) -> str:
 
 
 def _remote_text(remote: Any) -> str:
-    text = " ".join(str(remote.value).split())
+    text = _discreet(str(remote.value))
     module, _, short = _remote_name(remote).rpartition(".")
     return text if module == errors.__name__ else f"{short}: {text}"
 
