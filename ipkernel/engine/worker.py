@@ -65,8 +65,7 @@ def run_engine(
     faulthandler.enable(file=2, all_threads=False)
     loop.send(EngineHello(os.getpid(), token))
     loop.run()
-    watched = lifeline is not None and os.name == "posix"  # Windows selects sockets only
-    if watched and select.select([lifeline], [], [], LIFELINE_TIME)[0]:
+    if lifeline is not None and _has_ended(lifeline):
         _cut_off()  # the daemon is not only done with this engine: it is gone
     leave(streams, 0)
 
@@ -116,6 +115,13 @@ def _watch(descriptor: int) -> None:
     except OSError:
         pass
     _cut_off()
+
+
+def _has_ended(lifeline: int) -> bool:
+    """Tell whether a lifeline ends about now; on Windows, where pipes cannot be asked, it does not."""
+    if os.name != "posix":
+        return False
+    return bool(select.select([lifeline], [], [], LIFELINE_TIME)[0])
 
 
 def _cut_off() -> NoReturn:

@@ -16,7 +16,7 @@ import pytest
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from ipkernel.wire.messages import Closing, EngineLeft, Kind, Started
+from ipkernel.wire.messages import Closing, Kind, Started
 from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
 from tests.support.hostcontroller import HostController
 from tests.support.reactor import inreactor, reactor
