@@ -111,7 +111,7 @@ def _memory(engine: EngineInfo) -> int:
 
 
 def list_command(options: argparse.Namespace) -> int:
-    """List the clusters in ``$IPYTHONDIR`` that run, and the named ones that do not."""
+    """List the clusters in ``$IPYTHONDIR``, running or not."""
     found = [_summary(directory) for directory in all_directories()]
     if options.output == "json":
         print(json.dumps(found, indent=1))
