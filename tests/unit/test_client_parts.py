@@ -40,23 +40,32 @@ def test_imports_with_all_their_names(rc, capsys):
         import json
         import string as text
         from os import path
-        from os.path import join as glue
-        from os.path import split
+        from textwrap import dedent as flush
     assert recorded.statements == [
         "import collections.abc",
         "import email.message as message",
         "import json",
         "import string as text",
         "from os import path",
-        "from os.path import join as glue, split",
+        "from textwrap import dedent as flush",
     ]
-    for name in ("collections", "message", "json", "text", "path", "glue", "split"):
+    for name in ("collections", "message", "json", "text", "path", "flush"):
         assert name in rc[0].keys()
     assert "importing json on engine(s)" in capsys.readouterr().out
     assert text.digits == rc[0]["text.digits"]
-    for local in (collections.abc, message, json, path, glue, split):
+    for local in (collections.abc, message, json, path, flush):
         assert local is not None
     assert rc[1]["text.digits"] == "0123456789"
+
+
+def test_several_names_of_one_statement(rc):
+    source = (
+        "with view.sync_imports(quiet=True) as found:\n    from os.path import join as glue, split"
+    )
+    names = {"view": rc[:]}
+    exec(source, names)
+    assert names["found"].statements == ["from os.path import join as glue, split"]
+    assert {"glue", "split"} <= set(rc[1].keys())
 
 
 def test_quiet_and_not_local(rc, capsys):
