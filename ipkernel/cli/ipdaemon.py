@@ -40,9 +40,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--cluster-dir", metavar="DIR", help="where logs and pid files go (default: nowhere)"
     )
     parser.add_argument("--cluster", default="", metavar="NAME", help="name of the cluster")
-    parser.add_argument(
-        "--lifeline", action="store_true", help="end when the standard input ends"
-    )
+    parser.add_argument("--lifeline", action="store_true", help="end when the standard input ends")
     parser.add_argument(
         "--wait", type=float, default=60.0, metavar="SECONDS",
         help="how long to wait for the controller (default: 60)",

@@ -183,7 +183,9 @@ class Zygote:
         try:
             parent = os.getppid()
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGHUP):
+                # What is ignored here would stay ignored in programs that user code starts.
+                signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             with suppress(OSError):  # the zygote may have made the group, never the session
                 os.setsid()
