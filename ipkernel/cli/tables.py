@@ -1,4 +1,4 @@
-"""Text for terminals: tables, spans of time, sizes. Imports nothing."""
+"""Text for terminals: tables, spans of time, sizes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ def table(
     Raises:
         ValueError: A row has another number of values than there are heads.
     """
+    from tabulate import tabulate  # imported when there is a table to show: it takes a while
+
     lines = [[str(value) for value in row] for row in rows]
     for line in lines:
         if len(line) != len(heads):
             raise ValueError(f"{len(line)} values for {len(heads)} columns: {line}")
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     to_the_right = set(right.split())
-
-    def one(values: Sequence[str]) -> str:
-        cells = [
-            value.rjust(width) if head in to_the_right else value.ljust(width)
-            for head, value, width in zip(heads, values, widths, strict=True)
-        ]
-        return (indent + "  ".join(cells)).rstrip()
-
-    return "\n".join(one(values) for values in (heads, *lines))
+    sides = ["right" if head in to_the_right else "left" for head in heads]
+    text = tabulate(
+        lines,
+        heads,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=sides if lines else None,
+        preserve_whitespace=True,
+    )
+    return "\n".join((indent + line).rstrip() for line in text.splitlines())
 
 
 def span(seconds: float) -> str:
