@@ -81,16 +81,16 @@ def returned(core: Core, engine: Engine, tasks: list[int]) -> None:
     core.ladder.update(engine)
     if engine.direct:
         core.pending[engine] = None
-    core.deep.pop(engine, None)
-    if engine.running and len(engine.assigned) > len(engine.running):
-        core.deep[engine] = None
+    if not engine.running:
+        core.deep.pop(engine, None)
 
 
 def relieve(core: Core) -> None:
     """Take back what waits behind long tasks, where another engine would begin it sooner.
 
     That is so when an engine is idle, and when a task takes much longer than its predecessors:
-    then a great many may be waiting behind it.
+    then a great many may be waiting behind it. Each long task is a reason to ask once: what the
+    host does not give back then may be in the engine's pipe already.
     """
     for engine in list(core.deep):
         if engine.reclaims:

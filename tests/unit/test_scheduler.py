@@ -495,6 +495,21 @@ def test_a_reclaim_that_comes_too_late_changes_nothing() -> None:
     assert {f.task for f, _ in c.results()} >= set(tids)
 
 
+def test_a_host_that_gives_nothing_back_is_not_asked_again_for_the_same_task() -> None:
+    c = Cluster(engines=2)
+    c.warm_up()
+    tids = c.submit(6)
+    mine = [t for t in tids if c.engine_of(t) == 0]
+    c.from_host((Started([mine[0]]), b""))
+    c.done(*[t for t in tids if t not in mine])
+    assert len(c.reclaims) == 1
+    c.from_host((Returned(0, []), b""))
+    assert len(c.reclaims) == 1
+    c.done(mine[0])
+    c.from_host((Started([mine[1]]), b""))
+    assert len(c.reclaims) == 2
+
+
 def test_nothing_more_is_put_behind_a_long_task() -> None:
     c = Cluster(engines=1)
     c.warm_up()

@@ -471,7 +471,7 @@ class Machine(RuleBasedStateMachine):
             if not self.hosts:
                 return
             self.engine_joins(0)
-        for _ in range(100_000):
+        for _ in range(2_000):
             busy = [e for e in self.ready_engines() if e[2].queue or e[2].asked]
             if not busy:
                 break
@@ -486,6 +486,8 @@ class Machine(RuleBasedStateMachine):
             engine.queue = []
             engine.begun = set()
             self.do(FromHost(host, items, self.now))
+        else:
+            raise AssertionError("the scheduler and a host talk without end")
         self.s.validate()
         if self.ready_engines():
             assert not self.s.tasks, "tasks are left over though every engine is idle"
