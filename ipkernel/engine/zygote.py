@@ -172,8 +172,6 @@ class Zygote:
             if pid == 0:
                 self._become_engine(message, descriptors)
             self._engines[pid] = message["fork"]
-            with suppress(OSError):  # the engine may have done it already
-                os.setpgid(pid, pid)
             self._tell({"forked": message["fork"], "pid": pid})
         finally:
             for descriptor in descriptors:
@@ -187,8 +185,7 @@ class Zygote:
                 # What is ignored here would stay ignored in programs that user code starts.
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            with suppress(OSError):  # the zygote may have made the group, never the session
-                os.setsid()
+            os.setsid()
             native.die_with_parent(parent)
             link, out, err, progress = descriptors
             null = os.open(os.devnull, os.O_RDONLY)
@@ -212,8 +209,10 @@ class Zygote:
         for pid, engine in self._engines.items():
             if engine == key:
                 # It is not reaped, so these numbers are its own.
-                with suppress(OSError):
+                try:
                     (os.killpg if group else os.kill)(pid, number)
+                except OSError:  # it has not made its group yet
+                    os.kill(pid, number)
 
     def _reap(self) -> None:
         while True:
