@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -97,6 +98,7 @@ class Client(Questions):
         self._place = place
         self._adopt(connection, reactor, switch_interval)
         self.cluster: Any = cluster if hasattr(cluster, "directory") else None
+        self._activate_first()
 
     def _adopt(self, connection: Connection, reactor: Any, switch_interval: float | None) -> None:
         from ipkernel.client.reactor_thread import enter_switch_interval
@@ -109,6 +111,16 @@ class Client(Questions):
         enter_switch_interval(switch_interval)
         # Also runs when the last reference goes and when the program ends.
         self._finalizer = weakref.finalize(self, _close, connection, reactor)
+
+    def _activate_first(self) -> None:
+        """Make ``%px`` work in IPython, unless an earlier client has done so."""
+        if "IPython" not in sys.modules:
+            return
+        from IPython import get_ipython
+
+        shell = get_ipython()
+        if shell is not None and shell.find_line_magic("px") is None:
+            self.activate()
 
     # ------------------------------------------------- state
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import threading
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -139,7 +140,8 @@ class FakeController:
         client.cluster = None
         client._call = self.call
         client._call_admin = lambda *args: self.call_admin(*args)
-        client._finalizer = lambda: self.session.lost(closed)
+        client._finalizer = weakref.finalize(client, self.session.lost, closed)
+        client._finalizer.atexit = False
         return client
 
     cluster = "fake"
