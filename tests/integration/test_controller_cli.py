@@ -27,7 +27,14 @@ LIMIT = 60
 
 
 def command(directory: Path, *args: str) -> list[str]:
-    return [sys.executable, "-m", "ipkernel.cli.ipcontroller", "--cluster-dir", str(directory), *args]
+    return [
+        sys.executable,
+        "-m",
+        "ipkernel.cli.ipcontroller",
+        "--cluster-dir",
+        str(directory),
+        *args,
+    ]
 
 
 class Process:
