@@ -42,7 +42,7 @@ from ipkernel.controller.instructions import (
     ToClient,
     ToHost,
 )
-from ipkernel.controller.journal import Ended, Submitted
+from ipkernel.controller.journal import Ended
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
             return
         results = self.attached.pop(session)
         self.held.discard(session)
-        undelivered = [r for r in results[len(results) - min(keep, len(results)) :]]
+        undelivered = list(results[len(results) - min(keep, len(results)) :])
         undelivered = [(m, p) for m, p in undelivered if m.task in self.submitted]
         for message, _ in undelivered:
             self.delivered[message.task] -= 1
