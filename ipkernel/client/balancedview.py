@@ -92,6 +92,8 @@ class LoadBalancedView(View):
         self, func: Any, sequences: Sequence[Any], options: MapCalls, sizes: list[int]
     ) -> Iterator[CallPayload]:
         functions = self.client._functions
+        end = 0
         for parts in chunks(sequences, len(self), options.chunksize):
             sizes.append(len(parts[0]))
-            yield options.encode(func, parts, functions)
+            start, end = end, end + len(parts[0])
+            yield options.encode(func, parts, range(start, end), functions)

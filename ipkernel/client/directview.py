@@ -111,6 +111,7 @@ class DirectView(View):
                 options.encode(
                     func,
                     [options.dist.part(sequence, index, count) for sequence in whole],
+                    options.dist.part(range(length), index, count),
                     self.client._functions,
                 ),
                 engine,
@@ -146,9 +147,12 @@ class DirectView(View):
             An :class:`AsyncResult` of :class:`~ipkernel.client.reply.ExecuteReply`.
 
         Raises:
+            TypeError: ``code`` is no text.
             RemoteError: Waiting for it, and the code raised an exception on the only engine.
             CompositeError: The same, on one or more of several engines.
         """
+        if not isinstance(code, str):
+            raise TypeError(f"the code to execute must be a str, not {type(code).__name__}")
         options = {"silent": silent, "filename": None, "store_history": not silent}
         return self._execute(code, options, targets, block, label)
 

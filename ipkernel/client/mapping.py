@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import attrs
 
 from ipkernel.client.partition import BLOCK, Dist, dist_of
 from ipkernel.client.waiting import SLICE, may_block
+from ipkernel.errors import SerializationError
 
 if TYPE_CHECKING:
     from ipkernel.client.baseview import View
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from ipkernel.client.task import TaskRecord
     from ipkernel.serialize.cache import FunctionCache
     from ipkernel.serialize.calls import CallPayload
+
+#: Where an item is among the arguments of a chunk: its sequence, and its place there.
+_ITEM = re.compile(r"argument 1\[(\d+)\]\[(\d+)\]")
 
 
 @attrs.frozen
@@ -67,13 +72,39 @@ class MapCalls:
             raise ValueError(f"chunksize must be at least 1, or None to choose; not {size!r}")
         return cls(**fields)
 
-    def encode(self, func: Any, parts: Sequence[Any], functions: FunctionCache) -> CallPayload:
-        """Return the payload for one part of each sequence."""
+    def encode(
+        self, func: Any, parts: Sequence[Any], numbers: Sequence[int], functions: FunctionCache
+    ) -> CallPayload:
+        """Return the payload for one part of each sequence.
+
+        Args:
+            func: The function.
+            parts: The parts.
+            numbers: Which items of its sequence a part has.
+            functions: What is known to be pickled already.
+
+        Raises:
+            SerializationError: Something cannot be sent; the text names it.
+        """
         from ipkernel.serialize.functions import dump_call
 
-        if self.elementwise:
+        if not self.elementwise:
+            return dump_call(func, tuple(parts), {}, functions)
+        try:
             return dump_call(func, (list(parts), self.return_exceptions), {}, functions)
-        return dump_call(func, tuple(parts), {}, functions)
+        except SerializationError as error:
+            raise _of_item(error, numbers, len(parts)) from error.__cause__
+
+
+def _of_item(error: SerializationError, numbers: Sequence[int], count: int) -> SerializationError:
+    """Say of an item of a chunk which one of all items it is."""
+    found = _ITEM.match(error.path)
+    if found is None:
+        return error
+    sequence, index = int(found.group(1)), int(found.group(2))
+    which = f" of sequence {sequence + 1}" if count > 1 else ""
+    path = f"item {numbers[index]}{which}{error.path[found.end() :]}"
+    return SerializationError(f"cannot send {path}: {error.reason}", path=path, reason=error.reason)
 
 
 def load_items(record: TaskRecord, items: Any) -> Any:

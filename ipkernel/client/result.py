@@ -210,6 +210,7 @@ class AsyncResult(LightFuture):
             raise TimeoutError(
                 f"the result is not ready after {timeout:g} s: {left} of {len(self._records)} "
                 f"task{'s' if len(self._records) > 1 else ''} of {self._fname!r} pending"
+                + ("; there are no engines" if getattr(self._client, "ids", None) == [] else "")
             )
 
     def _value(self, record: TaskRecord, return_exceptions: bool = False) -> Any:

@@ -52,15 +52,27 @@ def children() -> list[int]:
         return []
 
 
-def belongs_to(pid: int, engine: int) -> bool:
+def belongs_to(pid: int, engine: int, mapped: int) -> bool:
     """Tell whether a process was started by an engine.
+
+    A program that the engine has started has its environment. What was forked, and went on as it
+    was, has the zygote's instead, but also the engine's shared memory.
 
     Args:
         pid: The process.
         engine: The engine's process id.
+        mapped: Number of the memory file that the engine, and nobody else, had mapped.
     """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{COOKIE}={engine}".encode() in file.read().split(b"\0")
+            if f"{COOKIE}={engine}".encode() in file.read().split(b"\0"):
+                return True
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            wanted = str(mapped).encode()
+            return any(_is_memory_file(line.split(None, 5), wanted) for line in file)
     except OSError:
         return False
+
+
+def _is_memory_file(fields: list[bytes], number: bytes) -> bool:
+    return len(fields) == 6 and fields[4] == number and fields[5].startswith(b"/memfd:")

@@ -43,6 +43,13 @@ class ResultHook(DisplayHook):
         """Keep the mime bundle of a result."""
         self.captured = {"data": dict(format_dict), "metadata": dict(md_dict or {})}
 
+    def compute_format_data(self, result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the mime bundle of a result, which always has a text."""
+        data, metadata = super().compute_format_data(result)
+        if "text/plain" not in data:
+            data = {**data, "text/plain": _why_no_text(result)}
+        return data, metadata
+
     def finish_displayhook(self) -> None:
         """Nothing was written, so nothing is to be flushed."""
         self._is_active = False
@@ -87,6 +94,14 @@ class LivePublisher(DisplayPublisher):
             return
         payload = msgspec.msgpack.encode(bundle, enc_hook=_plain)
         state.loop.publish(Stream.DISPLAY, payload)
+
+
+def _why_no_text(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - it is the user's
+        name = type(value).__name__
+        return f"<{name} object without a text: its repr() raised {type(error).__name__}>"
 
 
 def _plain(value: Any) -> Any:

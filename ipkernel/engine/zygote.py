@@ -123,6 +123,7 @@ class Zygote:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._engines: dict[int, str] = {}  # pid to key
+        self._memory: dict[int, int] = {}  # pid to the number of its memory file
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -172,6 +173,7 @@ class Zygote:
             if pid == 0:
                 self._become_engine(message, descriptors)
             self._engines[pid] = message["fork"]
+            self._memory[pid] = os.fstat(descriptors[-1]).st_ino
             self._tell({"forked": message["fork"], "pid": pid})
         finally:
             for descriptor in descriptors:
@@ -237,8 +239,9 @@ class Zygote:
 
     def _kill_strays(self, engine: int) -> None:
         """Kill what an engine that has ended had put into a session of its own."""
+        memory = self._memory.pop(engine)
         for pid in native.children():
-            if pid not in self._engines and native.belongs_to(pid, engine):
+            if pid not in self._engines and native.belongs_to(pid, engine, memory):
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
 
