@@ -15,13 +15,15 @@ from ipkernel import errors
 from ipkernel.client import metadata as meta
 from ipkernel.client.balancedview import LoadBalancedView
 from ipkernel.client.directview import BroadcastView, DirectView
-from ipkernel.client.locate import check_other_options, locate
+from ipkernel.client.locate import Place, check_other_options, locate
 from ipkernel.client.questions import Questions
 from ipkernel.client.result import AsyncResult
 from ipkernel.client.waiting import seconds
 from ipkernel.serialize.functions import FunctionCache
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from ipkernel.client.connection import Connection
     from ipkernel.client.executor import ViewExecutor
 
@@ -95,10 +97,43 @@ class Client(Questions):
             lambda: Connection.open(reactor, place.furl, timeout),
             "connecting to a controller",
         )
-        self._place = place
+        self._place: Place = place
         self._adopt(connection, reactor, switch_interval)
         self.cluster: Any = cluster if hasattr(cluster, "directory") else None
         self._activate_first()
+
+    @classmethod
+    def connect(cls, connection_info: Any = None, **options: Any) -> Deferred[Client]:
+        """Make a client in a Twisted program, in whose reactor's thread nothing may wait.
+
+        Args:
+            connection_info: As for the class.
+            options: Keyword arguments of the class.
+
+        Returns:
+            A Deferred that fires with the client.
+
+        Raises:
+            As the class, where the place is wrong; the Deferred fails with ConnectError.
+        """
+        from twisted.internet import reactor
+        from twisted.internet.defer import ensureDeferred
+
+        from ipkernel.client.connection import Connection
+
+        timeout = options.pop("timeout", 10)
+        interval = options.pop("switch_interval", SWITCH_INTERVAL)
+        place = locate(connection_info, **options)
+
+        async def open_client() -> Client:
+            connection = await Connection.open(reactor, place.furl, timeout)
+            client = cls.__new__(cls)
+            client._place = place
+            client._adopt(connection, reactor, interval)
+            client.cluster = None
+            return client
+
+        return ensureDeferred(open_client())
 
     def _adopt(self, connection: Connection, reactor: Any, switch_interval: float | None) -> None:
         from ipkernel.client.reactor_thread import enter_switch_interval

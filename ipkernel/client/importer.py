@@ -55,6 +55,8 @@ def _stored(following: Sequence[dis.Instruction]) -> str | None:
     for instruction in following[:8]:
         if instruction.opname in _STORES:
             return str(instruction.argval)
+        if instruction.opname.startswith("STORE_FAST_"):  # Python 3.13 joins instructions
+            return str(instruction.argval[0])
     return None
 
 

@@ -36,10 +36,13 @@ def start_reactor() -> Any:
             "this process was forked from one that had a Client, and Twisted's reactor does not "
             "survive a fork: start it with multiprocessing's 'spawn' method or with subprocess"
         )
-    from twisted.internet import reactor
+    from twisted.internet import reactor as the_reactor
 
+    reactor: Any = the_reactor
     with _starting:
         if reactor.running:
+            if _thread is None:  # the program's own; its thread must not wait either
+                reactor.callFromThread(lambda: reactor_threads.add(threading.get_ident()))
             return reactor
         if _thread is not None:
             raise RuntimeError(

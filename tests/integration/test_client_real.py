@@ -149,6 +149,24 @@ def test_await_and_callbacks(rc):
     assert asyncio.run(main()) == [-i for i in range(20)]
 
 
+def test_twisted_program(cluster, rc):
+    from tests.support.reactor import run_in_reactor
+
+    async def main():
+        client = await Client.connect(cluster_dir=str(cluster.directory))
+        view = client.load_balanced_view()
+        try:
+            with pytest.raises(RuntimeError, match="would block the reactor"):
+                view.apply_async(nap, 5).get()
+            with pytest.raises(ValueError, match="wrong"):
+                await view.apply_async(fail, "wrong")
+            return await view.apply_async(operator.neg, 1).as_deferred()
+        finally:
+            client.close()
+
+    assert run_in_reactor(main) == -1
+
+
 def test_threads_share_a_client(rc):
     view = rc.load_balanced_view()
     found = {}
