@@ -109,6 +109,11 @@ class EngineLink:
         self.flush()
         return None
 
+    @property
+    def open(self) -> bool:
+        """Whether the engine still takes work."""
+        return self.alive and not self._finishing
+
     # ----------------------------------------------------------- receiving
 
     def doRead(self) -> Any:

@@ -121,8 +121,8 @@ class Traffic:
     def feed(self, engine: Engine) -> None:
         """Send an engine as much of what waits for it as is good."""
         link, lane = engine.link, engine.lane
-        if link is None or not lane.waiting:
-            return
+        if link is None or not link.open or not lane.waiting:
+            return  # what waits for an engine that is being ended has not begun
         idle = not lane.flight
         taken = lane.take()
         if not taken:
