@@ -86,6 +86,7 @@ class ZygoteStarter:
         self._wire: Any = None
         self._closed = False
         self._deaths = 0
+        self._why = ""
 
     @property
     def pid(self) -> int:
@@ -96,6 +97,8 @@ class ZygoteStarter:
         """Ask for an engine; see :meth:`IEngineStarter.start`."""
         from ipkernel.engine.zygote import send_message
 
+        if self._deaths > MAX_DEATHS:
+            raise OSError(0, self._why)
         link, theirs = socket.socketpair()
         out, out_end = os.pipe()
         err, err_end = os.pipe()
@@ -159,8 +162,8 @@ class ZygoteStarter:
         if self._closed:
             return
         status = self._process.wait()
-        how = Exit.of_returncode(status).text
-        logger.warning("the zygote (pid %d) was %s; its engines end with it", self.pid, how)
+        how = ("was " if status < 0 else "") + Exit.of_returncode(status).text
+        logger.warning("the zygote (pid %d) %s; its engines end with it", self.pid, how)
         self._socket.close()
         lost, pids = self._asked, self._pids
         self._asked, self._pids = set(), {}
@@ -170,13 +173,15 @@ class ZygoteStarter:
         if self._deaths <= MAX_DEATHS:
             self._process, self._socket = spawn_zygote(self._name)
             self._watch()
+        else:
+            self._why = f"the zygote, which forks engines, {how} {self._deaths} times in a row"
         events = self._events
         assert events is not None
         for key in lost:
             if key in pids:
                 events.exited(key, Exit(None, int(signal.SIGKILL)))
             else:
-                events.failed(key, f"the zygote was {how}")
+                events.failed(key, f"the zygote {how}")
 
     def close(self) -> None:
         """End the zygote, and with it every engine that is left."""
