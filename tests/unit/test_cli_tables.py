@@ -21,7 +21,7 @@ def test_table():
 
 
 def test_table_without_rows():
-    assert table(("A", "B"), [], indent="  ") .split() == ["A", "B"]
+    assert table(("A", "B"), [], indent="  ").split() == ["A", "B"]
 
 
 def test_no_blanks_at_the_end():
