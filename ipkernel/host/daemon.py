@@ -258,7 +258,7 @@ class HostDaemon:
         self._channel = None
         self._uplink.disconnect()
         if self._stopping is None:
-            logger.warning("the connection to the controller was lost: %s", reason)
+            logger.info("the connection to the controller was lost: %s", reason)
             self._report("lost", message=reason)
             self.engines.drop_waiting()
             self._run(self._rejoin())

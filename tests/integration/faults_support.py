@@ -141,10 +141,11 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             cwd=cwd,
             env={**os.environ, **environment},
         )
+        self._read = b""
 
     def __enter__(self) -> Program:
         return self
@@ -162,17 +163,22 @@ class Program:
     def line(self, seconds: float = PATIENCE) -> str:
         """Return the next line that it prints; fail if none comes."""
         assert self.process.stdout is not None
-        ready = select.select([self.process.stdout], [], [], seconds)[0]
-        assert ready, "the program prints nothing"
-        text = self.process.stdout.readline()
-        if not text:
-            raise AssertionError(f"the program has ended: {self.process.communicate()[1]}")
-        return text.rstrip("\n")
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._read:
+            left = max(0.0, deadline - time.monotonic())
+            assert select.select([self.process.stdout], [], [], left)[0], "it prints nothing"
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                raise AssertionError(f"the program has ended: {self.end()}")
+            self._read += data
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
 
     def end(self, seconds: float = PATIENCE) -> tuple[int, str, str]:
         """Wait until it has ended; return its exit code and what it has printed since."""
         out, err = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out, err
+        read, self._read = self._read, b""
+        return self.process.returncode, (read + out).decode(), err.decode()
 
 
 def command(name: str, *arguments: Any) -> list[str]:
