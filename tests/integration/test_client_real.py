@@ -54,8 +54,12 @@ def own(tmp_path):
         cluster.stop_cluster_sync()
 
 
-def nap(seconds):
+def nap(seconds, started=None):
+    import pathlib
     import time as clock
+
+    if started:
+        pathlib.Path(started).touch()
 
     clock.sleep(seconds)
     return seconds
@@ -205,10 +209,11 @@ def test_abort_reaches_what_has_not_started(rc):
     assert running.get(30) == 0.5
 
 
-def test_interrupting_an_engine(rc):
-    result = rc[0].apply_async(nap, 30)
+def test_interrupting_an_engine(rc, tmp_path):
+    started = tmp_path / "started"
+    result = rc[0].apply_async(nap, 30, str(started))
     deadline = time.monotonic() + 20
-    while rc.queue_status()[0]["tasks"] == 0:
+    while not started.exists():
         assert time.monotonic() < deadline
     rc.send_signal("SIGINT", targets=0)
     with pytest.raises(errors.RemoteError, match="KeyboardInterrupt"):
@@ -234,12 +239,13 @@ def test_status_and_explain(rc):
     assert set(queue) == {0, 1, "unassigned"}
 
 
-def test_killed_engine_is_told_and_comes_back(own):
+def test_killed_engine_is_told_and_comes_back(own, tmp_path):
     rc, _ = own
     pid = rc[0].apply_sync(os.getpid)
-    result = rc[0].apply_async(nap, 30)
+    started = tmp_path / "started"
+    result = rc[0].apply_async(nap, 30, str(started))
     deadline = time.monotonic() + 20
-    while rc.queue_status()[0]["tasks"] == 0:
+    while not started.exists():  # what has not begun is not lost with its engine: it is run again
         assert time.monotonic() < deadline
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(errors.EngineLost) as caught:
