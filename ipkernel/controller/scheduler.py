@@ -62,11 +62,15 @@ class Scheduler:
     Args:
         checked: Whether every step of every task is checked, for tests.
         retained: Where results wait whose client has gone.
+
+    Attributes:
+        handled: How many events the latest call of :meth:`handle` has dealt with.
     """
 
     def __init__(self, *, checked: bool = False, retained: Retained | None = None) -> None:
         task: type[Task] = CheckedTask if checked else Task
         self._core = Core(task, Retained() if retained is None else retained)
+        self.handled = 0
 
     def handle(self, *events: Event) -> list[Instruction]:
         """Take in what has happened and return what is to be done.
@@ -79,9 +83,11 @@ class Scheduler:
             if there is one, comes first.
         """
         core = self._core
+        self.handled = 0
         for event in events:
             core.now = event.now
             _PARTS[type(event)](core, event)
+            self.handled += 1
         fill(core)
         if core.deep:
             relieve(core)

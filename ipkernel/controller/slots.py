@@ -24,6 +24,8 @@ MAX_WINDOW: Final = 1024
 MAX_BYTES: Final = 8 << 20
 #: What is left of an old measurement after one new one.
 _KEEP: Final = 0.8
+#: Seconds beyond which it makes no difference how long a task takes.
+_ABSURD: Final = 1e6
 
 STARTING: Final = "starting"
 READY: Final = "ready"
@@ -125,7 +127,9 @@ class Engine:
 
         A window at most doubles at a time: one quick task says little about the next.
         """
-        mean = max(seconds / count, 1e-6)
+        mean = seconds / count
+        if not 1e-6 <= mean <= _ABSURD:  # a host may report any number, and "not a number" too
+            mean = _ABSURD if mean > _ABSURD else 1e-6
         if self.mean:
             keep = _KEEP**count
             mean = self.mean * keep + mean * (1.0 - keep)

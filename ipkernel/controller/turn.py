@@ -22,6 +22,9 @@ class Source(Protocol):
     def processed(self, count: int) -> None:
         """So many of its messages are safe now."""
 
+    def lost(self, reason: str) -> None:
+        """Nothing more is to be expected of it."""
+
 
 class Turn:
     """Gathers the events of a reactor turn and carries out what the scheduler makes of them.
@@ -47,7 +50,8 @@ class Turn:
         self._journal = IJournal(journal)
         self._follow = follow
         self._events: list[Event] = []
-        self._sources: list[tuple[Source, int]] = []
+        self._sources: list[tuple[Source | None, int]] = []  # of each event
+        self._failed: list[Source] = []
         self._records: list[Record] = []
         self._settled: list[Deferred[None]] = []
         self._due = False
@@ -66,8 +70,7 @@ class Turn:
             count: How many messages.
         """
         self._events.append(event)
-        if source is not None:
-            self._sources.append((source, count))
+        self._sources.append((source, count))
         if not self._due and not self._committing:
             self._due = True
             self._reactor.callLater(0, self._end)
@@ -90,11 +93,7 @@ class Turn:
         events, self._events = self._events, []
         sources, self._sources = self._sources, []
         settled, self._settled = self._settled, []
-        try:
-            instructions = self._scheduler.handle(*events)
-        except Exception:
-            logger.exception("the scheduler failed on %s", [type(e).__name__ for e in events])
-            instructions = []
+        instructions = self._decide(events, [source for source, _ in sources])
         written = self._commit(instructions)
         if written is None:
             self._release(instructions, sources, settled)
@@ -102,6 +101,22 @@ class Turn:
         self._committing = True
         written.addErrback(self._cannot_commit)
         written.addCallback(lambda _: self._committed(instructions, sources, settled))
+
+    def _decide(self, events: list[Event], sources: list[Source | None]) -> list[Instruction]:
+        """Ask the scheduler; a fault costs its cause the connection, and nobody else anything."""
+        while True:
+            try:
+                return self._scheduler.handle(*events)
+            except Exception:
+                at = self._scheduler.handled
+                if at >= len(events):
+                    logger.exception("the scheduler failed to assign tasks")
+                    return []
+                logger.exception("the scheduler failed on %s", type(events[at]).__name__)
+                source = sources[at]
+                if source is not None:
+                    self._failed.append(source)
+                events, sources = events[at + 1 :], sources[at + 1 :]
 
     def _commit(self, instructions: list[Instruction]) -> Deferred[None] | None:
         records: list[Record] = []
@@ -123,7 +138,7 @@ class Turn:
     def _committed(
         self,
         instructions: list[Instruction],
-        sources: list[tuple[Source, int]],
+        sources: list[tuple[Source | None, int]],
         settled: list[Deferred[None]],
     ) -> None:
         self._committing = False
@@ -135,12 +150,19 @@ class Turn:
     def _release(
         self,
         instructions: list[Instruction],
-        sources: list[tuple[Source, int]],
+        sources: list[tuple[Source | None, int]],
         settled: list[Deferred[None]],
     ) -> None:
         for source, count in sources:
-            source.processed(count)
+            if source is not None:
+                source.processed(count)
         if instructions:
-            self._follow(instructions)
+            try:
+                self._follow(instructions)
+            except Exception:  # whoever waits for the end of the turn must not wait for ever
+                logger.exception("the instructions of a turn could not be followed")
+        failed, self._failed = self._failed, []
+        for source in failed:
+            source.lost("internal error: its messages could not be dealt with")
         for done in settled:
             done.callback(None)
