@@ -55,8 +55,14 @@ class Link:
         self._reactor = reactor
         self._turn = turn
         self._ended = ended
+        self._watch: Any = None
         self._early: list[Item] = []
         self._timer: Any = reactor.callLater(OPEN_TIME, self._not_opened)
+
+    def watch(self, reference: Any) -> None:
+        """End when the connection to a peer's Foolscap object does."""
+        self.reference = reference
+        self._watch = reference.notifyOnDisconnect(self.lost, "its connection was lost")
 
     def make_channel(self) -> Channel:
         """Return this end of the channel, not connected yet."""
@@ -100,6 +106,9 @@ class Link:
             return
         self.gone = True
         self._stop_timer()
+        if self._watch is not None:  # the connection may live on, and would keep all of this
+            self.reference.dontNotifyOnDisconnect(self._watch)
+            self._watch = None
         self._event_of_loss(reason)
         self._ended(self)
         if self.channel is not None:

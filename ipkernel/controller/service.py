@@ -217,8 +217,7 @@ class Controller:
 
     def _admit(self, link: Link, reference: Any) -> bytes:
         """Watch a peer's connection and return a ticket for its channel."""
-        link.reference = reference
-        reference.notifyOnDisconnect(link.lost, "its connection was lost")
+        link.watch(reference)
         return self.tub.issue_ticket(peer_tub_id(reference), link.opened, link.make_channel)
 
     def _client_ended(self, link: ClientLink) -> None:

@@ -477,3 +477,63 @@ def test_functions_reach_hosts_through_links() -> None:
     client.send(Submit(tid(0), Kind.APPLY, 0, digest=b"d" * 16))
     w.pump()
     assert [type(m) for m, _ in host.inbox] == [Function, Assign]
+
+
+def test_a_host_may_report_absurd_times() -> None:
+    for seconds in (float("nan"), float("inf"), -1.0):
+        w = World()
+        client, host = w.connect_all()
+        for count in range(3):
+            client.send(*submit(count))
+            w.pump()
+            for assign in [a for a in assigns(host) if a.task in w.scheduler.tasks]:
+                host.send(*done(assign, seconds=seconds))
+            w.pump()
+        assert [m.task for m, _ in results(client)] == [tid(i) for i in range(3)]
+        assert w.scheduler.engines[0].mean < float("inf")
+
+
+def test_a_fault_of_the_scheduler_costs_only_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ipkernel.controller import scheduler
+    from ipkernel.controller.events import FromClient
+
+    deal = scheduler._PARTS[FromClient]
+
+    def fragile(core: Any, event: Any) -> None:
+        if event.session == 1:
+            raise RuntimeError("a fault")
+        deal(core, event)
+
+    monkeypatch.setitem(scheduler._PARTS, FromClient, fragile)
+    w = World(clients=2)
+    first, second = w.connect(w.clients[1]), w.connect(w.clients[2])
+    host = w.connect(w.host)
+    host.send(EngineJoined(0, "h", 7))
+    w.pump()
+    first.send(*submit(0))
+    second.send(*submit(0, session=2))
+    w.pump()
+    assert [a.task for a in assigns(host)] == [tid(0, 2)]
+    assert w.ended == [w.clients[1]]
+    assert first.losses
+    assert not second.losses
+
+
+def test_a_link_that_ends_leaves_nothing_with_its_connection() -> None:
+    class Reference:
+        def __init__(self) -> None:
+            self.watchers: list[Any] = []
+
+        def notifyOnDisconnect(self, *watcher: Any) -> Any:
+            self.watchers.append(watcher)
+            return watcher
+
+        def dontNotifyOnDisconnect(self, watcher: Any) -> None:
+            self.watchers.remove(watcher)
+
+    w = World()
+    reference = Reference()
+    w.clients[1].watch(reference)
+    assert len(reference.watchers) == 1
+    w.clients[1].lost("over")
+    assert reference.watchers == []
