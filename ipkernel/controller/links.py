@@ -26,6 +26,10 @@ from ipkernel.wire.messages import Finished, Output
 MAX_BACKLOG: Final = 8 << 20
 #: Bytes of waiting results from which on nothing more is started for the client.
 HOLD_BYTES: Final = 64 << 20
+#: So many messages that wait for a client that takes none cost it the connection.
+MAX_WAITING: Final = 1 << 20
+#: What a queued message counts besides its payload, in bytes: small ones cost memory too.
+_OVERHEAD: Final = 128
 #: Bytes of queued payload from which on a client's messages are not acknowledged.
 MAX_QUEUED: Final = 512 << 20
 #: Seconds between two looks at a client that takes its results slowly.
@@ -193,7 +197,7 @@ class ClientLink(Link):
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """Messages, and bytes of payload, that wait until the client has taken others."""
+        """Messages, and their bytes, that wait until the client has taken others."""
         return len(self._waiting), self._waiting_bytes
 
     def deliver(self, items: list[Item]) -> None:
@@ -203,7 +207,7 @@ class ClientLink(Link):
             self._early += items
         elif self.gone:
             self.give_back(self._turn, items)
-        elif self._waiting or channel.backlog[1] > MAX_BACKLOG:
+        elif self._waiting or _load(channel) > MAX_BACKLOG:
             self._wait(items)
         else:
             self._send(channel, items)
@@ -238,7 +242,10 @@ class ClientLink(Link):
             if self._waiting_bytes > HOLD_BYTES and isinstance(message, Output):
                 continue  # results are never dropped; output that nobody reads is
             self._waiting.append((message, payload))
-            self._waiting_bytes += len(payload)
+            self._waiting_bytes += len(payload) + _OVERHEAD
+        if len(self._waiting) > MAX_WAITING:
+            self.lost("it does not take what is sent to it")
+            return
         if self._waiting_bytes > HOLD_BYTES and not self._held:
             self._hold(True)
         if self._poll is None:
@@ -250,13 +257,15 @@ class ClientLink(Link):
         if channel is None or self.gone:
             return
         waiting = self._waiting
-        while waiting and channel.backlog[1] <= MAX_BACKLOG:
+        while waiting and _load(channel) <= MAX_BACKLOG:
             item = waiting.popleft()
-            self._waiting_bytes -= len(item[1])
+            self._waiting_bytes -= len(item[1]) + _OVERHEAD
             self._send(channel, [item])
         channel.flush_now()
         if self._held and self._waiting_bytes < HOLD_BYTES // 4:
             self._hold(False)
+        if self.owes:
+            self.acknowledge()
         if waiting:
             self._poll = self._reactor.callLater(_POLL, self._drain)
 
@@ -285,7 +294,9 @@ class ClientLink(Link):
         self.acknowledge()
 
     def acknowledge(self) -> bool:
-        """Acknowledge what is safe, if the session's queue allows it; tell whether it did."""
+        """Acknowledge what is safe, if the session's queues allow it; tell whether it did."""
+        if self._waiting_bytes > HOLD_BYTES:
+            return False  # what it sends makes answers, and it does not take those
         session = self._session(self.number)
         if session is not None and session.bytes >= MAX_QUEUED:
             return False
@@ -311,5 +322,12 @@ class ClientLink(Link):
         undelivered += [item for item in rest if isinstance(item[0], Finished)]  # type: ignore[misc]
         self._unacknowledged.clear()
         self._waiting.clear()
+        self._waiting_bytes = 0
         self._early = []
         self._turn.add(SessionDetached(self.number, undelivered, self._turn.now()))
+
+
+def _load(channel: Channel) -> int:
+    """Return what is queued on a channel, in bytes, small messages included."""
+    count, size = channel.backlog
+    return size + count * _OVERHEAD

@@ -537,3 +537,40 @@ def test_a_link_that_ends_leaves_nothing_with_its_connection() -> None:
     assert len(reference.watchers) == 1
     w.clients[1].lost("over")
     assert reference.watchers == []
+
+
+def test_a_client_that_takes_no_answers_gets_no_acknowledgements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 14)
+    monkeypatch.setattr("ipkernel.controller.links.HOLD_BYTES", 1 << 16)
+    w = World()
+    client, _ = w.connect_all()
+    freeze(w.clients[1])
+    for _ in range(40):
+        client.send(Fetch([tid(i) for i in range(100)]))
+        w.pump()
+    before = w.clients[1]._unprocessed
+    assert before > 0  # its questions stay in its window
+    w.clients[1].channel.transport.frozen = False  # type: ignore[union-attr]
+    for _ in range(400):
+        w.clock.advance(0.01)
+        w.pump()
+    assert len(results(client)) == 4000
+    assert not w.clients[1].owes
+    assert w.clients[1].waiting == (0, 0)
+
+
+def test_a_client_that_floods_and_takes_nothing_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 14)
+    monkeypatch.setattr("ipkernel.controller.links.MAX_WAITING", 1000)
+    w = World()
+    client, _ = w.connect_all()
+    freeze(w.clients[1])
+    for _ in range(40):
+        client.send(Fetch([tid(i) for i in range(100)]))
+        w.pump()
+    assert w.ended == [w.clients[1]]
+    assert w.clients[1].waiting == (0, 0)
