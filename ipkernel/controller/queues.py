@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 from ipkernel.controller.tasks import State, Task
 
 _READY: Final = State.READY
+#: From so many lines on, empty ones are removed before their sessions end.
+_MANY: Final = 1024
 
 Choice: TypeAlias = tuple[int, ...]
 """The engines that may run a task, sorted; empty stands for any."""
@@ -56,10 +58,11 @@ class Lines:
         count: Ready tasks in all lines, those of held ones included.
     """
 
-    __slots__ = ("_lines", "count", "rotation")
+    __slots__ = ("_lines", "_many", "count", "rotation")
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, Choice], Line] = {}
+        self._many = _MANY
         self.rotation: deque[Line] = deque()
         self.count = 0
 
@@ -98,6 +101,18 @@ class Lines:
     def of_session(self, session: int) -> list[Line]:
         """Return the lines of a session."""
         return [line for (owner, _), line in self._lines.items() if owner == session]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are so many lines that it is worth while to look for empty ones."""
+        return len(self._lines) > self._many
+
+    def tidy(self) -> None:
+        """Remove empty lines. Nobody may hold on to one that has a choice of engines."""
+        for key, line in list(self._lines.items()):
+            if line.choice and not line.count and not line.turning:
+                del self._lines[key]
+        self._many = max(_MANY, 2 * len(self._lines))
 
     def all(self) -> list[Line]:
         """Return all lines."""

@@ -127,6 +127,10 @@ def _restricted(core: Core, session: Session, message: Submit, payload: Payload)
     if recent is not None and recent[0] == targets:
         line = recent[1]
     else:
+        if core.lines.crowded:
+            for other in core.sessions.values():
+                other.recent = None
+            core.lines.tidy()
         line = core.lines.line(session.id, choice_of(targets))
         session.recent = (targets, line)
     line.held = session.held

@@ -1016,3 +1016,16 @@ def test_reclaims_name_no_task_twice() -> None:
     named = [t for r in c.reclaims for t in r.tasks]
     assert sorted(named) == sorted(set(named))
     assert all(isinstance(r, Reclaim) for r in c.reclaims)
+
+
+def test_lines_of_many_choices_of_engines_do_not_stay() -> None:
+    c = Cluster(engines=1)
+    for other in range(1, 3000):
+        [tid] = c.submit(targets=[0, other])
+        c.done(tid)
+    assert len(c.scheduler._core.lines.all()) < 1100
+    tids = c.submit(3, targets=[0, 5])
+    for _ in tids:
+        c.done(c.assigned[0].task)
+    c.scheduler.validate()
+    assert not c.scheduler.tasks
