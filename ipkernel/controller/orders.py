@@ -144,12 +144,15 @@ class Orders:
     ) -> Deferred[_Part]:
         known = self._scheduler.hosts.get(host)
         name = known.name if known is not None else f"host {host}"
+        asked = set(engines)
         request = EngineOrder(
             engines=engines, count=len(engines), signal=order.signal, host=order.host
         )
 
         def answered(data: bytes) -> _Part:
-            return _Part(host, name, engines, unpack(EngineAnswer, data))
+            answer = unpack(EngineAnswer, data)
+            mine = [number for number in answer.engines if number in asked]  # no other host's
+            return _Part(host, name, engines, EngineAnswer(engines=mine, problem=answer.problem))
 
         def failed(failure: Any) -> _Part:
             failure.trap(KernelError, MsgspecError)
