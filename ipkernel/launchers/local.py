@@ -9,6 +9,7 @@ terminal reaches only their owner, who decides what it means.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import site
@@ -27,6 +28,8 @@ from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
 from ipkernel.launchers.interfaces import ILauncher
+
+logger = logging.getLogger(__name__)
 
 _LOG_LIMIT: Final = 5_000_000
 _TAIL: Final = 65536
@@ -155,7 +158,10 @@ class LocalLauncher:
             self._ended = True
             self._changed.notify_all()
         if self._on_stop is not None:
-            self._on_stop(self)
+            try:
+                self._on_stop(self)
+            except Exception:
+                logger.exception("the end of %s could not be dealt with", self.name)
 
     def _line(self, line: bytes) -> None:
         try:
@@ -168,7 +174,10 @@ class LocalLauncher:
             self.events.append(event)
             self._changed.notify_all()
         if self._on_event is not None:
-            self._on_event(event)
+            try:
+                self._on_event(event)
+            except Exception:  # somebody else's fault, and this thread must go on
+                logger.exception("an event of %s could not be dealt with", self.name)
 
     def wait_event(self, event: str, timeout: float) -> dict[str, Any]:
         """Wait for an event; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""

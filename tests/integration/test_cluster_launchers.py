@@ -404,3 +404,15 @@ def test_wait_process_while_another_thread_collects_it():
 )
 def test_describe_exit(code, text):
     assert processes.describe_exit(code) == text
+
+
+def test_a_callback_that_fails_does_not_stop_the_events(launch):
+    def fail(_):
+        raise RuntimeError("a fault of the caller")
+
+    code = "import sys, time; [print(json.dumps({'event': e}), flush=True) for e in ('a', 'b')]"
+    launcher = launch(f"import json\n{code}\nsys.stdin.read()", on_event=fail)
+    assert launcher.wait_event("b", 10) == {"event": "b"}
+    launcher.request_stop()
+    assert launcher.wait(10)
+    assert launcher.exit_code == 0
