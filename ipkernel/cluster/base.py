@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,12 +92,14 @@ class ClusterBase:
             lifeline=not daemonize,
             stop_timeout=self.stop_timeout,
             on_event=self._event,
+            on_host_lost=self._host_lost,
         )
         self.on_event = on_event
         self._programs = Programs(directory, self._private, settings)
         self.engines: dict[str, EngineSet] = {}
         self._attached = False
         self._client: Client | None = None
+        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -158,6 +161,12 @@ class ClusterBase:
         if self.on_event is not None:
             self.on_event(program, event)
 
+    def _host_lost(self, what: str) -> None:
+        """Tell the clients made here that nobody will start engines by himself any more."""
+        why = f"{what}, and with it all engines; Cluster.start_engines() starts new ones"
+        for client in list(self._clients):
+            client._session.abandon(why)
+
     # -- underneath -----------------------------------------------------------------------
 
     def _launch(self, n: int | None) -> None:
@@ -165,12 +174,15 @@ class ClusterBase:
         if n is not None:
             self.n = options.check_count(n)
         self._spawn_controller()
-        for name, engine_set in list(self.engines.items()):
-            if not engine_set.running:
-                del self.engines[name]
+        self._forget_ended()
         if self.n and not self.engines:
             self._spawn_host(self.n, None)
         forget_old()
+
+    def _forget_ended(self) -> None:
+        for name, engine_set in list(self.engines.items()):
+            if not engine_set.running:
+                del self.engines[name]
 
     def _spawn_controller(self) -> None:
         if self._programs.controller is not None and self._programs.controller.running:
@@ -248,7 +260,9 @@ class ClusterBase:
         from ipkernel.client.client import Client
 
         client_args.setdefault("timeout", self.engine_timeout)
-        return Client(cluster=self, **client_args)
+        client = Client(cluster=self, **client_args)
+        self._clients.add(client)
+        return client
 
     def _check_running(self) -> None:
         if self._attached:

@@ -105,6 +105,7 @@ class Cluster(ClusterBase):
             if self._has_hosts():
                 engine_set = self._start_more(count, engine_set_id)
             else:
+                self._forget_ended()  # or a host daemon that failed would be waited for again
                 engine_set = self._spawn_host(count, engine_set_id)
                 self._wait_engines(self._deadline())
             self._note()

@@ -498,3 +498,18 @@ def test_many_cycles_leave_nothing(make):
         cluster.stop_cluster()
     assert set(os.listdir("/proc/self/fd")) == before
     assert list(ipython_dir().iterdir()) == []
+
+
+def test_engines_can_be_started_after_a_host_daemon_that_failed(make, monkeypatch):
+    cluster = make()
+    cluster.start_controller()
+    monkeypatch.setattr(cluster, "_has_hosts", lambda: False)
+    settings = cluster._programs.settings
+    failing = standin("ipdaemon", "import sys; sys.exit(3)")
+    cluster._programs.settings = settings._replace(engines=failing)
+    with pytest.raises(LauncherError):
+        cluster.start_engines(2)
+    cluster._programs.settings = settings
+    name = cluster.start_engines(2)
+    assert list(cluster.engines) == [name]
+    assert cluster.engines[name].engines == (0, 1)
