@@ -124,7 +124,7 @@ def host_lost(core: Core, event: HostLost) -> None:
         head = next(iter(engine.assigned), None)
         if head is not None:
             started.add(head)
-        text = f"its host is gone ({event.reason})"
+        text = f"its host is gone ({event.reason})"[:4000]
         _leave(core, engine, Loss(text, "host", frozenset(started)), DEAD)
         _remove(core, engine)
         core.tell_all((EngineLeft(engine.id, text, False), b""))
@@ -166,7 +166,7 @@ def _leave(core: Core, engine: Engine, loss: Loss, state: str) -> None:
     running = engine.running | loss.started
     engine.reset()
     engine.state = state
-    engine.reason = loss.text
+    engine.reason = loss.text[:2000]  # it becomes part of texts that are bounded themselves
     engine.pid = 0
     engine.since = core.now
     core.ladder.remove(engine)

@@ -1029,3 +1029,12 @@ def test_lines_of_many_choices_of_engines_do_not_stay() -> None:
         c.done(c.assigned[0].task)
     c.scheduler.validate()
     assert not c.scheduler.tasks
+
+
+def test_a_long_reason_of_a_host_does_not_make_a_result_unreadable() -> None:
+    c = Cluster(engines=1)
+    c.from_host((EngineLeft(0, "x" * 4096, False), b""))
+    [tid] = c.submit(targets=[0], spread=False)
+    [(finished, payload)] = c.results()
+    assert finished.task == tid
+    assert decode_reason(payload).kind == "no-engine"
