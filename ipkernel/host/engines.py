@@ -281,17 +281,27 @@ class Engines:
             return
         waiting = [pipe for pipe in engine.pipes if not pipe.ended]
         left = len(waiting)
+        epoch = engine.epoch
+        over = False
+
+        def account() -> None:
+            nonlocal over
+            if not over and engine.epoch == epoch:
+                over = True
+                self._account(engine)
 
         def one_ended() -> None:
             nonlocal left
             left -= 1
             if left == 0:
-                self._account(engine)
+                account()
 
         for pipe in waiting:
             pipe.when_ended(one_ended)  # type: ignore[attr-defined]
-        if not waiting:
-            self._account(engine)
+        if waiting:  # a process that the engine has left behind may hold them open for ever
+            self._later(LINK_TIME, account)
+        else:
+            account()
 
     def _account(self, engine: Engine) -> None:
         ending, text = engine.exit, engine.exit_text
@@ -354,6 +364,8 @@ class Engines:
                 self._end(engine)
             elif isinstance(instruction, Joined):
                 self._joined(engine)
+            elif isinstance(instruction, Left):
+                self._left(engine, instruction, [], engine.pid)
             elif isinstance(instruction, Gone):
                 self._gone(engine)
 

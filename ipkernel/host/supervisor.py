@@ -248,16 +248,19 @@ class Supervisor:
         slot = self.slots.get(key)
         if slot is None:
             return []
-        slot.again = again
         if slot.phase is Phase.ENDING:
+            slot.again = slot.again and again  # an end for good stands: somebody waits for it
             return []
+        slot.again = again
         slot.reason = reason
         if slot.phase in (Phase.WAITING, Phase.DEAD):
             if again:
                 slot.quick_deaths = 0
                 return self._again(slot, now)
+            waited = slot.phase is Phase.WAITING
             slot.phase = Phase.GONE
             del self.slots[key]
-            return [Gone(key)]
+            # All think that one that waits comes back, and keep work for it.
+            return [Left(key, reason, False, None, 0.0), Gone(key)] if waited else [Gone(key)]
         slot.phase = Phase.ENDING
         return [End(key)]

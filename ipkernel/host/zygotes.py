@@ -110,10 +110,13 @@ class ZygoteStarter:
                 (theirs.fileno(), out_end, err_end, counter),
             )
             self._asked.add(key)
-        except OSError:  # its death is about to be noticed, or nobody will start this one
-            self._asked.add(key)
-            if self._closed:
+        except OSError as error:  # its death is about to be noticed, or nobody will start this one
+            if self._closed or isinstance(error, BlockingIOError):  # it lags: to be asked again
+                link.close()
+                os.close(out)
+                os.close(err)
                 raise
+            self._asked.add(key)
         finally:
             theirs.close()
             for descriptor in (out_end, err_end, counter):

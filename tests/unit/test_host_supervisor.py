@@ -126,6 +126,7 @@ def test_a_stop_wins_over_a_restart() -> None:
     supervisor = ready()
     supervisor.end("a", "asked for", 1.0, again=True)
     supervisor.end("a", "no, stop", 1.0)
+    supervisor.end("a", "and a restart too late", 1.0, again=True)
     assert supervisor.exited("a", KILLED, 1.0)[-1] == Gone("a")
 
 
@@ -137,7 +138,8 @@ def test_a_slot_without_a_process_ends_at_once(dead: bool) -> None:
         supervisor.exited("a", KILLED, 0.0)
         supervisor.waited("a", 0.0)
     supervisor.exited("a", KILLED, 0.0)
-    assert supervisor.end("a", "stop", 0.0) == [Gone("a")]
+    told = [] if dead else [Left("a", "stop", False, None, 0.0)]  # it was to come back
+    assert supervisor.end("a", "stop", 0.0) == [*told, Gone("a")]
     assert supervisor.waited("a", 0.0) == []
 
 
