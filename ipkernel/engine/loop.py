@@ -258,11 +258,12 @@ class _Flusher:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
+            # First: who arms after the function's last look must wake this thread again.
+            self._armed = False
             while self._function():
                 pass
             if self._stopped:
                 return
-            self._armed = False
 
 
 _SIGINT = _signal.SIGINT
