@@ -43,12 +43,14 @@ class Engines:
         changed: Notified when anything changes.
         closing: Why the controller is about to stop, or empty.
         gone: False until the connection to the controller is lost.
+        hopeless: Why no engine will come by itself any more, or empty.
     """
 
     def __init__(self, engines: Iterable[EngineInfo] = ()) -> None:
         self.changed = threading.Condition(threading.RLock())
         self.closing = ""
         self.gone = False
+        self.hopeless = ""
         self._known: dict[int, Engine] = {}
         self._ids: tuple[int, ...] = ()
         self.update(engines)
@@ -77,6 +79,7 @@ class Engines:
         """Take note that an engine is ready."""
         with self.changed:
             self._known[message.engine] = Engine(message.engine, message.host, message.pid)
+            self.hopeless = ""
             self._refresh()
 
     def left(self, message: EngineLeft) -> None:
@@ -93,10 +96,29 @@ class Engines:
             self.gone = True
             self._refresh()
 
+    def give_up(self, why: str, patience: float) -> bool:
+        """Note that no engine will come by itself; say whether there is none either.
+
+        Args:
+            why: In a sentence.
+            patience: Seconds that the last engines may take to be told of as lost.
+        """
+        with self.changed:
+            self.hopeless = why
+            self.changed.notify_all()
+            none = wait_until(self.changed, lambda: self.gone or not self._ids, patience)
+            if not none or self.gone or not self.hopeless:
+                self.hopeless = ""  # there are others, or the controller is gone as well
+            return bool(self.hopeless)
+
     def wait_for_change(self, known: dict[int, Engine], timeout: float | None) -> None:
         """Wait until the engines are not those of ``known`` any more, or nothing more will come."""
         with self.changed:
-            wait_until(self.changed, lambda: self.gone or self._known != known, timeout)
+            wait_until(
+                self.changed,
+                lambda: self.gone or self._known != known or bool(self.hopeless and not self._ids),
+                timeout,
+            )
 
     def _refresh(self) -> None:
         self._ids = tuple(sorted(e.id for e in self._known.values() if e.state == "ready"))

@@ -18,6 +18,7 @@ from ipkernel.client.engines import Engines
 from ipkernel.client.future import renew_lock
 from ipkernel.client.task import Payload, TaskRecord, size_of
 from ipkernel.client.waiting import reactor_threads, wait_until
+from ipkernel.serialize.calls import inlined
 from ipkernel.wire.messages import (
     MAX_LIST,
     Cancel,
@@ -133,6 +134,8 @@ class Session:
         retries: int,
         label: str,
     ) -> TaskRecord:
+        if call.digest and self._is_too_much(call):
+            call = inlined(call)
         digest, blob, pieces = call
         payload: Sequence[Payload] | Payload = pieces[0]
         if len(pieces) == 1 and type(payload) is bytes:
@@ -153,15 +156,17 @@ class Session:
             if digest and digest not in self._functions:
                 self._add_function(digest, blob)
             record = TaskRecord(task, kind, target, label, time.time(), result)
-            self.pending[task] = record
             message = Submit(task, kind, size, chosen, spread, digest, retries, label)
+            # No call between these two: Ctrl-C must not leave a task pending that is never sent.
+            self.pending[task] = record
             self.queue.append((message, payload))
             self.queued_bytes = result._mark = self.queued_bytes + size + TASK_COST
         if not self._awake:
-            self._awake = True
-            self._wake()
+            self._wake_once()
         if self._failure is not None:  # it came while we were queueing
             self._fail_pending()
+        elif self.engines.hopeless:
+            self._fail_waiting()
         return record
 
     def submit_each(
@@ -212,6 +217,8 @@ class Session:
         Raises:
             ControllerLost: The connection to the controller is gone.
         """
+        if call.digest and self._is_too_much(call):
+            call = inlined(call)
         digest, blob, pieces = call
         payload, size = _settle(pieces)
         self._check()
@@ -228,23 +235,30 @@ class Session:
                 TaskRecord(first + index, kind, target, label, now, result)
                 for index, target in enumerate(targets)
             ]
-            for record in records:
-                self.pending[record.id] = record
             message = Submit(first, kind, size, list(targets), False, digest, retries, label)
-            self.queue.append((message, payload))
+            fresh = {record.id: record for record in records}
+            try:
+                self.pending.update(fresh)
+                self.queue.append((message, payload))
+            except BaseException:  # Ctrl-C: no task may stay pending that is never sent
+                for task in fresh:
+                    self.pending.pop(task, None)
+                raise
             self.queued_bytes = result._mark = self.queued_bytes + size + TASK_COST
         self._wake_once()
         if self._failure is not None:
             self._fail_pending()
 
+    def _is_too_much(self, call: CallPayload) -> bool:
+        """Tell whether a function has to go with its call: the controller keeps no more of them."""
+        return (
+            self._function_bytes + len(call.blob) > MAX_FUNCTIONS
+            and call.digest not in self._functions
+        )
+
     def _add_function(self, digest: bytes, blob: bytes) -> None:
         """Send a function ahead of the first task that names it."""
         self._function_bytes += len(blob)
-        if self._function_bytes > MAX_FUNCTIONS:
-            raise errors.KernelError(
-                f"this client has sent more than {MAX_FUNCTIONS >> 20} MB of functions; pass large "
-                "values as arguments, or push them once, instead of in closures and globals"
-            )
         self.queue.append((Function(digest, len(blob)), blob))
         self._functions.add(digest)
         self.queued_bytes += len(blob)
@@ -252,7 +266,12 @@ class Session:
     def _wake_once(self) -> None:
         if not self._awake:
             self._awake = True
-            self._wake()
+            try:
+                self._wake()
+            except BaseException:
+                # Ctrl-C in the midst of it: nobody else would wake the reactor ever again.
+                self._wake()
+                raise
 
     def cancel(self, tasks: Sequence[int]) -> None:
         """Ask the controller to abort tasks that have not started."""
@@ -393,7 +412,7 @@ class Session:
         recent = self._recent
         recent[record.id] = weakref.ref(record)
         if len(recent) > RECENT:
-            alive = [(task, ref) for task, ref in recent.items() if ref() is not None]
+            alive = [(task, ref) for task, ref in list(recent.items()) if ref() is not None]
             self._recent = dict(alive[-RECENT // 2 :])
 
     def lost(self, failure: Callable[[], BaseException]) -> None:
@@ -416,6 +435,33 @@ class Session:
                     break
                 record.fail(self._failure())
                 finished += [w for w in record.take_watchers() if w._arrive(record)]
+        for result in finished:
+            result._finish()
+
+    def abandon(self, why: str, patience: float = 10.0) -> None:
+        """End the tasks that any engine might run, for none will come by itself any more.
+
+        So do later ones, until an engine joins. If there are other engines, nothing happens.
+
+        Args:
+            why: In a sentence.
+            patience: Seconds that the last engines may take to be told of as lost.
+        """
+        if self.engines.give_up(why, patience):
+            self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
+        finished: list[AsyncResult] = []
+        why = self.engines.hopeless
+        if not why or self.engines.ids:
+            return
+        waiting = [record for record in list(self.pending.values()) if record.target < 0]
+        with self._ending:
+            for record in waiting:
+                if self.pending.pop(record.id, None) is not None:
+                    record.fail(errors.HostLost(why))
+                    finished += [w for w in record.take_watchers() if w._arrive(record)]
+        self.cancel([record.id for record in waiting])
         for result in finished:
             result._finish()
 
@@ -467,6 +513,13 @@ class Session:
                     continue
                 record.watchers = (*record.watchers, result)
         self._close(result, len(records))
+
+    def unwatch(self, result: AsyncResult) -> None:
+        """Let pending tasks forget a result that nobody waits for any more."""
+        with self._ending:
+            for record in result._records:
+                if record.cell is None:
+                    record.watchers = tuple(w for w in record.watchers if w is not result)
 
     def _close(self, result: AsyncResult, total: int) -> None:
         with self._ending:

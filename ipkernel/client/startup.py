@@ -57,6 +57,9 @@ def wait_for_engines(
 
 def _raise_if_hopeless(client: Client, known: dict[int, Engine], dead: set[int]) -> None:
     client._check_open()
+    engines = client._session.engines
+    if engines.hopeless and not engines.ids:
+        raise EngineError(f"while waiting for engines: {engines.hopeless}")
     for engine in known.values():
         if engine.state == "dead" and engine.id not in dead:
             raise EngineError(f"while waiting for engines: {engine}")

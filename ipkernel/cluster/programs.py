@@ -36,6 +36,8 @@ class Settings(NamedTuple):
         lifeline: Whether they end with this process.
         stop_timeout: Seconds that a stop may take, about.
         on_event: Called with the name of a program and each event that it reports.
+        on_host_lost: Called, in another thread, with a sentence when the last host daemon has
+            ended by itself.
     """
 
     controller: Any
@@ -50,6 +52,7 @@ class Settings(NamedTuple):
     lifeline: bool = True
     stop_timeout: float = 5.0
     on_event: Callable[[str, dict[str, Any]], object] | None = None
+    on_host_lost: Callable[[str], object] | None = None
 
 
 class Programs:
@@ -74,6 +77,7 @@ class Programs:
         self.hosts: list[Any] = []
         self.spoiled = ""
         self._private = private
+        self._ending: list[Any] = []
 
     @property
     def all(self) -> list[Any]:
@@ -115,11 +119,19 @@ class Programs:
         """
         arguments = ["--furl-file", str(self.directory.furl_file("engine")), "-n", str(n)]
         arguments += ["--wait", f"{patience:g}", *self.settings.engine_args]
-        host = self._start(self.settings.engines, arguments, lifeline)
+        host = self._start(self.settings.engines, arguments, lifeline, on_stop=self._host_ended)
         self.hosts = [one for one in self.hosts if one.running] + [host]
         return host
 
-    def _start(self, launcher_class: Any, arguments: list[str], lifeline: bool = True) -> Any:
+    def _host_ended(self, host: Any) -> None:
+        told = self.settings.on_host_lost
+        if told is None or host in self._ending or any(one.running for one in self.hosts):
+            return
+        told(f"{host.name} (pid {host.pid}) {describe_exit(host.exit_code)} by itself")
+
+    def _start(
+        self, launcher_class: Any, arguments: list[str], lifeline: bool = True, **more: Any
+    ) -> Any:
         name, told = launcher_class.name, self.settings.on_event
         common = ["--cluster-dir", str(self.directory), "--cluster", self.directory.name]
         common += ["--log-level", self.settings.log_level.lower()]
@@ -129,6 +141,7 @@ class Programs:
             lifeline=lifeline and self.settings.lifeline,
             environment=dict(self.settings.environment),
             on_event=None if told is None else lambda event: told(name, event),
+            **more,
         )
         launcher.start()
         return launcher
@@ -196,6 +209,7 @@ class Programs:
         Raises:
             ClusterError: One of them cannot be ended.
         """
+        self._ending = [*launchers]
         for one in launchers:
             if not one.running:
                 self._spoil(f"{one.name} {describe_exit(one.exit_code)} by itself")

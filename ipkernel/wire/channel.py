@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -41,6 +41,11 @@ def describe_loss(reason: Failure) -> str:
         return "closed by the other side"
     if reason.check(ConnectionAborted):
         return "aborted"
+    if reason.type is ConnectionLost and getattr(reason.value, "args", ()) in (
+        (),
+        ("Connection lost",),
+    ):
+        return "connection lost: the other side is gone"
     text = reason.getErrorMessage().strip().rstrip(".")
     return " ".join(f"connection lost: {text or type(reason.value).__name__}".split())
 
