@@ -20,6 +20,8 @@ RETAIN_BYTES: Final = 256 << 20
 RETAIN_OUTPUT: Final = 64 << 10
 #: What a retained result costs besides its payload, in bytes.
 _OVERHEAD: Final = 512
+#: What a function costs besides its blob; clients stop sending functions well before it matters.
+_ENTRY: Final = 128
 
 
 class Session:
@@ -67,7 +69,8 @@ class Session:
         """Keep a function; return False when the session has too many of them."""
         if digest in self.functions:
             return True
-        if self.function_bytes + len(blob) > MAX_FUNCTIONS:
+        kept = self.function_bytes + _ENTRY * len(self.functions)
+        if kept + len(blob) > MAX_FUNCTIONS:
             return False
         self.functions[digest] = blob
         self.function_bytes += len(blob)

@@ -1038,3 +1038,11 @@ def test_a_long_reason_of_a_host_does_not_make_a_result_unreadable() -> None:
     [(finished, payload)] = c.results()
     assert finished.task == tid
     assert decode_reason(payload).kind == "no-engine"
+
+
+def test_empty_functions_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipkernel.controller.sessions.MAX_FUNCTIONS", 10_000)
+    c = Cluster(engines=1)
+    session = c.scheduler.sessions[c.session]
+    kept = [session.keep_function(b"%016d" % i, b"") for i in range(1000)]
+    assert 0 < sum(kept) < 100
