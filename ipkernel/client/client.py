@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which a thread that computes lets the others run, while clients are open.
 SWITCH_INTERVAL = 0.0005
+#: The name of results that are made only to wait for; no function can have it.
+_WAIT = "<wait>"
 
 
 class Client(Questions):
@@ -341,7 +344,7 @@ class Client(Questions):
                 ids.append(self._task_id(job))
         records = [record for record in map(self._session.find, ids) if record is not None]
         if records:
-            result = AsyncResult(self._session, False, "wait", owner=self)
+            result = AsyncResult(self._session, False, _WAIT, owner=self)
             self._session.watch(records, result)
             futures.append(result)
         return futures
@@ -361,14 +364,20 @@ class Client(Questions):
 
         limit = seconds(timeout)
         deadline = None if limit is None else time.monotonic() + limit
-        for future in self._results_of(jobs):
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if isinstance(future, AsyncResult):
-                if not future.wait(left):
+        futures = self._results_of(jobs)
+        try:
+            for future in futures:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if isinstance(future, AsyncResult):
+                    if not future.wait(left):
+                        return False
+                elif concurrent.futures.wait([future], left).not_done:
                     return False
-            elif concurrent.futures.wait([future], left).not_done:
-                return False
-        return True
+            return True
+        finally:
+            for future in futures:  # else each look at pending tasks would leave something there
+                if isinstance(future, AsyncResult) and future._fname == _WAIT:
+                    self._session.unwatch(future)
 
     def wait_interactive(
         self, jobs: Any = None, interval: float = 1.0, timeout: float | None = -1.0
@@ -569,9 +578,14 @@ def _close(connection: Connection, reactor: Any) -> None:
     if in_reactor_thread():
         from twisted.internet.defer import ensureDeferred
 
-        call_in_reactor(reactor, lambda: ensureDeferred(connection.close()))
+        async def settle_and_close() -> None:
+            await connection.settle()
+            await connection.close()
+
+        call_in_reactor(reactor, lambda: ensureDeferred(settle_and_close()))
         return
     try:
-        run_in_reactor(reactor, connection.close, "closing the connection", 3.0)
-    except TimeoutError:
-        return
+        run_in_reactor(reactor, connection.settle, "sending what was submitted")
+    finally:
+        with contextlib.suppress(TimeoutError):
+            run_in_reactor(reactor, connection.close, "closing the connection", 3.0)

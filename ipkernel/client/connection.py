@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from foolscap.referenceable import Referenceable
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from ipkernel._version import __version__
@@ -36,6 +37,9 @@ BATCH: Final = 128
 TURN: Final = 1024
 #: Seconds between looks at how much has left, while somebody waits for it.
 LOOK: Final = 0.01
+#: Seconds without progress after which a client that is closed gives up sending, and between looks.
+SETTLE_TIME: Final = 2.0
+SETTLE_LOOK: Final = 0.002
 
 
 class Courier:
@@ -245,6 +249,22 @@ class Connection:
         door = await connect(self._tub, furl, 10.0)
         answer: bytes | None = await self._within(timeout, call(door, method, request), method)
         return answer
+
+    async def settle(self) -> None:
+        """Wait until all that was submitted is sent, as long as that gets on."""
+        courier = self._courier
+        if courier is None or courier.channel is None:
+            return
+        left = (len(self.session.queue), *courier.channel.backlog)
+        since = self._reactor.seconds()
+        while any(left) and self._closed is None and not self._lost:
+            courier.drain()
+            await deferLater(self._reactor, SETTLE_LOOK)
+            before, left = left, (len(self.session.queue), *courier.channel.backlog)
+            if left != before:
+                since = self._reactor.seconds()
+            elif self._reactor.seconds() - since > SETTLE_TIME:
+                return
 
     async def close(self) -> None:
         """Send what is queued, end the session, close the connection."""

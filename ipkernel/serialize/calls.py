@@ -21,7 +21,7 @@ from ipkernel.serialize.namespace import current_namespace
 from ipkernel.serialize.reference import Reference, resolve
 from ipkernel.serialize.store import FunctionStore, LoadedFunction, load_function
 
-__all__ = ["Call", "CallPayload", "dump_call", "load_call"]
+__all__ = ["Call", "CallPayload", "dump_call", "inlined", "load_call"]
 
 INLINE = 0x20
 _INLINE = struct.Struct("<BxxxI")
@@ -71,6 +71,11 @@ def dump_call(
     if digest:
         return CallPayload(digest, blob, pieces)
     return CallPayload(b"", b"", [_inline(blob), *pieces])
+
+
+def inlined(call: CallPayload) -> CallPayload:
+    """Return a call that names its function as one that has it with it."""
+    return CallPayload(b"", b"", [_inline(call.blob), *call.pieces])
 
 
 def _inline(blob: bytes) -> bytes:

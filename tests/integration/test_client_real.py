@@ -263,6 +263,23 @@ def test_missing_engine(rc):
 # ---------------------------------------------------------------- lifetime
 
 
+def test_what_was_submitted_is_sent_before_the_end(cluster, rc, tmp_path):
+    own = Client(cluster_dir=str(cluster.directory))
+    view = own.load_balanced_view()
+    mark = tmp_path / "last"
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10)  # the reactor's thread gets to send nothing meanwhile
+    try:
+        for _ in range(5000):
+            view.apply_async(int)
+        last = view.apply_async(os.mkdir, mark).msg_ids[0]
+    finally:
+        sys.setswitchinterval(interval)
+    own.close()
+    assert rc.get_result(last).get(timeout=30) is None
+    assert mark.is_dir()
+
+
 def test_closed_client_says_so(cluster):
     rc = Client(cluster_dir=str(cluster.directory))
     view = rc.load_balanced_view()

@@ -109,10 +109,36 @@ def test_function_goes_ahead_once(session):
 def test_functions_are_bounded(session, monkeypatch):
     monkeypatch.setattr(session_module, "MAX_FUNCTIONS", 100)
     submit(session, digest=b"a" * 16, blob=b"x" * 60)
-    with pytest.raises(errors.KernelError, match="functions"):
-        submit(session, digest=b"b" * 16, blob=b"x" * 60)
-    assert submit(session).msg_ids
-    assert len(session.pending) == 2
+    submit(session, digest=b"b" * 16, blob=b"y" * 60)
+    submit(session, digest=b"a" * 16, blob=b"x" * 60)
+    sent = list(session.take())
+    assert [type(message) for message, _ in sent] == [Function, Submit, Submit, Submit]
+    assert [message.digest for message, _ in sent[1:]] == [b"a" * 16, b"", b"a" * 16]
+    assert b"y" * 60 in sent[2][1]  # goes with its call: the client must not become useless
+
+
+def test_ctrl_c_while_waking_the_reactor_loses_no_wake_up():
+    calls = []
+
+    def wake():
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    session = Session(5, wake)
+    with pytest.raises(KeyboardInterrupt):
+        submit(session)
+    assert len(calls) == 2
+    assert len(session.queue) == len(session.pending) == 1
+
+
+def test_a_result_that_is_not_waited_for_any_more_leaves_nothing(session):
+    record = submit(session)._records[0]
+    result = AsyncResult(session, False)
+    session.watch([record], result)
+    assert len(record.watchers) == 2
+    session.unwatch(result)
+    assert len(record.watchers) == 1
 
 
 def test_small_buffers_may_be_changed_after_submitting(session):
