@@ -111,6 +111,11 @@ class Engines:
                 self.hopeless = ""  # there are others, or the controller is gone as well
             return bool(self.hopeless)
 
+    def hope(self) -> None:
+        """Note that engines are being started."""
+        with self.changed:
+            self.hopeless = ""
+
     def wait_for_change(self, known: dict[int, Engine], timeout: float | None) -> None:
         """Wait until the engines are not those of ``known`` any more, or nothing more will come."""
         with self.changed:

@@ -195,6 +195,8 @@ class ClusterBase:
         name = self._new_id(engine_set_id)
         launcher = self._programs.start_host(n, self.engine_timeout, lifeline=not self._attached)
         self.engines[name] = EngineSet(name, n, (), launcher)
+        for client in list(self._clients):
+            client._session.engines.hope()
         return self.engines[name]
 
     def _new_id(self, engine_set_id: str | None) -> str:
