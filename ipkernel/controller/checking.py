@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ipkernel.controller.core import Core, choice_of
+from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of
 from ipkernel.controller.slots import MAX_WINDOW
 from ipkernel.controller.tasks import QUEUED, State
 
@@ -100,8 +100,11 @@ def _check_sessions(core: Core) -> None:
         assert session.attached or session.open
         assert session.held or number not in core.parked
         assert session.function_bytes == sum(map(len, session.functions.values()))
-    for watcher in core.watchers.values():
-        assert core.sessions[watcher].attached
+    for watched, watchers in core.watchers.items():
+        assert watched in core.tasks
+        assert 0 < len(watchers) == len(set(watchers)) <= MAX_WATCHERS
+        assert watched >> 40 not in watchers
+        assert all(core.sessions[watcher].attached for watcher in watchers)
 
 
 def _check_nothing_idles(core: Core) -> None:

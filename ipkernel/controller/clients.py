@@ -32,8 +32,10 @@ def detached(core: Core, event: SessionDetached) -> None:
     session.attached = False
     core.client_items(session.id).clear()
     _retain(core, event.undelivered)
-    for task in [t for t, watcher in core.watchers.items() if watcher == session.id]:
-        del core.watchers[task]
+    for task in [t for t, watchers in core.watchers.items() if session.id in watchers]:
+        core.watchers[task].remove(session.id)
+        if not core.watchers[task]:
+            del core.watchers[task]
     if not session.open:
         core.retire(session)
 

@@ -154,8 +154,9 @@ def _output(core: Core, message: Output, payload: Payload) -> None:
     if session is not None and session.attached:
         core.client_items(session.id).append((message, payload))
         return
-    watcher = core.sessions.get(core.watchers.get(task, -1))
-    if watcher is not None and watcher.attached:
-        core.client_items(watcher.id).append((message, payload))
+    watchers = core.watchers.get(task)
+    if watchers:
+        for watcher in watchers:
+            core.client_items(watcher).append((message, payload))
     elif task in core.tasks:
         core.forgotten += core.retained.keep_output(message, payload)

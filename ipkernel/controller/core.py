@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from ipkernel.controller.events import Item, Result
@@ -30,6 +32,8 @@ from ipkernel.wire.messages import (
 
 #: The largest number of digests that one message names.
 _DIGESTS = 1 << 14
+#: At most so many sessions wait for the result of one task of another session.
+MAX_WATCHERS: Final = 64
 
 
 class Totals(Struct):
@@ -72,7 +76,7 @@ class Core:
         self.pending: dict[Engine, None] = {}
         self.deep: dict[Engine, None] = {}
         self.parked: dict[int, list[Task]] = {}
-        self.watchers: dict[int, int] = {}
+        self.watchers: dict[int, list[int]] = {}
         self.retained = retained
         self.totals = Totals()
         self.now = 0.0
@@ -150,9 +154,8 @@ class Core:
         if session is not None and session.attached:
             self.client_items(session.id).append(item)
             delivered = True
-        watcher = self.sessions.get(self.watchers.pop(task, -1)) if self.watchers else None
-        if watcher is not None and watcher.attached and watcher is not session:
-            self.client_items(watcher.id).append(item)
+        for watcher in self.watchers.pop(task, ()) if self.watchers else ():
+            self.client_items(watcher).append(item)  # of another session, and attached
             delivered = True
         if not delivered:
             self.forgotten += self.retained.keep(message, payload, self.now)

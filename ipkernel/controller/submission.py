@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ipkernel.controller import recall
-from ipkernel.controller.core import Core, choice_of
-from ipkernel.controller.events import FromClient
+from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of
+from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
 from ipkernel.controller.queues import Line
 from ipkernel.controller.sessions import Session
@@ -212,10 +212,24 @@ def _fetch(core: Core, session: Session, task: int) -> None:
         items.append(result)
     elif task in core.tasks:
         items += core.retained.take_output(task)
-        if task >> 40 != session.id:
-            core.watchers[task] = session.id
+        if task >> 40 != session.id and not _watch(core, session, task):
+            text = f"{MAX_WATCHERS} other clients wait for task {task} already: fetch it later"
+            items.append(_no_result(task, text))
     else:
         text = f"task {task} is not known: its result was fetched or has expired, or it never was"
-        reason = encode_reason(Reason("limit", text))
-        message = Finished(task, Outcome.IMPOSSIBLE, -1, 0.0, 0.0, len(reason), 0)
-        items.append((message, reason))
+        items.append(_no_result(task, text))
+
+
+def _watch(core: Core, session: Session, task: int) -> bool:
+    """Have a session told when another one's task ends; False if too many are waiting."""
+    watchers = core.watchers.setdefault(task, [])
+    if session.id not in watchers:
+        if len(watchers) >= MAX_WATCHERS:
+            return False
+        watchers.append(session.id)
+    return True
+
+
+def _no_result(task: int, text: str) -> Result:
+    reason = encode_reason(Reason("limit", text))
+    return Finished(task, Outcome.IMPOSSIBLE, -1, 0.0, 0.0, len(reason), 0), reason

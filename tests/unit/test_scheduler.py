@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from ipkernel.controller.core import MAX_WATCHERS
 from ipkernel.controller.events import (
     EnginesEnding,
     EnginesGone,
@@ -717,6 +718,37 @@ def test_both_clients_get_a_result_that_both_want() -> None:
     c.done(tid)
     assert [f.task for f, _ in c.results(first)] == [tid]
     assert [f.task for f, _ in c.results(second)] == [tid]
+
+
+def test_all_clients_that_fetch_a_running_task_get_its_output_and_its_result() -> None:
+    c = Cluster(engines=1, clients=4)
+    first, second, third, fourth = c.clients
+    [tid] = c.submit(session=first)
+    c.detach(first)
+    for session in (second, third, fourth, third):
+        c.from_client((Fetch([tid]), b""), session=session)
+    c.detach(second)
+    c.from_host((Output(tid, 0, Stream.STDOUT, 2), b"hi"))
+    c.done(tid)
+    for session in (third, fourth):
+        assert [type(m) for m, _ in c.to_client(session)[-2:]] == [Output, Finished]
+        assert [f.task for f, _ in c.results(session)] == [tid]
+    assert not c.results(second)
+    assert not c.scheduler._core.watchers
+
+
+def test_so_many_clients_may_wait_for_one_task() -> None:
+    c = Cluster(engines=1, clients=MAX_WATCHERS + 2)
+    first, *others, last = c.clients
+    [tid] = c.submit(session=first)
+    for session in others:
+        c.from_client((Fetch([tid]), b""), session=session)
+    c.from_client((Fetch([tid]), b""), session=last)
+    [(finished, payload)] = c.results(last)
+    assert finished.outcome is Outcome.IMPOSSIBLE
+    assert "wait for task" in decode_reason(payload).text
+    c.done(tid)
+    assert all([f.outcome for f, _ in c.results(s)] == [Outcome.OK] for s in others)
 
 
 def test_a_result_is_kept_when_its_fetcher_goes_too() -> None:
