@@ -120,7 +120,7 @@ def _other(core: Core, host: Host, message: Message, payload: Payload) -> None:
     if isinstance(message, Started):
         _started(core, host, message.tasks)
     elif isinstance(message, Output):
-        _output(core, message, payload)
+        _output(core, host, message, payload)
     elif isinstance(message, Returned):
         engine = host.engines.get(message.engine)
         if engine is not None:
@@ -146,9 +146,11 @@ def _started(core: Core, host: Host, started: list[int]) -> None:
             core.deep[engine] = None
 
 
-def _output(core: Core, message: Output, payload: Payload) -> None:
+def _output(core: Core, host: Host, message: Output, payload: Payload) -> None:
+    """Pass output on, if it comes from the engine that its task is on."""
     task = message.task
-    if not task:
+    engine = host.engines.get(message.engine)
+    if engine is None or task not in engine.assigned:
         return
     session = core.sessions.get(task >> 40)
     if session is not None and session.attached:
@@ -158,5 +160,5 @@ def _output(core: Core, message: Output, payload: Payload) -> None:
     if watchers:
         for watcher in watchers:
             core.client_items(watcher).append((message, payload))
-    elif task in core.tasks:
+    else:
         core.forgotten += core.retained.keep_output(message, payload)

@@ -823,6 +823,21 @@ def test_output_goes_to_the_session_of_its_task_only() -> None:
     assert not [m for m, _ in c.to_client(first) if isinstance(m, Output)]
 
 
+def test_output_counts_only_from_the_engine_that_has_the_task() -> None:
+    c = Cluster(engines=2, clients=1)
+    c.add_host(1)
+    [tid] = c.submit(targets=[1])
+    [waiting] = c.submit(targets=[1])
+    for number in (0, 2):
+        c.from_host((Output(tid, number, Stream.STDOUT, 2), b"no"))
+    c.from_host((Output(tid, 1, Stream.STDOUT, 2), b"no"), host=2)
+    c.from_host((Output(waiting + 5, 1, Stream.STDOUT, 2), b"no"))
+    c.from_host((Output(tid, 1, Stream.STDOUT, 3), b"yes"))
+    c.done(tid)
+    c.from_host((Output(tid, 1, Stream.STDOUT, 2), b"no"))
+    assert [p for m, p in c.to_client(c.session) if isinstance(m, Output)] == [b"yes"]
+
+
 def test_the_end_of_the_output_of_a_detached_task_is_kept_with_its_result() -> None:
     c = Cluster(engines=1, clients=2)
     first, second = c.clients
