@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
 from msgspec import MsgspecError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from ipkernel.controller.events import EnginesAdded, EnginesEnding, EnginesGone
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import KernelError
 from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
+
+logger = logging.getLogger(__name__)
 
 
 @frozen
@@ -155,10 +158,13 @@ class Orders:
             return _Part(host, name, engines, EngineAnswer(engines=mine, problem=answer.problem))
 
         def failed(failure: Any) -> _Part:
-            failure.trap(KernelError, MsgspecError)
-            return _Part(host, name, engines, EngineAnswer(problem=failure.getErrorMessage()))
+            # whatever it is: what depends on the answer, such as ids, must be put right
+            if not failure.check(KernelError, MsgspecError):
+                logger.error("%s of host %s failed", method, name, exc_info=_exc_info(failure))
+            problem = failure.getErrorMessage() or failure.type.__name__
+            return _Part(host, name, engines, EngineAnswer(problem=problem))
 
-        answer: Deferred[Any] = self._call(host, method, pack(request))
+        answer: Deferred[Any] = maybeDeferred(lambda: self._call(host, method, pack(request)))
         return answer.addCallback(answered).addErrback(failed)
 
 
@@ -179,6 +185,10 @@ def share(count: int, hosts: dict[int, int]) -> dict[int, int]:
         have[host] += 1
         out[host] = out.get(host, 0) + 1
     return out
+
+
+def _exc_info(failure: Any) -> tuple[Any, Any, Any]:
+    return failure.type, failure.value, failure.getTracebackObject()
 
 
 def _answer(answer: EngineAnswer) -> Deferred[EngineAnswer]:

@@ -6,22 +6,28 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from ipkernel.controller.doors import read_request
+from ipkernel.controller.events import HostJoined
 from ipkernel.controller.journal import Forgotten, IJournal, MemoryJournal
-from ipkernel.controller.orders import share
+from ipkernel.controller.orders import Orders, share
 from ipkernel.controller.registry import Ids
+from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.sessions import OutputTail, Retained, Session
 from ipkernel.controller.slots import MAX_WINDOW, Engine, Ladder
 from ipkernel.controller.state import ROLES, Kept
+from ipkernel.controller.turn import Turn
 from ipkernel.errors import ConfigurationError, KernelError, SecurityError
 from ipkernel.wire.messages import Finished, Outcome, Output, Stream
-from ipkernel.wire.records import EngineOrder, TaskQuery, pack
+from ipkernel.wire.records import EngineAnswer, EngineOrder, TaskQuery, pack
 
 # ---------------------------------------------------------------------------- engine ids
 
@@ -327,3 +333,38 @@ def test_the_scheduler_needs_no_reactor() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------- orders
+
+
+def _broken_call(*args: object) -> Deferred[bytes]:
+    raise RuntimeError("huh")
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda *args: fail(KernelError("no")), "no"),
+        (lambda *args: fail(ZeroDivisionError("odd")), "odd"),
+        (lambda *args: fail(ValueError()), "ValueError"),
+        (lambda *args: succeed(b"garbage"), ""),
+        (lambda *args: succeed(None), ""),
+        (_broken_call, "huh"),
+    ],
+)
+def test_engines_that_a_host_failed_to_start_leave_no_ids_behind(call: Any, problem: str) -> None:
+    clock = Clock()
+    scheduler = Scheduler(checked=True)
+    turn = Turn(clock, scheduler, MemoryJournal(), lambda instructions: None)
+    turn.add(HostJoined(1, "h", 1, scheduler.take_ids(1), turn.now()))
+    clock.advance(1)
+    answers: list[EngineAnswer] = []
+    Orders(scheduler, turn, call).start(EngineOrder(count=2)).addCallback(answers.append)
+    clock.advance(1)
+    clock.advance(1)
+    assert answers[0].engines == []
+    assert problem in answers[0].problem
+    assert answers[0].problem
+    assert sorted(scheduler.engines) == [0]
+    assert scheduler.take_ids(1) == [1]
