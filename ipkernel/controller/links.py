@@ -36,6 +36,9 @@ MAX_QUEUED: Final = 512 << 20
 _POLL: Final = 0.01
 #: Seconds within which a peer must open the channel that it was granted.
 OPEN_TIME: Final = 30.0
+#: Messages, and bytes with their overhead, that may wait for a peer to open its channel.
+MAX_EARLY: Final = 10_000
+MAX_EARLY_BYTES: Final = 16 << 20
 
 
 class Link:
@@ -49,18 +52,21 @@ class Link:
     Attributes:
         channel: The channel, once the peer has opened it.
         reference: The peer's Foolscap object, or None in tests.
+        revoke: Makes the ticket for the channel worthless; is called when the peer is gone.
         gone: Whether the peer is gone.
     """
 
     def __init__(self, reactor: Any, turn: Turn, ended: Callable[[Any], None]) -> None:
         self.channel: Channel | None = None
         self.reference: Any = None
+        self.revoke: Callable[[], None] | None = None
         self.gone = False
         self._reactor = reactor
         self._turn = turn
         self._ended = ended
         self._watch: Any = None
         self._early: list[Item] = []
+        self._early_bytes = 0
         self._timer: Any = reactor.callLater(OPEN_TIME, self._not_opened)
 
     def watch(self, reference: Any) -> None:
@@ -84,6 +90,7 @@ class Link:
             channel.close("this channel is not expected")
             return
         self.channel = channel
+        self.revoke = None  # the ticket is used up
         early, self._early = self._early, []
         if early:
             self.deliver(early)
@@ -91,13 +98,22 @@ class Link:
     def deliver(self, items: list[Item]) -> None:
         """Send messages, in order. What comes before the channel is open waits for it."""
         channel = self.channel
+        if self.gone:
+            return
         if channel is None:
-            self._early += items
+            self._queue_early(items)
             return
         send = channel.link.send
         for message, payload in items:
             send(message, payload)
         channel.flush_now()
+
+    def _queue_early(self, items: list[Item]) -> None:
+        """Keep messages until the channel is open, but not any number of them."""
+        self._early += items
+        self._early_bytes += sum(len(payload) + _OVERHEAD for _, payload in items)
+        if len(self._early) > MAX_EARLY or self._early_bytes > MAX_EARLY_BYTES:
+            self.lost("it did not open its channel while more and more waited for it")
 
     def processed(self, count: int) -> None:
         """So many of the peer's messages are safe: it may send more."""
@@ -110,10 +126,14 @@ class Link:
             return
         self.gone = True
         self._stop_timer()
+        revoke, self.revoke = self.revoke, None
+        if revoke is not None:
+            revoke()
         if self._watch is not None:  # the connection may live on, and would keep all of this
             self.reference.dontNotifyOnDisconnect(self._watch)
             self._watch = None
         self._event_of_loss(reason)
+        self._early = []
         self._ended(self)
         if self.channel is not None:
             self.channel.close(reason)
@@ -168,10 +188,13 @@ class ClientLink(Link):
     Results stay here until the client has acknowledged them.
 
     Args:
+        number: Number of the session.
         session: Returns the scheduler's session, or None when it is no more.
+        tub_id: The client's TubID.
 
     Attributes:
-        number: Number of the session.
+        number: As given.
+        tub_id: As given.
     """
 
     def __init__(
@@ -181,9 +204,11 @@ class ClientLink(Link):
         ended: Callable[[Any], None],
         number: int,
         session: Callable[[int], Session | None],
+        tub_id: str = "",
     ) -> None:
         super().__init__(reactor, turn, ended)
         self.number = number
+        self.tub_id = tub_id
         self._session = session
         self._sent = 0
         self._unacknowledged: deque[tuple[int, Result]] = deque()
@@ -203,10 +228,10 @@ class ClientLink(Link):
     def deliver(self, items: list[Item]) -> None:
         """Send messages now, or when the client has taken what is on the way."""
         channel = self.channel
-        if channel is None:
-            self._early += items
-        elif self.gone:
+        if self.gone:
             self.give_back(self._turn, items)
+        elif channel is None:
+            self._queue_early(items)
         elif self._waiting or _load(channel) > MAX_BACKLOG:
             self._wait(items)
         else:
@@ -323,7 +348,6 @@ class ClientLink(Link):
         self._unacknowledged.clear()
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._early = []
         self._turn.add(SessionDetached(self.number, undelivered, self._turn.now()))
 
 

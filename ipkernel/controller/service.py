@@ -9,6 +9,7 @@ import platform
 import secrets
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
@@ -51,6 +52,8 @@ logger = logging.getLogger(__name__)
 STOP_TIME: Final = 2.0
 #: Seconds between two looks for results that have been kept long enough.
 _TICK: Final = 60.0
+#: Sessions that one Tub may have open at a time.
+MAX_SESSIONS: Final = 64
 
 
 class Controller:
@@ -192,11 +195,20 @@ class Controller:
         refused = self._refusal(hello.protocol, hello.version)
         if refused:
             return fail(ConnectError(refused))
+        tub_id = peer_tub_id(client)
+        if sum(known.tub_id == tub_id for known in self._clients.values()) >= MAX_SESSIONS:
+            text = f"this client has {MAX_SESSIONS} sessions open already: close some"
+            return fail(ConnectError(text))
         number = self._next_session
         self._next_session += 1
         who = f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})"
         link = ClientLink(
-            self._reactor, self._turn, self._client_ended, number, self.scheduler.sessions.get
+            self._reactor,
+            self._turn,
+            self._client_ended,
+            number,
+            self.scheduler.sessions.get,
+            tub_id,
         )
         self._clients[number] = link
         self._turn.add(SessionOpened(number, self._turn.now(), who))
@@ -218,7 +230,9 @@ class Controller:
     def _admit(self, link: Link, reference: Any) -> bytes:
         """Watch a peer's connection and return a ticket for its channel."""
         link.watch(reference)
-        return self.tub.issue_ticket(peer_tub_id(reference), link.opened, link.make_channel)
+        ticket = self.tub.issue_ticket(peer_tub_id(reference), link.opened, link.make_channel)
+        link.revoke = partial(self.tub.revoke_ticket, ticket)
+        return ticket
 
     def _client_ended(self, link: ClientLink) -> None:
         self._clients.pop(link.number, None)

@@ -85,6 +85,10 @@ class Tickets:
         del self._tickets[ticket]
         return found if self._clock.seconds() <= found.expires else None
 
+    def revoke(self, ticket: bytes) -> None:
+        """Make a ticket worthless; one that is not known is so already."""
+        self._tickets.pop(ticket, None)
+
     def _make_room(self) -> None:
         now = self._clock.seconds()
         self._tickets = {t: v for t, v in self._tickets.items() if v.expires >= now}

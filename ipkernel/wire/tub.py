@@ -201,6 +201,10 @@ class SecureTub(pb.Tub):
         """
         return self.tickets.issue(tub_id, opened, make_channel, lifetime)
 
+    def revoke_ticket(self, ticket: bytes) -> None:
+        """Make a ticket worthless, if it is not used yet."""
+        self.tickets.revoke(ticket)
+
     def adopt(self, channel: Channel, tub_id: str) -> None:
         """Tie a channel to its peer: it ends when the Foolscap connection does."""
         channel.peer = tub_id

@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from ipkernel.controller import service
 from ipkernel.errors import ConnectError, KernelError
 from ipkernel.wire.messages import (
     Assign,
@@ -36,7 +37,7 @@ from ipkernel.wire.records import (
 )
 from ipkernel.wire.tub import call
 from tests.support.reactor import inreactor
-from tests.system.controller_support import FakeHost, world
+from tests.system.controller_support import FakeClient, FakeHost, world
 
 
 def results(client):
@@ -61,6 +62,34 @@ async def test_tasks_flow_from_clients_to_hosts_and_back():
         await client.until(lambda: len(client.of(Finished)) == 2000)
         assert results(client) == {t: b"TASK %d" % i for i, t in enumerate(tasks)}
         assert not w.controller.scheduler.tasks
+
+
+@inreactor
+async def test_one_process_may_have_so_many_sessions(monkeypatch):
+    monkeypatch.setattr(service, "MAX_SESSIONS", 2)
+    async with world() as w:
+        tub = w.tub()
+        first = await FakeClient(tub).open(w.furls["client"])
+        second = FakeClient(tub)
+        second.door = first.door
+        hello = pack(ClientHello(user="me\nroot", host="\x1b[2Jhere", pid=1))
+        await call(first.door, "open", second, hello)
+        assert len(w.controller.tub.tickets) == 1
+        with pytest.raises(KernelError, match="has 2 sessions open already"):
+            await call(first.door, "open", FakeClient(tub), hello)
+        await w.client()
+        await tub.stopService()
+        gone = Deferred()
+
+        def look():
+            if len(w.controller._clients) == 1:
+                gone.callback(None)
+            else:
+                reactor.callLater(0.01, look)
+
+        look()
+        await gone
+        assert len(w.controller.tub.tickets) == 0  # that of the session without a channel
 
 
 @inreactor

@@ -21,6 +21,7 @@ from ipkernel.wire.messages import (
     Cancel,
     Done,
     EngineJoined,
+    EngineLeft,
     Fetch,
     Finished,
     Function,
@@ -537,6 +538,32 @@ def test_a_link_that_ends_leaves_nothing_with_its_connection() -> None:
     assert len(reference.watchers) == 1
     w.clients[1].lost("over")
     assert reference.watchers == []
+
+
+@pytest.mark.parametrize("bound", ["MAX_EARLY", "MAX_EARLY_BYTES"])
+def test_a_peer_that_opens_no_channel_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    limit = 5 if bound == "MAX_EARLY" else 6 * 128
+    monkeypatch.setattr(f"ipkernel.controller.links.{bound}", limit)
+    w = World(clients=2)
+    revoked: list[int] = []
+    host = w.connect(w.host)
+    w.clients[1].revoke = lambda: revoked.append(1)
+    w.clients[2].revoke = lambda: revoked.append(2)
+    opened = w.connect(w.clients[2])
+    for _ in range(3):
+        host.send(EngineJoined(0, "h", 7))
+        host.send(EngineLeft(0, "gone", True))
+        w.pump()
+    host.send(EngineJoined(0, "h", 7))
+    w.pump()
+    w.pump()
+    assert w.ended == [w.clients[1]]
+    assert revoked == [1]
+    w.clients[1].deliver([(EngineJoined(0, "h", 7), b"")])
+    assert w.clients[1]._early == []
+    assert len(opened.inbox) == 7
 
 
 def test_a_client_that_takes_no_answers_gets_no_acknowledgements(

@@ -35,6 +35,16 @@ def test_tickets_differ():
     assert len({tickets.issue("me", nothing, nothing, 30) for _ in range(100)}) == 100
 
 
+def test_a_revoked_ticket_is_no_good():
+    tickets = Tickets(Clock())
+    ticket, other = (tickets.issue("me", nothing, nothing, 30) for _ in range(2))
+    tickets.revoke(ticket)
+    tickets.revoke(ticket)
+    assert tickets.redeem(ticket, "me") is None
+    assert tickets.redeem(other, "me") is not None
+    tickets.revoke(other)
+
+
 def test_tickets_expire():
     clock = Clock()
     tickets = Tickets(clock)
