@@ -122,6 +122,7 @@ class Controller:
 
     def shutdown(self, reason: str) -> None:
         """Begin to stop, soon: whoever asked for it gets an answer first."""
+        reason = _plain(reason)
         logger.info("asked to stop: %s", reason)
         if self._on_shutdown is not None:
             self._reactor.callLater(0, self._on_shutdown, reason)
@@ -201,7 +202,7 @@ class Controller:
             return fail(ConnectError(text))
         number = self._next_session
         self._next_session += 1
-        who = f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})"
+        who = _plain(f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})")
         link = ClientLink(
             self._reactor,
             self._turn,
@@ -280,9 +281,10 @@ class Controller:
         ids = self.scheduler.take_ids(hello.slots, hello.engines)
         link = HostLink(self._reactor, self._turn, self._host_ended, number, tub_id)
         self._hosts[number] = link
-        self._turn.add(HostJoined(number, hello.host, hello.pid, ids, self._turn.now()))
+        name = _plain(hello.host)
+        self._turn.add(HostJoined(number, name, hello.pid, ids, self._turn.now()))
         ticket = self._admit(link, host)
-        logger.info("host %s (pid %d) joined with engines %s", hello.host, hello.pid, ids)
+        logger.info("host %s (pid %d) joined with engines %s", name, hello.pid, ids)
         grant = HostGrant(host_id=number, ticket=ticket, engines=ids, cluster=self._cluster)
         return self._turn.settled().addCallback(lambda _: grant)
 
@@ -378,6 +380,11 @@ class Controller:
         now = self._turn.now()
         engines = sorted(self.scheduler.engines.items())
         return [engine_info(engine, now) for _, engine in engines]
+
+
+def _plain(text: str) -> str:
+    """Return what others said without anything that could forge a log line or a screen."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def engine_info(engine: Engine, now: float) -> EngineInfo:

@@ -35,7 +35,7 @@ from ipkernel.wire.records import (
     TaskStories,
     pack,
 )
-from ipkernel.wire.tub import call
+from ipkernel.wire.tub import call, connect
 from tests.support.reactor import inreactor
 from tests.system.controller_support import FakeClient, FakeHost, world
 
@@ -90,6 +90,22 @@ async def test_one_process_may_have_so_many_sessions(monkeypatch):
         look()
         await gone
         assert len(w.controller.tub.tickets) == 0  # that of the session without a channel
+
+
+@inreactor
+async def test_what_peers_call_themselves_cannot_forge_log_lines(caplog):
+    caplog.set_level(logging.INFO, "ipkernel.controller.service")
+    async with world() as w:
+        client, host = FakeClient(w.tub()), FakeHost(w.tub())
+        host.name = "h\n\x1b[2J"
+        await host.join(w.furls["engine"], 1)
+        client.door = await connect(client.tub, w.furls["client"])
+        hello = ClientHello(user="me\nINFO all is well", host="\x9b2Jhere", pid=1)
+        await call(client.door, "open", client, pack(hello))
+        said = [r.getMessage() for r in caplog.records]
+        assert all(line.isprintable() for line in said)
+        assert any("me?INFO all is well on ?2Jhere (pid 1)" in line for line in said)
+        assert [h.host for h in w.controller.status().hosts] == ["h??[2J"]
 
 
 @inreactor
