@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from ipkernel.client.mapping import LazyMapIterator, MapCalls
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: How many task ids a view remembers.
 HISTORY: Final = 1 << 16
+#: How often a task may be run again; the controller takes no more.
+MAX_RETRIES: Final = 1 << 20
 
 
 def name_of(func: object) -> str:
@@ -56,7 +59,7 @@ class View:
         self.block: bool = client.block
         self.label: str = ""
         self.track = False
-        self.retries = 0
+        self._retries = 0
         self.set_flags(**flags)
 
     # ------------------------------------------------- flags
@@ -69,6 +72,26 @@ class View:
     @targets.setter
     def targets(self, targets: Any) -> None:
         self._targets = self._checked(targets)
+
+    @property
+    def retries(self) -> int:
+        """How often a call that had begun is run again when its engine was lost.
+
+        Raises:
+            TypeError: Set to what is no whole number.
+            ValueError: Set to a number below 0 or above 1048576.
+        """
+        return self._retries
+
+    @retries.setter
+    def retries(self, retries: int) -> None:
+        try:
+            number = index(retries)
+        except TypeError:
+            raise TypeError(f"retries must be a whole number, not {retries!r}") from None
+        if not 0 <= number <= MAX_RETRIES:
+            raise ValueError(f"retries must be from 0 to {MAX_RETRIES}, not {number}")
+        self._retries = number
 
     def _checked(self, targets: Any) -> Any:
         raise TypeError("this view's targets cannot be changed")

@@ -74,6 +74,8 @@ class Questions:
                 raise errors.KernelError(
                     f"there is no task {number} in the history of {len(history)}"
                 ) from None
+        if number >> 62:
+            raise errors.KernelError(f"there is no task {number}")
         return number
 
     def _ids_of(self, jobs: Any) -> list[int]:

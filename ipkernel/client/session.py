@@ -50,6 +50,8 @@ MAX_FUNCTIONS: Final = 192 << 20
 COPY_LIMIT: Final = 1 << 20
 #: The targets of a task for any engine.
 _ANY: Final[list[int]] = []
+#: Characters of a label; the controller takes no more.
+MAX_LABEL: Final = 256
 #: Bits of a task's id that count; the others are the session's number.
 COUNT_BITS: Final = 40
 
@@ -142,6 +144,8 @@ class Session:
             size = len(payload)
         else:
             payload, size = _settle(pieces)
+        if label:
+            _check_label(label)
         if self._failure is not None:
             raise self._failure()
         if self.queued_bytes - self.sent_bytes > MAX_UNSENT:
@@ -156,7 +160,7 @@ class Session:
             if digest and digest not in self._functions:
                 self._add_function(digest, blob)
             record = TaskRecord(task, kind, target, label, time.time(), result)
-            message = Submit(task, kind, size, chosen, spread, digest, retries, label)
+            message = Submit(task, kind, size, chosen, spread, digest, retries, label or "")
             # No call between these two: Ctrl-C must not leave a task pending that is never sent.
             self.pending[task] = record
             self.queue.append((message, payload))
@@ -221,6 +225,8 @@ class Session:
             call = inlined(call)
         digest, blob, pieces = call
         payload, size = _settle(pieces)
+        if label:
+            _check_label(label)
         self._check()
         if self.queued_bytes - self.sent_bytes > MAX_UNSENT:
             self._wait_for_room()
@@ -235,7 +241,7 @@ class Session:
                 TaskRecord(first + index, kind, target, label, now, result)
                 for index, target in enumerate(targets)
             ]
-            message = Submit(first, kind, size, list(targets), False, digest, retries, label)
+            message = Submit(first, kind, size, list(targets), False, digest, retries, label or "")
             fresh = {record.id: record for record in records}
             try:
                 self.pending.update(fresh)
@@ -526,6 +532,15 @@ class Session:
             complete = result._close(total)
         if complete:
             result._finish()
+
+
+def _check_label(label: object) -> None:
+    """Refuse what the controller would not take: it ends connections that break the protocol."""
+    if not isinstance(label, str):
+        raise TypeError(f"a label must be a str, not {type(label).__name__}")
+    if len(label) > MAX_LABEL:
+        raise ValueError(f"a label may have {MAX_LABEL} characters, not {len(label)}")
+    label.encode()  # UnicodeEncodeError, a ValueError, where it is no text
 
 
 def _settle(pieces: Sequence[Payload]) -> tuple[Sequence[Payload] | Payload, int]:

@@ -15,7 +15,9 @@ import pytest
 import ipkernel
 from ipkernel.errors import (
     CompositeError,
+    EngineLost,
     InvalidEngineID,
+    KernelError,
     NoEnginesRegistered,
     RemoteError,
     SerializationError,
@@ -225,6 +227,121 @@ def test_system_exit(rc):
     assert rc[:].apply_sync(os.getpid) == pids  # no engine has ended
 
 
+class Bomb:
+    """It can be sent, and fails where it arrives."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+def test_values_that_cannot_be_loaded(rc):
+    """What fails on an engine is told as the engine's failure, what fails here as ours."""
+    wrong = Bomb((int, ("x",)))
+    why = "ValueError: invalid literal for int() with base 10: 'x'"
+    text = caught(SerializationError, rc[0].apply_sync, id, wrong)
+    assert text == f"[engine 0] SerializationError: cannot load the arguments: {why}"
+    text = caught(SerializationError, rc.load_balanced_view().apply_sync, id, wrong)
+    assert text.endswith(f"SerializationError: cannot load the arguments: {why}")
+    text = caught(SerializationError, lambda: rc[0].push({"a": wrong}, block=True))
+    assert text == f"[engine 0] SerializationError: cannot load the value: {why}"
+    text = caught(RemoteError, rc[0].apply_sync, id, Bomb((sys.exit, (9,))))
+    assert text == "[engine 0] SystemExit: 9"
+    with pytest.raises(EngineLost, match="engine 0 .* exited with code 9"):
+        rc[0].apply_sync(id, Bomb((os._exit, (9,))))
+    rc.wait_for_engines(3, timeout=PATIENCE)
+
+    def make(kind, arguments):
+        class Bomb:
+            def __reduce__(self):
+                return kind, arguments
+
+        return Bomb()
+
+    for view in (rc[0], rc.load_balanced_view()):
+        text = caught(SerializationError, view.apply_sync, make, int, ("x",))
+        assert text == f"cannot load the value: {why}"
+
+    def of_a_module_that_is_nowhere_else():
+        import types
+
+        module = sys.modules["only_here"] = types.ModuleType("only_here")
+        exec("class Thing: pass", module.__dict__)
+        return module.Thing()
+
+    text = caught(SerializationError, rc[0].apply_sync, of_a_module_that_is_nowhere_else)
+    assert text == "cannot load the value: ModuleNotFoundError: No module named 'only_here'"
+
+
+# ----------------------------------------------------------------------- what would break the wire
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        ("x", TypeError, "retries must be a whole number, not 'x'"),
+        (None, TypeError, "retries must be a whole number, not None"),
+        (1.5, TypeError, "retries must be a whole number, not 1.5"),
+        (-1, ValueError, "retries must be from 0 to 1048576, not -1"),
+        (1 << 70, ValueError, f"retries must be from 0 to 1048576, not {1 << 70}"),
+    ],
+)
+def test_retries_that_are_none(rc, value, kind, text):
+    view = rc.load_balanced_view()
+    assert caught(kind, lambda: setattr(view, "retries", value)) == text
+    assert caught(kind, lambda: rc.load_balanced_view(retries=value)) == text
+    assert caught(kind, lambda: view.set_flags(retries=value)) == text
+    assert view.retries == 0
+    assert view.apply_sync(abs, -1) == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "text"),
+    [
+        (5, TypeError, "a label must be a str, not int"),
+        (b"x", TypeError, "a label must be a str, not bytes"),
+        ("x" * 257, ValueError, "a label may have 256 characters, not 257"),
+        ("\udc80", UnicodeEncodeError, "surrogates not allowed"),
+    ],
+)
+def test_labels_that_are_none(rc, label, kind, text):
+    """A label that the controller would not take does not cost the connection."""
+    for view in (rc[0], rc[:], rc.load_balanced_view()):
+        view.label = label
+        assert text in caught(kind, view.apply_async, abs, -1)
+        view.label = ""
+        assert text in caught(kind, lambda v=view: v.map_async(abs, [1], label=label))
+    assert text in caught(kind, lambda: rc[0].execute("1", label=label))
+    assert text in caught(kind, lambda: rc[:].scatter("a", [1, 2], label=label))
+    assert text in caught(kind, lambda: rc[:].push({"a": 1}, label=label))
+    view.label = None
+    assert view.apply_sync(abs, -1) == 1
+    assert not rc.outstanding
+
+
+@pytest.mark.parametrize("task", [1 << 70, 1 << 62, -(10**30)])
+def test_tasks_that_cannot_be(rc, task):
+    for ask in (rc.get_result, rc.abort, rc.result_status, rc.purge_results):
+        assert f"there is no task {task}" in caught(KernelError, ask, task)
+    assert f"there is no task {task}" in caught(KernelError, rc.explain, [task])
+
+
+def test_tasks_that_are_not_known(rc):
+    text = caught(KernelError, lambda: rc.get_result(10**6).get(PATIENCE))
+    assert (
+        text == "task 1000000 is not known: its result was fetched or has expired, or it never was"
+    )
+    (story,) = rc.explain([10**6])
+    assert story.state == "unknown"
+
+
+@pytest.mark.parametrize("sig", ["HUH", 9999, -1])
+def test_signals_that_there_are_not(rc, sig):
+    assert str(sig) in caught(ValueError, rc.send_signal, sig)
+
+
 # ------------------------------------------------------------------------------------------ code
 
 
@@ -234,9 +351,10 @@ def test_code_that_is_no_code(rc):
     assert re.fullmatch(
         r"\[engine 0\] SyntaxError: invalid syntax \(<cell \d+>, line 1\)", str(info.value)
     )
-    text = caught(CompositeError, lambda: rc[:].execute("def f(:\n    pass", block=True))
-    for engine in (0, 1, 2):
-        assert f"[{engine}:execute]: SyntaxError" in text
+    with pytest.raises(CompositeError) as info:
+        rc[:].execute("def f(:\n    pass", block=True)
+    assert [ename for ename, *_ in info.value.elist] == ["SyntaxError"] * 3
+    assert [engine["engine"] for *_, engine in info.value.elist] == [0, 1, 2]
     text = caught(RemoteError, lambda: rc[0].execute("a\0b", block=True))
     assert "null bytes" in text
     text = caught(UnicodeEncodeError, lambda: rc[0].execute("a = '\udc80'", block=True))
