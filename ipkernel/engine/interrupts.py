@@ -1,6 +1,6 @@
 """Interrupts: a KeyboardInterrupt in user code, and nothing between tasks.
 
-SIGINT (and Ctrl-Break on Windows) raises only while a task is open. The flag is a one-element
+SIGINT (and Ctrl-Break on Windows) raises only while a task is open. The flags are items of a
 list because storing into it is a single bytecode at which no signal can be delivered.
 """
 
@@ -25,18 +25,18 @@ class Interrupts:
     """Decides what becomes of an interrupt.
 
     Attributes:
-        open: ``open[0]`` is True while user code runs and may be interrupted.
+        open: ``open[0]`` is True while user code runs and may be interrupted; ``open[1]`` becomes
+            True when an interrupt arrives while it is not.
     """
 
     def __init__(self) -> None:
-        self.open = [False]
-        self._missed = False
+        self.open = [False, False]
 
         # A plain function: a bound method would be a new object at each look.
         def interrupted(signum: int, frame: FrameType | None) -> None:
             if self.open[0]:
                 raise KeyboardInterrupt
-            self._missed = True
+            self.open[1] = True
 
         self._handler: Callable[[int, FrameType | None], Any] = interrupted
 
@@ -55,14 +55,13 @@ class Interrupts:
     def held(self) -> Iterator[None]:
         """Context in which an interrupt waits until the end; for the machinery inside a task."""
         was = self.open[0]
-        self._missed = False
         self.open[0] = False
         try:
             yield
         finally:
             self.open[0] = was
-        if was and self._missed:
-            self._missed = False
+        if was and self.open[1]:
+            self.open[1] = False
             raise KeyboardInterrupt
 
 

@@ -91,6 +91,7 @@ class Loop:
         self._flushes = 0
         self._last = 1.0
         identity.loop = self
+        work.opened = interrupts.open
 
     def send(self, message: Message, payload: Any = b"") -> None:
         """Send a message at once; from any thread."""
@@ -169,7 +170,7 @@ class Loop:
         outcome = _OK
         started = time()
         try:
-            opened[0] = True
+            opened[1] = False
             pieces = self._work.kinds[task.kind](payload, task.digest)
             opened[0] = False
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipkernel.engine.current import state, uninterrupted
 from ipkernel.engine.namespace import UserNamespace
@@ -39,10 +39,15 @@ class Work:
     Attributes:
         kinds: For each :class:`~ipkernel.wire.messages.Kind` a function of the payload and
             the function's digest that returns the pieces of the result.
+        opened: The flags of :class:`~ipkernel.engine.interrupts.Interrupts`. A task is opened
+            for interrupts when its payload is loaded, not before: loading may import modules, and
+            Python loses exceptions that are raised at some places there. An interrupt that has
+            arrived by then is raised then.
     """
 
     def __init__(self, namespace: UserNamespace, store: FunctionStore | None = None) -> None:
         self.namespace = namespace
+        self.opened = [False, False]
         self.store = store if store is not None else FunctionStore()
         self.kinds: dict[int, Callable[[Any, bytes], Pieces]] = {
             Kind.APPLY: self.apply,
@@ -58,6 +63,10 @@ class Work:
     def apply(self, payload: Any, digest: bytes) -> Pieces:
         """Call a function."""
         func, args, kwargs = load_call(payload, self.store, digest)
+        opened = self.opened
+        opened[0] = True
+        if opened[1]:
+            self._interrupt()
         return dumps(func(*args, **kwargs))
 
     def map(self, payload: Any, digest: bytes) -> Pieces:
@@ -67,12 +76,23 @@ class Work:
         to be returned in place of results.
         """
         func, args, kwargs = load_call(payload, self.store, digest)
+        self._open()
         sequences, *rest = args
         if rest[0] if rest else kwargs.get("return_exceptions", False):
             return dumps([self._item(func, items) for items in zip(*sequences, strict=False)])
         if len(sequences) == 1:
             return dumps([func(item) for item in sequences[0]])
         return dumps([func(*items) for items in zip(*sequences, strict=False)])
+
+    def _open(self) -> None:
+        """From here on the task may be interrupted, or has been."""
+        self.opened[0] = True
+        if self.opened[1]:
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        self.opened[1] = False
+        raise KeyboardInterrupt
 
     def _item(self, func: Callable[..., Any], items: tuple[Any, ...]) -> Any:
         try:
@@ -83,16 +103,20 @@ class Work:
     def execute(self, payload: Any, digest: bytes) -> Pieces:
         """Run source text through IPython."""
         code, options = loads(payload)
+        self._open()
         return dumps(self.shell.execute(code, **options))
 
     def push(self, payload: Any, digest: bytes) -> Pieces:
         """Put values into the namespace."""
-        self.namespace.push(loads(payload))
+        values = loads(payload)
+        self._open()
+        self.namespace.push(values)
         return dumps(None)
 
     def pull(self, payload: Any, digest: bytes) -> Pieces:
         """Return values of names or expressions: a list, or the one value."""
         names, single = loads(payload)
+        self._open()
         values = self.namespace.pull(names)
         return dumps(values[0] if single else values)
 
@@ -102,6 +126,7 @@ class Work:
 
     def clear(self, payload: Any, digest: bytes) -> Pieces:
         """Empty the namespace."""
+        self._open()
         self.namespace.clear()
         return dumps(None)
 

@@ -304,6 +304,37 @@ def test_an_interrupt_hits_the_task_and_only_it(bench: Bench) -> None:
     assert loads(done[second][1]) == 1
 
 
+def interrupted_and_silent() -> None:
+    """As Python's own callbacks do it: an exception that a signal raises in them goes nowhere."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+
+
+class InterruptedWhileLoaded:
+    def __reduce__(self) -> Any:
+        return interrupted_and_silent, ()
+
+
+@pytest.mark.parametrize("kind", [Kind.APPLY, Kind.MAP, Kind.EXECUTE, Kind.PUSH, Kind.PULL])
+def test_an_interrupt_while_a_task_is_loaded_is_not_lost(bench: Bench, kind: Kind) -> None:
+    trap = InterruptedWhileLoaded()
+    if kind in (Kind.APPLY, Kind.MAP):
+        first = bench.submit(repr, [[trap]], kind=kind)
+    else:
+        values = {
+            Kind.EXECUTE: ("1", {"filename": trap}),
+            Kind.PUSH: {"a": trap},
+            Kind.PULL: (["int", trap], False),
+        }
+        first = bench.order(kind, values[kind])
+    second = bench.submit(abs, -1)
+    done = bench.run()
+    assert decode(done[first][1]).ename == "KeyboardInterrupt"
+    assert loads(done[second][1]) == 1
+
+
 def test_a_held_interrupt_comes_at_the_end() -> None:
     interrupts = Interrupts()
     before = signal.getsignal(signal.SIGINT)
