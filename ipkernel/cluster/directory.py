@@ -153,10 +153,12 @@ class ClusterDirectory:
 
         Raises:
             ClusterError: There is no such directory.
-            SecurityError: It belongs to somebody else, or others can get at its secrets.
+            SecurityError: It belongs to somebody else, or others can get at its secrets or
+                put something of their own there.
         """
+        paths = (self.path, self.state, self.pid, self.security)
         try:
-            found = [(path, path.stat()) for path in (self.path, self.security) if path.exists()]
+            found = [(path, path.stat()) for path in paths if path.exists()]
         except OSError as error:
             raise ClusterError(f"cannot look at {self.path}: {error.strerror or error}") from None
         if not found:
@@ -164,7 +166,7 @@ class ClusterDirectory:
         if os.name == "posix":
             for path, status in found:
                 _check_owner(path, status)
-            _check_closed(*found[-1]) if found[-1][0] == self.security else None
+                (_check_closed if path == self.security else _check_kept)(path, status)
 
     def furl_file(self, role: str) -> Path:
         """Return where the FURL of a role is: ``client``, ``engine``, ``monitor`` or ``admin``.
@@ -260,6 +262,15 @@ def _check_closed(path: Path, status: os.stat_result) -> None:
         raise SecurityError(
             f"{path} is accessible by others (mode {mode:04o}) and holds the cluster's secrets: "
             f"run 'chmod 700 {path}'"
+        )
+
+
+def _check_kept(path: Path, status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        raise SecurityError(
+            f"others can write to {path} (mode {mode:04o}) and so take the cluster over: "
+            f"run 'chmod go-w {path}'"
         )
 
 

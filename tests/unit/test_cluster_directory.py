@@ -137,6 +137,20 @@ def test_open_security_directory_is_refused(home):
         directory.check()
 
 
+@pytest.mark.parametrize("part", ["path", "state", "pid"])
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_directory_that_others_can_write_to_is_refused(home, part, mode):
+    directory = ClusterDirectory.named("a").create()
+    path = getattr(directory, part)
+    path.chmod(mode)
+    text = rf"others can write to {path} \(mode {mode:04o}\).*chmod go-w {path}'"
+    for use in (directory.create, directory.check):
+        with pytest.raises(SecurityError, match=text):
+            use()
+    path.chmod(0o755)
+    directory.check()
+
+
 def test_somebody_elses_directory_is_refused(home, monkeypatch):
     directory = ClusterDirectory.named("a").create()
     monkeypatch.setattr(os, "geteuid", lambda: directory.path.stat().st_uid + 1)
