@@ -26,6 +26,7 @@ to another process. The end of the socket means that the daemon is gone; so are 
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import json
 import os
@@ -82,7 +83,9 @@ def receive_message(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | N
     """Receive one message and its descriptors.
 
     Returns:
-        The message and the descriptors, or None at the end of the stream.
+        The message and the descriptors, or None at the end of the stream. Where the system could
+        not pass all descriptors on, because too many files are open, there are fewer than were
+        sent.
 
     Raises:
         OSError: The connection is broken.
@@ -166,6 +169,9 @@ class Zygote:
 
     def _fork(self, message: dict[str, Any], descriptors: list[int]) -> None:
         try:
+            if len(descriptors) != _DESCRIPTORS:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            memory = os.fstat(descriptors[-1]).st_ino
             pid = os.fork()
         except OSError as error:
             self._tell({"failed": message["fork"], "error": error.strerror})
@@ -173,7 +179,7 @@ class Zygote:
             if pid == 0:
                 self._become_engine(message, descriptors)
             self._engines[pid] = message["fork"]
-            self._memory[pid] = os.fstat(descriptors[-1]).st_ino
+            self._memory[pid] = memory
             self._tell({"forked": message["fork"], "pid": pid})
         finally:
             for descriptor in descriptors:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import Any, Final
 
 from zope.interface import implementer
@@ -59,8 +60,38 @@ def shared_counter() -> tuple[int, memoryview]:
 
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, mmap.PAGESIZE)
-    return descriptor, memoryview(mmap.mmap(descriptor, 8)).cast("Q")
+    try:
+        os.ftruncate(descriptor, mmap.PAGESIZE)
+        return descriptor, memoryview(mmap.mmap(descriptor, 8)).cast("Q")
+    except OSError:
+        os.close(descriptor)
+        raise
+
+
+def _ends() -> tuple[socket.socket, socket.socket, int, int, int, int, int, memoryview]:
+    """Make all that an engine is connected with, or nothing.
+
+    Returns:
+        Both ends of the link, of standard output (reading end first) and of standard error, and
+        what :func:`shared_counter` returns.
+
+    Raises:
+        OSError: This process has too many open files, for instance.
+    """
+    with ExitStack() as undo:
+        link, theirs = socket.socketpair()
+        undo.callback(link.close)
+        undo.callback(theirs.close)
+        pipes: list[int] = []
+        for _ in range(2):
+            ends = os.pipe()
+            for end in ends:
+                undo.callback(os.close, end)
+            pipes.extend(ends)
+        counter, progress = shared_counter()
+        undo.pop_all()
+    out, out_end, err, err_end = pipes
+    return link, theirs, out, out_end, err, err_end, counter, progress
 
 
 @implementer(IEngineStarter)
@@ -99,10 +130,7 @@ class ZygoteStarter:
 
         if self._deaths > MAX_DEATHS:
             raise OSError(0, self._why)
-        link, theirs = socket.socketpair()
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
-        counter, progress = shared_counter()
+        link, theirs, out, out_end, err, err_end, counter, progress = _ends()
         try:
             send_message(
                 self._socket,

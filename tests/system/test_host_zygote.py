@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,8 @@ import psutil
 import pytest
 
 from ipkernel.engine.zygote import command, receive_message, send_message
-from ipkernel.host.zygotes import available, shared_counter
+from ipkernel.host import zygotes
+from ipkernel.host.zygotes import ZygoteStarter, available, shared_counter
 from ipkernel.wire.link import Link
 from ipkernel.wire.messages import EngineHello
 
@@ -110,6 +112,49 @@ def test_engines_hold_nothing_of_the_zygotes_or_each_others(zygote: Zygote) -> N
 
 def _is_socket(pid: int, descriptor: str) -> bool:
     return os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith("socket:")
+
+
+def test_too_few_descriptors_fail_one_start_only(zygote: Zygote) -> None:
+    before = psutil.Process(zygote.process.pid).num_fds()
+    read, write = os.pipe()
+    send_message(zygote.socket, {"fork": "a", "env": {}}, (write, write, write))
+    os.close(write)
+    failed = zygote.hear("failed")
+    assert (failed["failed"], failed["error"]) == ("a", "Too many open files")
+    assert os.read(read, 1) == b""  # what did arrive is closed
+    os.close(read)
+    assert psutil.Process(zygote.process.pid).num_fds() == before
+    link, out, err = zygote.fork("b")
+    assert zygote.hear("forked")["forked"] == "b"
+    link.close()
+    assert zygote.hear("exited")["exited"] == "b"
+    os.close(out)
+    os.close(err)
+
+
+@pytest.mark.parametrize("failing", ["second pipe", "shared memory", "mapping"])
+def test_a_start_that_fails_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ours, theirs = socket.socketpair()
+    starter = ZygoteStarter("test", (subprocess.Popen([sys.executable, "-c", ""]), ours))
+    pipe, calls = os.pipe, iter([False, True])
+    before = psutil.Process().num_fds()
+    with monkeypatch.context() as patch:
+        if failing == "second pipe":
+            patch.setattr(os, "pipe", lambda: fail() if next(calls) else pipe())
+        elif failing == "shared memory":
+            patch.setattr(zygotes, "shared_counter", fail)
+        else:
+            patch.setattr(zygotes.mmap, "mmap", fail)
+        with pytest.raises(OSError, match="Too many open files"):
+            starter.start("1", {})
+    assert psutil.Process().num_fds() == before
+    starter.close()
+    theirs.close()
 
 
 def test_the_end_of_the_daemon_is_the_end_of_all(zygote: Zygote) -> None:
