@@ -95,6 +95,12 @@ class Engine:
             kind(reactor, begun.err, self._reader(Stream.STDERR, self._markers[1])),
         ]
 
+    def write_log_to(self, path: Path | None) -> None:
+        """Keep the output in another file from now on, or in none."""
+        if self.log is not None:
+            self.log.close()
+        self.log = EngineLog(path) if path is not None else None
+
     def _reader(self, stream: Stream, markers: Markers) -> Callable[[bytes], None]:
         def received(data: bytes) -> None:
             for task, piece in markers.feed(data):

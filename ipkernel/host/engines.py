@@ -166,11 +166,7 @@ class Engines:
             self._traffic.by_id[number] = engine
             if engine.id != number:
                 engine.id = number
-                path = self._log_path(number)
-                if path is not None:
-                    from ipkernel.host.output import EngineLog
-
-                    engine.log = EngineLog(path)
+                engine.write_log_to(self._log_path(number))
                 self._set_up(engine)
 
     def announce(self) -> None:

@@ -26,6 +26,9 @@ except ImportError:  # Windows, where the portable class is used
 __all__ = ["NativePipe", "Pipe", "ThreadPipe"]
 
 READ: Final = 1 << 16
+#: Bytes that are read at most from a pipe that is closed: as much as a pipe can be made to hold by
+#: default. A process that goes on writing must not keep the daemon there.
+LAST_READ: Final = 1 << 20
 
 Received = Callable[[bytes], None]
 
@@ -131,8 +134,9 @@ class NativePipe:
         """Take in what is left without waiting, and close."""
         if self._descriptor < 0:
             return
-        while not self.ended and self._read(READ):
-            pass
+        left = LAST_READ
+        while left > 0 and not self.ended and (count := self._read(READ)):
+            left -= count
         self.pause()
         descriptor, self._descriptor = self._descriptor, -1
         self.ended = True

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipkernel.engine.streams import END, MARKER
+from ipkernel.host.engine import Engine
 from ipkernel.host.output import EngineLog, LastLines, Markers
+from ipkernel.host.pipes import LAST_READ, NativePipe
 
 TASK = st.integers(1, (1 << 62) - 1)
 TEXT = st.binary(min_size=1, max_size=40) | st.sampled_from(
@@ -164,3 +166,41 @@ def test_a_full_disk_costs_the_log_only(tmp_path: Path) -> None:
     log.write(b"text")
     assert len(said) == 1 and "No space left" in said[0]
     assert log._file is None
+
+
+def test_another_log_closes_the_one_before(tmp_path: Path) -> None:
+    engine = Engine("1", 0, lambda message, data: None, tmp_path / "old")
+    assert engine.log is not None
+    engine.log.write(b"one")
+    old = engine.log
+    engine.write_log_to(tmp_path / "new")
+    assert old._file is None
+    engine.log.write(b"two")
+    engine.write_log_to(None)
+    assert engine.log is None
+    assert (tmp_path / "old").read_bytes() == b"one"
+    assert (tmp_path / "new").read_bytes() == b"two"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that do not block are POSIX's")
+def test_closing_a_pipe_ends_though_its_writer_does_not() -> None:
+    class Reactor:
+        def addReader(self, reader: object) -> None:
+            pass
+
+        removeReader = addReader
+
+    out, end = os.pipe()
+    received = 0
+
+    def take(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+        assert received < 100 << 20, "it goes on for ever"
+        os.write(end, b"x" * len(data))  # a process that writes faster than this one reads
+
+    pipe = NativePipe(Reactor(), out, take)
+    os.write(end, b"x" * 4096)
+    pipe.close()
+    os.close(end)
+    assert received == LAST_READ
