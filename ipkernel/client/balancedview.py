@@ -21,7 +21,8 @@ _NOBODY: tuple[int, ...] = ()
 class LoadBalancedView(View):
     """Engines of which any one runs a call.
 
-    Calls wait while there is no engine.
+    Calls wait while there is no engine, unless the view was made for an empty list of engines: that is
+    an error.
 
     Attributes:
         retries: How often a call that had begun is run again when its engine was lost.
@@ -38,6 +39,16 @@ class LoadBalancedView(View):
     def _engines(self) -> list[int]:
         return self.client.ids if self._targets is None else list(self._targets)
 
+    def _choice(self) -> Sequence[int]:
+        """Return the engines to choose from as a task names them: none for any."""
+        targets = self._targets
+        if targets is None:
+            return _NOBODY
+        if not targets:
+            self._no_engines()
+        chosen: list[int] = targets
+        return chosen
+
     def _submit_call(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str | None = None
     ) -> AsyncResult:
@@ -53,7 +64,7 @@ class LoadBalancedView(View):
             Kind.APPLY,
             dump_call(func, args, kwargs, client._functions),
             -1,
-            self._targets or _NOBODY,
+            self._choice(),
             self.retries,
             self.label if label is None else label,
         )
@@ -81,7 +92,7 @@ class LoadBalancedView(View):
             result,
             kind,
             zip(self._encoded(func, sequences, options, sizes), repeat(-1)),
-            self._targets or _NOBODY,
+            self._choice(),
             options.retries,
             options.label,
         )

@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self
 
 from ipkernel.client.mapping import LazyMapIterator, MapCalls
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.result import AsyncResult
+from ipkernel.errors import NoEnginesRegistered
 from ipkernel.serialize.functions import dump_call
 from ipkernel.wire.messages import Kind
 
@@ -248,9 +249,18 @@ class View:
         """Return what submits a call of ``func`` to any of the view's engines."""
 
         def submit(*args: Any) -> AsyncResult:
-            return self._to_any(func, args, {}, self._engines())
+            engines = self._engines()
+            if not engines:
+                self._no_engines()  # no targets would mean any engine
+            return self._to_any(func, args, {}, engines)
 
         return submit
+
+    def _no_engines(self) -> NoReturn:
+        self.client._check_open()
+        raise NoEnginesRegistered(
+            "there are no engines: wait for them with wait_for_engines(), or start some"
+        )
 
     def _to_any(
         self,

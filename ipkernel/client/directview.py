@@ -12,7 +12,6 @@ from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import dist_of, indexable
 from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.result import AsyncResult
-from ipkernel.errors import NoEnginesRegistered
 from ipkernel.serialize.calls import CallPayload
 from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps
@@ -55,10 +54,7 @@ class DirectView(View):
             single = isinstance(checked, int)
             engines = [checked] if isinstance(checked, int) else checked
         if not engines:
-            self.client._check_open()
-            raise NoEnginesRegistered(
-                "there are no engines: wait for them with wait_for_engines(), or start some"
-            )
+            self._no_engines()
         return engines, single
 
     def _send(

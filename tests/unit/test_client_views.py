@@ -105,6 +105,21 @@ def test_no_engines_is_an_error_at_once():
             call(int)
 
 
+def test_an_empty_list_of_engines_does_not_mean_any(fake, rc):
+    balanced, direct = rc.load_balanced_view([]), rc.direct_view([])
+    calls = (
+        lambda: balanced.apply_async(int),
+        lambda: balanced.map_async(abs, [1, 2]),
+        lambda: list(balanced.imap(abs, [1])),
+        lambda: list(direct.imap(abs, [1])),
+        lambda: direct.apply_async(int),
+    )
+    for call in calls:
+        with pytest.raises(errors.NoEnginesRegistered, match="there are no engines"):
+            call()
+    assert submits(fake) == []
+
+
 def test_view_of_a_dead_engine_fails_with_invalid_engine(fake, rc):
     view, both = rc[1], rc[[0, 1]]
     fake.leave(1)
