@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 import threading
@@ -16,6 +17,7 @@ from ipkernel.wire.messages import Kind, Stream
 if TYPE_CHECKING:
     from ipkernel.client.result import AsyncResult
 
+_DECODER = codecs.getincrementaldecoder("utf-8")
 _NAMES = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr"}
 
 
@@ -111,6 +113,10 @@ class _Printer:
     def __init__(self, result: AsyncResult) -> None:
         self._result = result
         self._seen: dict[int, int] = {}
+        #: A character may be cut into two pieces of output.
+        self._decoders: dict[tuple[int, Stream], codecs.IncrementalDecoder] = {}
+        #: The task and stream whose line, on our own output or error, has not ended.
+        self._unfinished: dict[bool, tuple[int, Stream] | None] = {}
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="ipkernel-output", daemon=True)
         self._thread.start()
@@ -141,13 +147,47 @@ class _Printer:
                 over = self._stop or result.done()
             for record, stream, data in self._fresh():
                 if stream in _NAMES:
-                    text = bytes(data).decode("utf-8", "replace")
-                    prefix = f"[{_NAMES[stream]}:{_engine(record)}] "
-                    print_text(text, prefix, stream is Stream.STDERR)
+                    self._print(record, stream, bytes(data))
                 elif stream is Stream.DISPLAY:
+                    self._end_line(False)
                     self._show(record, data)
             if over and not self._has_fresh():
+                self._finish()
                 return
+
+    def _print(self, record: TaskRecord, stream: Stream, data: bytes, final: bool = False) -> None:
+        source = record.id, stream
+        decoder = self._decoders.get(source)
+        if decoder is None:
+            decoder = self._decoders[source] = _DECODER("replace")
+        text = decoder.decode(data, final)
+        if not text:
+            return
+        error = stream is Stream.STDERR
+        prefix = ""
+        if self._unfinished.get(error) != source:  # else its line goes on
+            self._end_line(error)
+            prefix = f"[{_NAMES[stream]}:{_engine(record)}] "
+            if "\n" in text.rstrip("\n") and not text.startswith("\n"):
+                prefix += "\n"
+        file = sys.stderr if error else sys.stdout
+        print(f"{prefix}{text}", end="", file=file, flush=True)
+        self._unfinished[error] = None if text.endswith("\n") else source
+
+    def _end_line(self, error: bool) -> None:
+        """Begin a new line on our own output or error, if there is an unfinished one."""
+        if self._unfinished.get(error) is not None:
+            self._unfinished[error] = None
+            print(file=sys.stderr if error else sys.stdout, flush=True)
+
+    def _finish(self) -> None:
+        """Print what was the beginning of a character, and end lines."""
+        for record in self._result._records:
+            for stream in _NAMES:
+                if (record.id, stream) in self._decoders:
+                    self._print(record, stream, b"", True)
+        self._end_line(False)
+        self._end_line(True)
 
     def _show(self, record: TaskRecord, data: Payload) -> None:
         import msgspec

@@ -481,6 +481,22 @@ def test_stream_output_prints_while_it_lasts(fake, rc, capsys):
     assert "before" in out and "during" in out and out.startswith("[stdout:0] ")
 
 
+def test_streamed_output_may_be_cut_anywhere(fake, rc, capsys):
+    fake.held = True
+    result = rc[:2].apply_async(int)
+    one, two = result.msg_ids
+    for piece in (b"gr\xc3", b"\xbcn ", b"und ", b"rot\nnot ended"):
+        fake.output(one, 0, piece)
+    fake.output(two, 1, b"other\n")
+    fake.output(two, 1, b"cut \xc3")
+    with result.stream_output():
+        fake.release()
+        result.get()
+    assert capsys.readouterr().out == (
+        "[stdout:0] grün und rot\nnot ended\n[stdout:1] other\n[stdout:1] cut \ufffd\n"
+    )
+
+
 def test_stream_output_ends_with_its_context(fake, rc):
     fake.held = True
     result = rc[0].apply_async(int)
