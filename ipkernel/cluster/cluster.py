@@ -298,10 +298,10 @@ class Cluster(ClusterBase):
         """Say which program has failed since the start, and how; empty if none has."""
         return self._programs.problem()
 
-    start_controller = either(start_controller_sync)
+    start_controller = either(start_controller_sync, starts=True)
     start_engines = either(start_engines_sync)
-    start_cluster = either(start_cluster_sync)
-    start_and_connect = either(start_and_connect_sync)
+    start_cluster = either(start_cluster_sync, starts=True)
+    start_and_connect = either(start_and_connect_sync, starts=True)
     connect_client = either(connect_client_sync)
     stop_cluster = either(ClusterBase.stop_cluster_sync)
     stop_controller = either(stop_controller_sync)
@@ -328,9 +328,20 @@ class Cluster(ClusterBase):
             self.stop_cluster_sync()
 
     async def __aenter__(self) -> Client:
+        from asyncio import CancelledError
+
+        from ipkernel.cluster.awaited import awaited_start
+
         loop = running_loop()
         assert loop is not None
-        return await loop.run_in_executor(None, self.__enter__)
+        future = awaited_start(loop, self, self.__enter__)
+        try:
+            return await future
+        except CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                # cancelled between the end of the start and its getting here
+                loop.run_in_executor(None, self.__exit__, None, None, None)
+            raise
 
     async def __aexit__(self, *exc: object) -> None:
         loop = running_loop()

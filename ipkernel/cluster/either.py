@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+
+    from ipkernel.cluster.base import ClusterBase
 
 T = TypeVar("T")
 
@@ -31,11 +33,12 @@ def running_loop() -> AbstractEventLoop | None:
         return None
 
 
-def either(method: Callable[..., T]) -> Callable[..., Any]:
+def either(method: Callable[..., T], *, starts: bool = False) -> Callable[..., Any]:
     """Make the form of a blocking method ``m_sync`` that is called ``m``.
 
     Args:
-        method: The blocking method.
+        method: The blocking method, of a cluster if it ``starts`` one.
+        starts: Whether what it started is to be stopped when the future is cancelled.
 
     Returns:
         A method that does the same where nothing asynchronous goes on; inside a running asyncio
@@ -47,7 +50,12 @@ def either(method: Callable[..., T]) -> Callable[..., Any]:
         loop = running_loop()
         if loop is None:
             return method(self, *args, **kwargs)
-        return loop.run_in_executor(None, functools.partial(method, self, *args, **kwargs))
+        work = functools.partial(method, self, *args, **kwargs)
+        if starts:
+            from ipkernel.cluster.awaited import awaited_start
+
+            return awaited_start(loop, cast("ClusterBase", self), work)
+        return loop.run_in_executor(None, work)
 
     call.__name__ = method.__name__.removesuffix("_sync")
     call.__qualname__ = method.__qualname__.removesuffix("_sync")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -513,3 +514,100 @@ def test_engines_can_be_started_after_a_host_daemon_that_failed(make, monkeypatc
     name = cluster.start_engines(2)
     assert list(cluster.engines) == [name]
     assert cluster.engines[name].engines == (0, 1)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_cluster_whose_awaited_start_is_cancelled_is_stopped(make, late):
+    cluster = make(1)
+    launched, go_on = threading.Event(), threading.Event()
+    launch = cluster._wait_engines
+
+    def wait(deadline):
+        launch(deadline)
+        launched.set()
+        assert go_on.wait(20)
+
+    def held():
+        if not cluster._lock.acquire(blocking=False):
+            return True
+        cluster._lock.release()
+        return False
+
+    cluster._wait_engines = wait
+
+    async def script():
+        task = asyncio.ensure_future(cluster.start_cluster())
+        await asyncio.to_thread(launched.wait, 20)
+        assert cluster.running
+        if late:  # it returns ahead of the loop's learning of the cancellation
+            task.cancel()
+            go_on.set()
+            while held():
+                pass
+        else:
+            task.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(script())  # waits for the threads of its executor
+    assert not cluster.running
+    assert not cluster.cluster_dir.exists()
+
+
+def test_a_cluster_that_ran_before_survives_a_cancelled_start(make):
+    cluster = make(1)
+    cluster.start_cluster_sync()
+
+    async def script():
+        cluster.start_cluster().cancel()
+
+    asyncio.run(script())
+    assert cluster.running
+
+
+def test_async_with_that_is_cancelled_stops_the_cluster(make, monkeypatch):
+    cluster = make(1)
+    launched, go_on = threading.Event(), threading.Event()
+
+    def enter():
+        cluster.start_cluster_sync()
+        launched.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(Cluster, "__enter__", lambda self: enter())
+
+    async def script():
+        async with cluster:
+            raise AssertionError("must not come here")
+
+    async def main():
+        task = asyncio.create_task(script())
+        await asyncio.to_thread(launched.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert cluster.running
+        go_on.set()
+
+    asyncio.run(main())
+    assert not cluster.running
+
+
+def test_async_with_that_is_cancelled_when_just_started_stops_the_cluster(make, monkeypatch):
+    cluster = make(1)
+    cluster.start_cluster_sync()
+
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr("ipkernel.cluster.awaited.awaited_start", lambda *args: future)
+        task = asyncio.create_task(cluster.__aenter__())
+        await asyncio.sleep(0)
+        future.set_result(None)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert not cluster.running
