@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_starting = threading.Lock()
+# Reentrant: the garbage collector may close a forgotten client, which comes here again, anywhere.
+_starting = threading.RLock()
 _thread: threading.Thread | None = None
 _forked = False
 _open = 0
@@ -160,7 +161,7 @@ def leave_switch_interval() -> None:
 
 def _after_fork() -> None:
     global _starting, _open, _forked
-    _starting = threading.Lock()
+    _starting = threading.RLock()
     _open = 0
     _forked = _forked or _thread is not None
     sys.setswitchinterval(_normal_interval)

@@ -212,6 +212,18 @@ def test_sliced_waiting_as_on_windows(monkeypatch):
         assert wait_until(condition, lambda: next(looks), None)
 
 
+def test_a_client_may_be_collected_while_another_starts(monkeypatch):
+    from ipkernel.client import reactor_thread
+
+    def collects(interval):  # as the garbage collector does, anywhere
+        reactor_thread.leave_switch_interval()
+
+    monkeypatch.setattr(reactor_thread, "_open", 1)
+    monkeypatch.setattr(sys, "setswitchinterval", collects)
+    reactor_thread.enter_switch_interval(1e-9)
+    assert reactor_thread._open == 1
+
+
 def test_reactor_thread_must_not_wait(fake, rc):
     fake.held = True
     result = rc.load_balanced_view().apply_async(int)
