@@ -10,7 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
@@ -19,10 +19,16 @@ from ipkernel.serialize.classes import adapt_class_reduction
 from ipkernel.serialize.namespace import adapt_reduction
 from ipkernel.serialize.reference import Reference
 
+if TYPE_CHECKING:  # cloudpickle and dill have no annotations
+    from pickle import Pickler as CloudPickler
+    from pickle import _Pickler as PythonPickler
+else:
+    CloudPickler = cloudpickle.Pickler
+
 __all__ = ["ErrorPickler", "PlainPickler", "ValuePickler", "dill_pickler"]
 
 
-class ValuePickler(cloudpickle.Pickler):
+class ValuePickler(CloudPickler):
     """cloudpickle's pickler; functions of ``__main__`` are rebuilt in the engine's namespace."""
 
     def __init__(
@@ -97,7 +103,9 @@ def dill_pickler() -> Callable[..., Any]:
     except ImportError as exc:
         raise ImportError("use_dill() needs the package dill: pip install dill") from exc
 
-    class DillPickler(dill.Pickler):
+    base: type[PythonPickler] = dill.Pickler
+
+    class DillPickler(base):  # type: ignore[misc,valid-type]
         references = False
 
         def save(self, obj: Any, save_persistent_id: bool = True) -> None:
