@@ -37,6 +37,8 @@ BATCH: Final = 128
 TURN: Final = 1024
 #: Seconds between looks at how much has left, while somebody waits for it.
 LOOK: Final = 0.01
+#: Seconds that a channel may live on without its door.
+LAST_WORDS: Final = 0.3
 #: Seconds without progress after which a client that is closed gives up sending, and between looks.
 SETTLE_TIME: Final = 2.0
 SETTLE_LOOK: Final = 0.002
@@ -136,6 +138,7 @@ class Connection:
         self._courier: Courier | None = None
         self._closed: Deferred[None] | None = None
         self._lost = False
+        self._last_words: Any = None
         self.session: Session
         self.cluster = ""
         self.controller_version = ""
@@ -157,7 +160,7 @@ class Connection:
 
     async def _open(self, furl: Furl, timeout: float) -> None:
         self._door = await connect(self._tub, furl, timeout)
-        self._door.notifyOnDisconnect(self._ended, "the connection to the controller was lost")
+        self._door.notifyOnDisconnect(self._door_lost)
         answer = await self._call_within(timeout, "open", Presence(self._closing), pack(_hello()))
         grant = unpack(SessionGrant, answer)
         if grant.protocol != PROTOCOL:
@@ -187,8 +190,18 @@ class Connection:
         if self._courier is not None:
             self.session.engines.closing = reason
 
+    def _door_lost(self) -> None:
+        """What the channel has still to say, such as why, may come a little later."""
+        why = "the connection to the controller was lost"
+        if self._lost or self._courier is None or self._closed is not None:
+            self._ended(why)
+        else:
+            self._last_words = self._reactor.callLater(LAST_WORDS, self._ended, why)
+
     def _ended(self, why: str) -> None:
         """Either the door or the channel is gone; neither is of use without the other."""
+        if self._last_words is not None and self._last_words.active():
+            self._last_words.cancel()
         if self._lost:
             return
         self._lost = True
