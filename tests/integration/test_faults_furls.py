@@ -238,6 +238,7 @@ def test_a_controller_that_stops_and_another_in_its_place(tmp_path):
         furl = str(furl_of(first))
         with ipkernel.Client(furl) as rc:
             waiting = rc.load_balanced_view().apply_async(abs, -1)
+            wait_for(lambda: rc.explain(waiting.msg_ids)[0].state == "ready")
             first.stop()
             with pytest.raises(ControllerLost) as info:
                 waiting.get(PATIENCE)
