@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -291,12 +292,27 @@ def test_busy_port(make):
         assert rc.ids == [0]
 
 
-def test_unwritable_log_directory(make):
+@contextlib.contextmanager
+def unwritable(path):
+    """Make a directory one that not even root can write to."""
     if os.geteuid() == 0:
-        pytest.skip("root can write everywhere")
+        options = ["-t", "tmpfs", "-o", "ro,mode=0700", "ipkernel-test"]
+        subprocess.run(["mount", *options, str(path)], check=True)
+    else:
+        path.chmod(0o500)
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", "-l", str(path)], check=True)
+        else:
+            path.chmod(0o700)
+
+
+def test_unwritable_log_directory(make):
     cluster = make(1, cluster="mine")
-    cluster.directory.create().log.chmod(0o500)
-    with pytest.raises(ClusterError, match="cannot write"):
+    log = cluster.directory.create().log
+    with unwritable(log), pytest.raises(ClusterError, match="cannot write"):
         cluster.start_cluster()
 
 
