@@ -36,9 +36,10 @@ class _Entry:
 class FunctionCache:
     """Pickles functions once, as long as they and what they refer to stay the same.
 
-    A function that can be imported is only a name and is sent with every call. One that goes by value is
-    sent with its first call; when it is used again, it has a digest by which an engine can keep it.
-    Functions that refer to mutable objects are pickled every time, since those may have changed.
+    A function is sent with its first call; when it is used again, it has a digest by which an engine can
+    keep it. One that can be imported is only a name, which the engine looks up for every call: the module
+    may have been loaded anew. Functions that refer to mutable objects are pickled every time, since those
+    may have changed.
 
     It may be used from any thread.
     """
@@ -70,8 +71,8 @@ class FunctionCache:
 
     def _pickle(self, func: Callable[..., Any]) -> tuple[bytes, bytes]:
         if isinstance(func, _NAMED) and (func.__module__ == "builtins" or is_importable(func)):
-            answer = (b"", _dump(func))
-            self._remember(func, answer, None)
+            answer, promoted = self._by_digest(_dump(func))
+            self._remember(func, promoted, None)
             return answer
         if type(func) is not types.FunctionType:
             return self._by_digest(_dump(func))[0]

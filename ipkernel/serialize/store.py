@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ipkernel.errors import SerializationError
 from ipkernel.serialize import payload
+from ipkernel.serialize.fingerprint import is_importable
 from ipkernel.serialize.namespace import collect_shipped
 
 __all__ = ["FunctionStore", "LoadedFunction", "UnknownFunction", "load_function"]
@@ -61,10 +62,12 @@ class FunctionStore:
     def __init__(self) -> None:
         self._blobs: dict[bytes, bytes] = {}
         self._loaded: dict[bytes, LoadedFunction] = {}
+        #: Functions that are only names, looked up anew for each call: modules may be reloaded.
+        self._named: dict[bytes, bytes] = {}
 
     def add(self, digest: bytes, blob: payload.Data) -> None:
         """Keep a function; nothing is loaded yet. Adding it again does nothing."""
-        if digest not in self._loaded:
+        if digest not in self._loaded and digest not in self._named:
             self._blobs[bytes(digest)] = bytes(blob)
 
     def get(self, digest: bytes) -> LoadedFunction:
@@ -77,11 +80,18 @@ class FunctionStore:
         loaded = self._loaded.get(digest)
         if loaded is not None:
             return loaded
+        named = self._named.get(digest)
+        if named is not None:
+            return LoadedFunction(payload.loads(named), {})
         blob = self._blobs.get(digest)
         if blob is None:
             raise UnknownFunction(bytes(digest))
-        loaded = self._loaded[bytes(digest)] = load_function(blob)
+        loaded = load_function(blob)
         del self._blobs[digest]
+        if not loaded.shipped and is_importable(loaded.func):
+            self._named[bytes(digest)] = blob
+        else:
+            self._loaded[bytes(digest)] = loaded
         return loaded
 
     def forget(self, digests: Iterable[bytes]) -> None:
@@ -89,9 +99,10 @@ class FunctionStore:
         for digest in digests:
             self._blobs.pop(digest, None)
             self._loaded.pop(digest, None)
+            self._named.pop(digest, None)
 
     def __contains__(self, digest: bytes) -> bool:
-        return digest in self._loaded or digest in self._blobs
+        return digest in self._loaded or digest in self._named or digest in self._blobs
 
     def __len__(self) -> int:
-        return len(self._loaded) + len(self._blobs)
+        return len(self._loaded) + len(self._named) + len(self._blobs)

@@ -12,8 +12,10 @@ import linecache
 import math
 import operator
 import pickle
+import textwrap
 import threading
 import traceback
+import types
 
 import numpy as np
 import pytest
@@ -363,12 +365,27 @@ def test_a_function_goes_inline_first_and_by_digest_then(engine):
 @pytest.mark.parametrize("func", [math.sin, operator.add, len, int, map_list, collections.Counter])
 def test_importable_functions_are_only_a_name(func):
     cache = FunctionCache()
-    for _ in range(3):
+    for round_ in range(3):
         digest, blob = cache.lookup(func)
-        assert digest == b""
+        assert len(digest) == (16 if round_ else 0)
         assert len(blob) < 100
         assert payload.loads(blob) is func
     assert is_importable(func) or func.__module__ == "builtins"
+
+
+def test_importable_functions_are_looked_up_for_every_call(monkeypatch):
+    cache, store = FunctionCache(), FunctionStore()
+    cache.lookup(textwrap.dedent)
+    digest, blob = cache.lookup(textwrap.dedent)
+    store.add(digest, blob)
+    assert store.get(digest).func is textwrap.dedent
+    store.add(digest, blob)
+    assert len(store) == 1 and digest in store
+    reloaded = types.FunctionType(textwrap.dedent.__code__, vars(textwrap), "dedent")
+    monkeypatch.setattr(textwrap, "dedent", reloaded)
+    assert store.get(digest).func is reloaded
+    store.forget([digest])
+    assert digest not in store and len(store) == 0
 
 
 def test_the_same_function_text_has_the_same_digest():
