@@ -66,7 +66,7 @@ docs: $(VENV)/.with-docs  ## build the documentation, warnings are errors
 	@echo "docs/_build/html/index.html"
 
 .PHONY: bench
-bench: $(VENV)/.with-test  ## measure, and compare with the last committed figures
+bench: $(VENV)/.with-test  ## measure side by side with the peers, and write the report
 	@$(BIN)/python -m benchmarks
 
 .PHONY: clean

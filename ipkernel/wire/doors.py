@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Final
 
 from foolscap.api import RemoteInterface
-from foolscap.remoteinterface import RemoteInterfaceClass  # noqa: F401 - keeps the metaclass importable
 from foolscap.schema import ByteStringConstraint
 
 #: Bounds in bytes.
