@@ -37,13 +37,18 @@ __all__ = [
     "KernelError",
     "LauncherError",
     "NoEnginesRegistered",
+    "ObjectError",
+    "ObjectLost",
     "RemoteError",
     "SecurityError",
     "SerializationError",
+    "StoreFull",
     "TaskAborted",
     "TaskRejectError",
     "TaskTimeout",
     "TimeoutError",
+    "TransferError",
+    "UnknownObject",
     "UnmetDependency",
     "collect_exceptions",
     "remote_error",
@@ -134,6 +139,26 @@ class ConfigurationError(KernelError):
 
 class SecurityError(KernelError):
     """A right is missing, or something that must be private is not."""
+
+
+class ObjectError(KernelError):
+    """An object in a host's store cannot be had."""
+
+
+class UnknownObject(ObjectError):
+    """There is no such object, or it was freed."""
+
+
+class ObjectLost(ObjectError):
+    """The host or client that held an object is gone, and nobody has a copy."""
+
+
+class StoreFull(ObjectError):
+    """An object does not fit into a host's store."""
+
+
+class TransferError(ObjectError):
+    """An object could not be moved: the connection was cut too often, or what arrived is not what was sent."""
 
 
 class InvalidEngineID(KernelError, IndexError):

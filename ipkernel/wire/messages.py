@@ -36,6 +36,16 @@ Digest = Annotated[bytes, Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=4096)]
 Lines = Annotated[list[Text], Meta(max_length=100)]
 Tasks = Annotated[list[TaskId], Meta(max_length=MAX_LIST)]
+ObjectId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+"""An object: 128 random bits, so that who knows an id has been given it."""
+MaybeObject = Annotated[bytes, Meta(max_length=16)]
+"""An object, or empty for none."""
+Needs = Annotated[list[ObjectId], Meta(max_length=1024)]
+Objects = Annotated[list[ObjectId], Meta(max_length=MAX_LIST)]
+Bytes = Annotated[int, Meta(ge=0, lt=1 << 50)]
+HostNumber = Annotated[int, Meta(ge=0, lt=1 << 40)]
+"""A host daemon, as the controller counts them from 1; 0 stands for "none"."""
+Hints = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
 Engines = Annotated[list[EngineId], Meta(max_length=MAX_LIST)]
 
 
@@ -108,6 +118,9 @@ class Submit(Message, tag=1):
         digest: The function's name by hash, or empty when the payload holds it.
         retries: How often to run it again after it had started and was lost.
         label: A name of the user's own.
+        needs: Objects that must be in the store of the engine's host before it can run.
+        stored: The payload is the object ``needs[0]``, and ``size`` is 0.
+        keep: Leave the result in the store of the engine's host, however small it is.
     """
 
     task: TaskId
@@ -118,6 +131,9 @@ class Submit(Message, tag=1):
     digest: Digest = b""
     retries: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     label: Annotated[str, Meta(max_length=256)] = ""
+    needs: Needs = []
+    stored: bool = False
+    keep: bool = False
 
 
 class Function(Message, tag=2):
@@ -150,6 +166,9 @@ class Finished(Message, tag=5):
         completed: When the engine was done, seconds since the epoch, or 0.
         size: Bytes of payload.
         attempts: How many engines began to run it.
+        object: The object that is the result, or empty when the payload is.
+        length: Bytes of that object.
+        host: Where it is.
     """
 
     task: TaskId
@@ -159,6 +178,9 @@ class Finished(Message, tag=5):
     completed: float
     size: Size
     attempts: int = 1
+    object: MaybeObject = b""
+    length: Bytes = 0
+    host: HostNumber = 0
 
 
 class Output(Message, tag=6):
@@ -181,12 +203,14 @@ class EngineJoined(Message, tag=7):
         host: Host name.
         pid: Its process.
         epoch: Counts the processes that the host has started for this id, from 1.
+        host_id: The host's number (controller to client only).
     """
 
     engine: EngineId
     host: Text
     pid: int
     epoch: Annotated[int, Meta(ge=0)] = 0
+    host_id: HostNumber = 0
 
 
 class EngineLeft(Message, tag=8):
@@ -213,11 +237,29 @@ class Closing(Message, tag=9):
     reason: Text
 
 
+class Placed(Struct, array_like=True, frozen=True, gc=False):
+    """Where an object is in the shared memory of its host.
+
+    Attributes:
+        object: Its id.
+        segment: Number of the segment of memory.
+        offset: Where it starts there, in bytes.
+        size: Its length in bytes.
+    """
+
+    object: ObjectId
+    segment: Annotated[int, Meta(ge=0)]
+    offset: Bytes
+    size: Bytes
+
+
 class Assign(Message, tag=10):
     """Controller to host, host to engine: run this task on this engine.
 
     ``epoch`` is that of the :class:`EngineJoined` that the controller knows: a host drops a task
     that was meant for the engine's last process, for the controller has re-queued it. 0 fits all.
+    ``needs``, ``stored`` and ``keep`` are those of the :class:`Submit`; ``placed`` (host to engine
+    only) says where the objects of ``needs`` are, in the same order.
     """
 
     task: TaskId
@@ -226,6 +268,10 @@ class Assign(Message, tag=10):
     size: Size
     digest: Digest = b""
     epoch: Annotated[int, Meta(ge=0)] = 0
+    needs: Needs = []
+    stored: bool = False
+    keep: bool = False
+    placed: Annotated[list[Placed], Meta(max_length=1024)] = []
 
 
 class Done(Message, tag=11):
@@ -237,6 +283,8 @@ class Done(Message, tag=11):
     started: float
     completed: float
     size: Size
+    object: MaybeObject = b""
+    length: Bytes = 0
 
 
 class Started(Message, tag=12):
@@ -276,18 +324,160 @@ class EngineHello(Message, tag=16):
 
 
 class EngineSetup(Message, tag=17):
-    """Host to engine: who you are, ahead of the first task and again when the id changes."""
+    """Host to engine: who you are, ahead of the first task and again when the id changes.
+
+    Attributes:
+        engine: The engine's id.
+        host: Host name.
+        cluster: Name of the cluster.
+        store: Address of the host's store, or empty.
+        ticket: The right to use it.
+    """
 
     engine: EngineId
     host: Text
     cluster: Text = ""
+    store: Text = ""
+    ticket: Annotated[bytes, Meta(max_length=64)] = b""
+
+
+class ObjectMade(Message, tag=18):
+    """Client or host to controller: there is an object, and ``owner`` holds a reference to it.
+
+    Attributes:
+        object: Its id.
+        length: Its bytes.
+        host: Where it is; 0 when the client itself has it and provides it when asked to.
+        owner: The session that holds the reference.
+    """
+
+    object: ObjectId
+    length: Bytes
+    host: HostNumber = 0
+    owner: Annotated[int, Meta(ge=0)] = 0
+
+
+class Release(Message, tag=19):
+    """Client to controller: the session drops its reference to each of these objects."""
+
+    objects: Objects
+
+
+class Seek(Message, tag=20):
+    """Host or client to controller: where can this object be fetched?
+
+    Attributes:
+        object: Its id.
+        failed: The host from which it could not be fetched after an earlier answer, or 0.
+        problem: Why not.
+    """
+
+    object: ObjectId
+    failed: HostNumber = 0
+    problem: Text = ""
+
+
+class Source(Message, tag=21):
+    """Controller to host or client: the answer to a :class:`Seek`.
+
+    Attributes:
+        object: The object.
+        length: Its bytes.
+        host: Fetch it from this host; 0 with an empty ``problem`` means that it will be put
+            into the asking host's store by its owner.
+        problem: Why it cannot be had, or empty.
+    """
+
+    object: ObjectId
+    length: Bytes = 0
+    host: HostNumber = 0
+    problem: Text = ""
+
+
+class Provide(Message, tag=22):
+    """Controller to client: put this object of yours into the store of this host."""
+
+    object: ObjectId
+    host: HostNumber
+
+
+class NotProvided(Message, tag=23):
+    """Client to controller: the answer to a :class:`Provide` that failed."""
+
+    object: ObjectId
+    host: HostNumber
+    problem: Text
+
+
+class Copied(Message, tag=24):
+    """Host to controller: these objects are in my store now."""
+
+    objects: Objects
+
+
+class Free(Message, tag=25):
+    """Controller to host and to client: nobody refers to these objects any more."""
+
+    objects: Objects
+
+
+class HostAccess(Message, tag=26):
+    """Controller to client and to host: how to reach the store of a host.
+
+    Attributes:
+        host: The host's number.
+        name: Its name, for people.
+        tub_id: Its TubID.
+        pin: SHA-256 pin of its certificate.
+        hints: Addresses of its data port, such as ``tcp:192.168.1.2:4711``.
+        local: Address for processes on the same machine, or empty.
+        machine: Names the machine and its network namespace: ``local``, and hints that are
+            loopback addresses, are good only where this is the same.
+        ticket: The receiver's right to use it.
+    """
+
+    host: HostNumber
+    name: Text
+    tub_id: Annotated[str, Meta(max_length=64)]
+    pin: Annotated[str, Meta(max_length=128)]
+    hints: Hints = []
+    local: Text = ""
+    machine: Text = ""
+    ticket: Annotated[bytes, Meta(max_length=64)] = b""
+
+
+class HostGone(Message, tag=27):
+    """Controller to client and to host: this host is lost, with the objects in its store."""
+
+    host: HostNumber
+    reason: Text = ""
+
+
+class Relay(Message, tag=28):
+    """Connect through the controller, because ``host`` cannot be reached directly.
+
+    A client or host asks for it with an empty token. The controller answers with a token, or a
+    ``problem``, and sends the token to the other host too (``host`` is 0 then). Both sides
+    connect to the controller's port and send the token ahead of their TLS.
+    """
+
+    host: HostNumber = 0
+    token: Annotated[bytes, Meta(max_length=32)] = b""
+    problem: Text = ""
+
+
+class SessionGone(Message, tag=29):
+    """Controller to host: the client of this session is gone and brings no more objects."""
+
+    session: Annotated[int, Meta(ge=0)]
 
 
 class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
     Attributes:
-        kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"`` or ``"limit"``.
+        kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"``, ``"object"`` or
+            ``"limit"``.
         text: A sentence for people.
         engine: Engine id, or -1.
         host: Host name.
@@ -314,7 +504,8 @@ class Reason(Struct, frozen=True):
 AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Submit, Function, Cancel, Fetch, Finished, Output, EngineJoined, EngineLeft, Closing,
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
-    EngineSetup,
+    EngineSetup, ObjectMade, Release, Seek, Source, Provide, NotProvided, Copied, Free, HostAccess,
+    HostGone, Relay, SessionGone,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from ipkernel.wire.messages import MAX_LIST, PROTOCOL, EngineId, Engines, Lines, Text
+from ipkernel.wire.messages import MAX_LIST, PROTOCOL, EngineId, Engines, Hints, Lines, Text
 
 S = TypeVar("S", bound=Struct)
 _encode = msgspec.msgpack.Encoder().encode
@@ -57,6 +57,7 @@ class EngineInfo(Record):
         completed: Tasks that it has finished.
         restarts: How often it has been started again.
         uptime: Seconds since it was last started.
+        host_id: Number of its host.
     """
 
     engine: EngineId
@@ -69,6 +70,7 @@ class EngineInfo(Record):
     completed: int = 0
     restarts: int = 0
     uptime: float = 0.0
+    host_id: int = 0
 
 
 class SessionGrant(Record):
@@ -92,6 +94,27 @@ class SessionGrant(Record):
     protocol: int = PROTOCOL
 
 
+class StoreAccess(Record):
+    """How other processes reach the store of a host; see :class:`~ipkernel.wire.messages.HostAccess`.
+
+    Attributes:
+        pin: SHA-256 pin of the daemon's certificate.
+        key: The secret with which the controller makes tickets for this store.
+        hints: Addresses of the data port.
+        local: Address for processes on the same machine.
+        machine: Names the machine and its network namespace.
+    """
+
+    pin: Annotated[str, Meta(max_length=128)]
+    key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    hints: Hints = []
+    local: Text = ""
+    machine: Text = ""
+
+    def __repr__(self) -> str:
+        return f"StoreAccess(hints={self.hints!r}, local={self.local!r})"
+
+
 class HostHello(Record):
     """A host daemon introduces itself and asks for engine ids.
 
@@ -101,6 +124,7 @@ class HostHello(Record):
         slots: How many engines it has or is about to start.
         engines: Ids that its engines already have (empty at first).
         python: Major and minor version of Python.
+        store: How its store is reached, or None when it has none.
     """
 
     host: Text
@@ -110,6 +134,7 @@ class HostHello(Record):
     protocol: int = PROTOCOL
     version: Text = ""
     python: Text = ""
+    store: StoreAccess | None = None
 
 
 class HostGrant(Record):
