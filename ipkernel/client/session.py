@@ -138,7 +138,7 @@ class Session:
     ) -> TaskRecord:
         if call.digest and self._is_too_much(call):
             call = inlined(call)
-        digest, blob, pieces = call
+        digest, blob, pieces = call[:3]
         payload: Sequence[Payload] | Payload = pieces[0]
         if len(pieces) == 1 and type(payload) is bytes:
             size = len(payload)
@@ -223,7 +223,7 @@ class Session:
         """
         if call.digest and self._is_too_much(call):
             call = inlined(call)
-        digest, blob, pieces = call
+        digest, blob, pieces = call[:3]
         payload, size = _settle(pieces)
         if label:
             _check_label(label)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from ipkernel.objects.ref import collecting, note
 from ipkernel.serialize import payload
 from ipkernel.serialize.fingerprint import Fingerprint, fingerprint, is_importable
 
@@ -49,6 +50,15 @@ class FunctionCache:
         #: Digests that were sent once, oldest first.
         self._seen: dict[bytes, None] = {}
 
+    def recall(self, func: Callable[..., Any]) -> tuple[bytes, bytes] | None:
+        """Find a function pickled; None if it has to be pickled (again), see :meth:`lookup`."""
+        entry = self._entries.get(id(func))
+        if entry is not None and entry.ref() is func:
+            watch = entry.watch
+            if watch is None or watch.holds(func):  # type: ignore[arg-type]
+                return entry.answer
+        return None
+
     def lookup(self, func: Callable[..., Any]) -> tuple[bytes, bytes]:
         """Pickle a function, or find it pickled.
 
@@ -57,28 +67,27 @@ class FunctionCache:
 
         Returns:
             ``(digest, blob)``. If ``digest`` is empty, ``blob`` has to go with the call. Otherwise the blob
-            needs to be sent only once to where it is kept by its digest (16 bytes, BLAKE2b).
+            needs to be sent only once to where it is kept by its digest (16 bytes, BLAKE2b). A function
+            that refers to objects of the cluster always goes with its call, which brings them.
 
         Raises:
             SerializationError: the function cannot be pickled; the text names what is to blame.
         """
-        entry = self._entries.get(id(func))
-        if entry is not None and entry.ref() is func:
-            watch = entry.watch
-            if watch is None or watch.holds(func):  # type: ignore[arg-type]
-                return entry.answer
-        return self._pickle(func)
+        return self.recall(func) or self._pickle(func)
 
     def _pickle(self, func: Callable[..., Any]) -> tuple[bytes, bytes]:
         if isinstance(func, _NAMED) and (func.__module__ == "builtins" or is_importable(func)):
             answer, promoted = self._by_digest(_dump(func))
             self._remember(func, promoted, None)
             return answer
-        if type(func) is not types.FunctionType:
-            return self._by_digest(_dump(func))[0]
-        watch = fingerprint(func)
-        answer, promoted = self._by_digest(_dump(func))
-        if watch.stable:
+        watch = fingerprint(func) if type(func) is types.FunctionType else None
+        with collecting() as refs:
+            blob = _dump(func)
+        if refs:
+            note(refs.values())
+            return b"", blob
+        answer, promoted = self._by_digest(blob)
+        if watch is not None and watch.stable:
             self._remember(func, promoted, watch)
         return answer
 

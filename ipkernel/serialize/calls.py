@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ipkernel.errors import SerializationError
+from ipkernel.objects.ref import ObjectRef, collecting
 from ipkernel.serialize import payload
 from ipkernel.serialize.cache import FunctionCache
 from ipkernel.serialize.namespace import current_namespace
@@ -41,6 +42,8 @@ class CallPayload(NamedTuple):
     blob: bytes
     #: The call itself.
     pieces: payload.Pieces
+    #: The objects that function and arguments refer to, to be given to ``resolving`` on the engine.
+    needs: tuple[bytes, ...] = ()
 
 
 def dump_call(
@@ -61,21 +64,29 @@ def dump_call(
         SerializationError: something cannot be pickled; the text names it, counting arguments from 1, as in
             ``cannot send argument 1['lock'].x: TypeError: cannot pickle '_thread.lock' object``.
     """
-    digest, blob = cache.lookup(func)  # type: ignore[arg-type]
+    refs: dict[bytes, ObjectRef] | None = None
+    answer = cache.recall(func)  # type: ignore[arg-type]
+    if answer is None:
+        with collecting() as refs:
+            answer = cache.lookup(func)  # type: ignore[arg-type]
     arguments = (args if type(args) is tuple else tuple(args), kwargs or {})
     # The short form of is_simple() for what most calls look like.
     if (not kwargs and _only_atoms(map(type, arguments[0]))) or _is_simple(arguments):
         pieces = payload.plain(_pickle(arguments, 5))
     else:
-        pieces = _dump_arguments(arguments)
+        with collecting() as more:
+            pieces = _dump_arguments(arguments)
+        refs = {**refs, **more} if refs else more
+    needs = payload.needs_of(refs) if refs else ()
+    digest, blob = answer
     if digest:
-        return CallPayload(digest, blob, pieces)
-    return CallPayload(b"", b"", [_inline(blob), *pieces])
+        return CallPayload(digest, blob, pieces, needs)
+    return CallPayload(b"", b"", [_inline(blob), *pieces], needs)
 
 
 def inlined(call: CallPayload) -> CallPayload:
     """Return a call that names its function as one that has it with it."""
-    return CallPayload(b"", b"", [_inline(call.blob), *call.pieces])
+    return CallPayload(b"", b"", [_inline(call.blob), *call.pieces], call.needs)
 
 
 def _inline(blob: bytes) -> bytes:

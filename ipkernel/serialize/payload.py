@@ -23,12 +23,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ipkernel.errors import SerializationError
+from ipkernel.objects.ref import MAX_NEEDS, ObjectRef, collecting, note
 
 __all__ = [
     "Pieces",
     "PrePickled",
     "dumps",
     "dumps_bytes",
+    "dumps_with_needs",
     "join",
     "loads",
     "size_of",
@@ -153,12 +155,47 @@ def dumps(obj: Any) -> Pieces:
     """
     if is_simple(obj):
         return plain(_fast_dumps(obj, _PROTOCOL))
-    if type(obj) is PrePickled:
-        return [obj.payload]
     try:
+        if type(obj) is PrePickled:
+            note(obj.refs)
+            return [obj.payload]
         return dump_value(obj)
     except Exception as exc:
         raise blame(obj, exc, "the value") from exc
+
+
+def dumps_with_needs(obj: Any) -> tuple[Pieces, tuple[bytes, ...]]:
+    """Turn a value into a payload that is loaded inside :class:`~ipkernel.objects.ref.resolving`.
+
+    Args:
+        obj: as for :func:`dumps`.
+
+    Returns:
+        The pieces, and the ids of the objects that :class:`~ipkernel.objects.ref.ObjectRef` in the
+        value stand for, each once.
+
+    Raises:
+        SerializationError: the value cannot be pickled, or needs too many objects.
+    """
+    if is_simple(obj):
+        return plain(_fast_dumps(obj, _PROTOCOL)), ()
+    with collecting() as refs:
+        pieces = dumps(obj)
+    return pieces, needs_of(refs)
+
+
+def needs_of(refs: dict[bytes, ObjectRef]) -> tuple[bytes, ...]:
+    """Return the ids of what :class:`~ipkernel.objects.ref.collecting` has found.
+
+    Raises:
+        SerializationError: there are too many for one call.
+    """
+    if len(refs) > MAX_NEEDS:
+        raise SerializationError(
+            f"cannot send the value: it refers to {len(refs)} objects, and one call may need"
+            f" {MAX_NEEDS}; send it in smaller parts, or put the objects into one"
+        )
+    return tuple(refs)
 
 
 def plain(data: bytes) -> Pieces:
@@ -330,12 +367,21 @@ class PrePickled:
         SerializationError: the value cannot be pickled.
     """
 
-    __slots__ = ("payload",)
+    __slots__ = ("payload", "refs")
 
     def __init__(self, obj: Any) -> None:
-        self.payload: bytes = obj.payload if type(obj) is PrePickled else dumps_bytes(obj)
+        #: The references in the value, which live as long as this.
+        self.refs: tuple[ObjectRef, ...]
+        self.payload: bytes
+        if type(obj) is PrePickled:
+            self.payload, self.refs = obj.payload, obj.refs
+            return
+        with collecting() as refs:
+            self.payload = dumps_bytes(obj)
+        self.refs = tuple(refs.values())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        note(self.refs)
         if int(protocol) >= _PROTOCOL:
             return loads, (pickle.PickleBuffer(self.payload),)
         return loads, (self.payload,)
