@@ -38,16 +38,22 @@ class Lane:
 
     Attributes:
         waiting: Not sent yet: id to message and payload, oldest first.
+        held: For each session in which a task waits for objects: that task and those behind it,
+            in order. Tasks of other sessions pass.
         flight: Sent and not done, oldest first; the first one runs.
         known: Digests of functions that the engine has.
         sent: How many tasks were sent since the engine started.
         finished: How many tasks it has finished since then.
     """
 
-    __slots__ = ("_bytes", "_costs", "_time", "finished", "flight", "known", "sent", "waiting")
+    __slots__ = (
+        "_bytes", "_costs", "_lacking", "_time",
+        "finished", "flight", "held", "known", "sent", "waiting",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.waiting: OrderedDict[int, tuple[Assign, Any]] = OrderedDict()
+        self.held: dict[int, OrderedDict[int, tuple[Assign, Any]]] = {}
         self.flight: deque[tuple[Assign, float]] = deque()
         self.known: set[bytes] = set()
         self.sent = 0
@@ -55,6 +61,7 @@ class Lane:
         self._bytes = 0
         self._time = 0.0
         self._costs: dict[Key, float] = {}
+        self._lacking: set[int] = set()
 
     @property
     def running(self) -> int:
@@ -63,8 +70,37 @@ class Lane:
         return flight[0][0].task if flight else 0
 
     def add(self, message: Assign, payload: Any) -> None:
-        """Queue a task."""
-        self.waiting[message.task] = (message, payload)
+        """Queue a task; it waits behind one of its session that waits for objects."""
+        held = self.held.get(message.task >> 40) if self.held else None
+        (self.waiting if held is None else held)[message.task] = (message, payload)
+
+    def hold(self, message: Assign, payload: Any) -> None:
+        """Queue a task that cannot be sent before :meth:`place` says that it can."""
+        held = self.held.setdefault(message.task >> 40, OrderedDict())
+        held[message.task] = (message, payload)
+        self._lacking.add(message.task)
+
+    def place(self, message: Assign) -> None:
+        """Let a task go that is held and whose objects are there now.
+
+        Args:
+            message: What is to be sent in place of the message that was held.
+        """
+        task = message.task
+        session = task >> 40
+        held = self.held[session]
+        held[task] = (message, held[task][1])
+        self._lacking.discard(task)
+        self._move_up(session, held)
+
+    def _move_up(self, session: int, held: OrderedDict[int, tuple[Assign, Any]]) -> None:
+        """Let those go that wait for nobody any more."""
+        while held:
+            task = next(iter(held))
+            if task in self._lacking:
+                return
+            self.waiting[task] = held.pop(task)
+        del self.held[session]
 
     def take(self) -> list[tuple[Assign, Any]]:
         """Return the tasks that are to be sent to the engine now, and count them as sent."""
@@ -121,7 +157,24 @@ class Lane:
     def reclaim(self, tasks: Iterable[int]) -> list[int]:
         """Take tasks back that were not sent, and return their ids."""
         waiting = self.waiting
-        return [task for task in tasks if waiting.pop(task, None) is not None]
+        if not self.held:
+            return [task for task in tasks if waiting.pop(task, None) is not None]
+        return [task for task in tasks if waiting.pop(task, None) or self._unhold(task)]
+
+    def _unhold(self, task: int) -> bool:
+        session = task >> 40
+        held = self.held.get(session)
+        if held is None or held.pop(task, None) is None:
+            return False
+        self._lacking.discard(task)
+        self._move_up(session, held)
+        return True
+
+    def drop_waiting(self) -> None:
+        """Forget what was not sent."""
+        self.waiting.clear()
+        self.held.clear()
+        self._lacking.clear()
 
     def lost(self, started: int | None) -> tuple[list[int], list[int]]:
         """Empty the lane because its engine is gone.
@@ -137,8 +190,10 @@ class Lane:
         begun = count if started is None else max(0, min(count, started - (self.sent - count)))
         flight = [message.task for message, _ in self.flight]
         rest = flight[begun:] + list(self.waiting)
+        for held in self.held.values():
+            rest.extend(held)
         self.flight.clear()
-        self.waiting.clear()
+        self.drop_waiting()
         self.known.clear()
         self.sent = self.finished = self._bytes = 0
         self._time = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel.host.dispatch import Lane
 from ipkernel.host.enginelink import EngineLink
@@ -14,7 +14,10 @@ from ipkernel.host.output import EngineLog, LastLines, Markers
 from ipkernel.host.pipes import NativePipe, Pipe, ThreadPipe
 from ipkernel.host.processes import Exit
 from ipkernel.wire.link import Received
-from ipkernel.wire.messages import Output, Stream
+from ipkernel.wire.messages import Output, Placed, Stream
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 __all__ = ["Engine"]
 
@@ -43,6 +46,8 @@ class Engine:
         held: Messages of an engine whose output is read by threads, until that has arrived.
         exit: How its process ended, once it has.
         memory: Bytes that it had in memory when last seen.
+        waits: For each task that waits for objects, what fires when they are there.
+        leases: For each task that is ready but not sent, the objects that are leased for it.
         on_output: Is called when output has arrived while something is held.
     """
 
@@ -65,6 +70,8 @@ class Engine:
         self.memory = 0
         self.joined = False
         self.threaded = False
+        self.waits: dict[int, Deferred[list[Placed]]] = {}
+        self.leases: dict[int, list[Placed]] = {}
         self.on_output: Callable[[Engine], None] | None = None
         self._markers: list[Markers] = []
         self._forward = forward
@@ -94,6 +101,19 @@ class Engine:
             kind(reactor, begun.out, self._reader(Stream.STDOUT, self._markers[0])),
             kind(reactor, begun.err, self._reader(Stream.STDERR, self._markers[1])),
         ]
+
+    @property
+    def subject(self) -> str:
+        """The name of its process for the host's store."""
+        return f"engine:{self.key}:{self.epoch}"
+
+    def takes(self, epoch: int) -> bool:
+        """Tell whether a task that is meant for a process of this engine is for the present one.
+
+        Args:
+            epoch: That of the process; 0 for any.
+        """
+        return not epoch or (epoch == self.epoch and self.exit is None)
 
     def write_log_to(self, path: Path | None) -> None:
         """Keep the output in another file from now on, or in none."""

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from ipkernel.host.engine import Engine
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
+from ipkernel.host.needs import NoObjects, Objects
 from ipkernel.host.processes import GROUP_SIGNALS, Exit, memory_of
 from ipkernel.host.supervisor import (
     End,
@@ -54,6 +55,7 @@ class Engines:
         uplink: The way to the controller.
         host: Name of this host.
         log_dir: Where the output of engines is kept, or None.
+        objects: This host's store, and what brings objects to it; by default there is none.
         changed: Is called, a turn of the reactor later, when engines have joined or left.
     """
 
@@ -65,8 +67,10 @@ class Engines:
         *,
         host: str,
         log_dir: Path | None = None,
+        objects: Objects | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._objects = objects if objects is not None else NoObjects()
         self._reactor = reactor
         self._starter = starter
         self._uplink = uplink
@@ -76,7 +80,7 @@ class Engines:
         self._changed = changed
         self._supervisor = Supervisor()
         self._engines: dict[str, Engine] = {}
-        self._traffic = Traffic(reactor, uplink, self._engines, self._said_hello)
+        self._traffic = Traffic(reactor, uplink, self._engines, self._said_hello, self._objects)
         self._endings: dict[str, list[Deferred[None]]] = {}
         self._next_key = 0
         self._timers: set[Any] = set()
@@ -208,7 +212,10 @@ class Engines:
 
     def _set_up(self, engine: Engine) -> None:
         if engine.link is not None:
-            engine.link.send(EngineSetup(engine.id, self._host, self._cluster))
+            subject = engine.subject
+            store, ticket = self._objects.admit(subject)
+            setup = EngineSetup(engine.id, self._host, self._cluster, store, ticket, subject)
+            engine.link.send(setup)
             engine.link.flush()
 
     def spawned(self, key: str, pid: int) -> None:
@@ -306,7 +313,7 @@ class Engines:
         begun = engine.begun_tasks
         worked = bool(begun) if begun is not None else engine.lane.sent > 0
         engine.finish_output()
-        started, _ = engine.lane.lost(begun)
+        started, _ = self._traffic.lost(engine, begun)
         engine.held.clear()
         failed = ending.code is None and ending.signal is None
         pid = engine.pid

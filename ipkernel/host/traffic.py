@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ipkernel.host.engine import Engine
+from ipkernel.host.needs import Needs, Objects, Uplink
 from ipkernel.wire.link import Received
 from ipkernel.wire.messages import (
     Assign,
@@ -34,17 +35,6 @@ RESULT_LIMIT: Final = 32 << 20
 LOOK_AGAIN: Final = 0.02
 
 
-class Uplink(Protocol):
-    """The way to the controller."""
-
-    def send(self, message: Message, payload: Any = b"") -> None:
-        """Send a message; while there is no connection it may be lost."""
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that wait to be sent."""
-
-
 class Traffic:
     """Moves messages between the controller and engines.
 
@@ -53,6 +43,7 @@ class Traffic:
         uplink: The way to the controller.
         engines: All engines by the key of their slot; changes as they come and go.
         hello: Is called with an engine that has said hello, and its process id.
+        objects: Brings objects that tasks need.
 
     Attributes:
         by_id: The engines that have an id.
@@ -64,12 +55,15 @@ class Traffic:
         uplink: Uplink,
         engines: Mapping[str, Engine],
         hello: Callable[[Engine, int], None],
+        objects: Objects,
     ) -> None:
         self.by_id: dict[int, Engine] = {}
         self._reactor = reactor
         self._uplink = uplink
         self._engines = engines
         self._hello = hello
+        self._objects = objects
+        self._needs = Needs(uplink, objects, self.feed)
         self._functions: dict[bytes, Any] = {}
         self._ticking: Any = None
         self._choked: Any = None
@@ -90,9 +84,15 @@ class Traffic:
         for message, payload in batch:
             if type(message) is Assign:
                 engine = by_id.get(message.engine)
-                if engine is None or (message.epoch and message.epoch != engine.epoch):
+                if engine is None or not engine.takes(message.epoch):
                     continue  # the controller knows by now, and has taken the task back
-                engine.lane.waiting[message.task] = (message, payload)
+                lane = engine.lane
+                if message.needs:
+                    self._needs.hold(engine, message, payload)
+                elif lane.held:
+                    lane.add(message, payload)
+                else:
+                    lane.waiting[message.task] = (message, payload)
                 touched[engine.key] = engine
             elif isinstance(message, Function):
                 self._functions[message.digest] = bytes(payload)
@@ -100,12 +100,20 @@ class Traffic:
                 self._reclaim(message)
             elif isinstance(message, ForgetFunctions):
                 self._forget(message)
+            else:
+                self._objects.handle(message)
         for engine in touched.values():
             self.feed(engine)
 
     def _reclaim(self, message: Reclaim) -> None:
         engine = self.by_id.get(message.engine)
-        tasks = engine.lane.reclaim(message.tasks) if engine is not None else []
+        tasks = []
+        if engine is not None:
+            held = bool(engine.lane.held)
+            tasks = engine.lane.reclaim(message.tasks)
+            self._needs.let_go(engine, tasks)
+            if held:
+                self.feed(engine)
         self._uplink.send(Returned(message.engine, tasks))
 
     def _forget(self, message: ForgetFunctions) -> None:
@@ -138,6 +146,8 @@ class Traffic:
                 if blob is not None:
                     known.add(digest)
                     send(Function(digest, len(blob)), blob)
+            if message.placed:
+                self._needs.sent(engine, message.task)
             send(message, payload)
         link.flush()
         if self._ticking is None:
@@ -234,11 +244,17 @@ class Traffic:
         if backlog > OUTPUT_LIMIT:
             self._choked = self._reactor.callLater(LOOK_AGAIN, self._choke)
 
+    def lost(self, engine: Engine, begun: int | None) -> tuple[list[int], list[int]]:
+        """Empty an engine's lane because its process is gone; see :meth:`Lane.lost`."""
+        self._needs.lost(engine)
+        return engine.lane.lost(begun)
+
     def drop_waiting(self) -> None:
         """Forget the tasks that have not started, and all functions: their controller is gone."""
         self._functions.clear()
         for engine in self._engines.values():
-            engine.lane.waiting.clear()
+            self._needs.let_go(engine, [*engine.waits, *engine.leases])
+            engine.lane.drop_waiting()
             known, engine.lane.known = engine.lane.known, set()
             if known and engine.link is not None:
                 engine.link.send(ForgetFunctions(list(known)))

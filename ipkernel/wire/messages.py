@@ -332,6 +332,7 @@ class EngineSetup(Message, tag=17):
         cluster: Name of the cluster.
         store: Address of the host's store, or empty.
         ticket: The right to use it.
+        subject: Whose right that is.
     """
 
     engine: EngineId
@@ -339,6 +340,7 @@ class EngineSetup(Message, tag=17):
     cluster: Text = ""
     store: Text = ""
     ticket: Annotated[bytes, Meta(max_length=64)] = b""
+    subject: Annotated[str, Meta(max_length=128)] = ""
 
 
 class ObjectMade(Message, tag=18):
