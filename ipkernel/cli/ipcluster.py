@@ -97,6 +97,7 @@ def make_parser() -> common.Parser:
         default=60.0,
         help="wait so long for engines (default: 60)",
     )
+    _store_options(start)
 
     stop = _command(commands, "stop", "stop a cluster", _STOP)
     stop.add_argument("--all", action="store_true", help="stop all your clusters on this host")
@@ -142,6 +143,28 @@ def _count_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
         metavar="N",
         required=required,
         help="number of engines" + ("" if required else " (default: one for each core)"),
+    )
+
+
+def _store_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store-memory",
+        metavar="SIZE",
+        help="memory of each host for large objects, such as 4GB (default: 30%% of the machine's)",
+    )
+    parser.add_argument(
+        "--spill-dir",
+        metavar="DIR",
+        help="where objects go for which there is no memory (default: with temporary files)",
+    )
+    parser.add_argument(
+        "--spill-limit", metavar="SIZE", help="how much may go there (default: 4 times the memory)"
+    )
+    parser.add_argument(
+        "--data-interface",
+        metavar="ADDRESS",
+        default="",
+        help="address on which other hosts fetch objects (default: that of the controller's side)",
     )
 
 

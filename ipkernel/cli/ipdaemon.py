@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipkernel.host.storeoptions import add_store_options, chosen_store
+
 _DESCRIPTION = """\
 Join a controller with engines on this host; launchers start this program.
 
@@ -54,6 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=["debug", "info", "warning", "error", "critical"],
         help="debug, info, warning, error or critical",
     )  # fmt: skip
+    add_store_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -94,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             grace=chosen.grace,
             lifeline=chosen.lifeline,
             log_level=chosen.log_level,
+            store=chosen_store(chosen),
         ),
         report,
     )

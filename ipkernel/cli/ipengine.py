@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ipkernel.host.storeoptions import add_store_options, chosen_store
+
 _DESCRIPTION = """\
 Join a running controller with engines on this host, until Ctrl-C.
 """
@@ -60,6 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=["debug", "info", "warning", "error", "critical"],
         help="debug, info, warning, error or critical",
     )  # fmt: skip
+    add_store_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -138,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             grace=chosen.grace,
             log_level=chosen.log_level,
             title="ipengine host",
+            store=chosen_store(chosen),
         ),
         Speaker(),
     )

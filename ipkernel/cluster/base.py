@@ -54,6 +54,10 @@ class ClusterBase:
         controller_location: str = "",
         controller_args: Sequence[str] = (),
         engine_args: Sequence[str] = (),
+        store_memory: int | str | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        spill_limit: int | str | None = None,
+        data_interface: str = "",
         engine_timeout: float = 60,
         stop_timeout: float = 5,
         environment: Mapping[str, str] | None = None,
@@ -79,6 +83,7 @@ class ClusterBase:
         self.stop_timeout = options.check_seconds("stop_timeout", stop_timeout)
         self.daemonize = daemonize
         self.shutdown_atexit = shutdown_atexit and not daemonize
+        store = options.store_arguments(store_memory, spill_dir, spill_limit, data_interface)
         settings = Settings(
             controller=find_launcher("controller", controller_launcher_class or controller),
             engines=find_launcher("engines", engine_launcher_class or engines),
@@ -86,7 +91,7 @@ class ClusterBase:
             port=controller_port,
             location=controller_location,
             controller_args=tuple(controller_args),
-            engine_args=tuple(engine_args),
+            engine_args=(*store, *engine_args),
             environment=dict(environment or {}),
             log_level=options.check_level(log_level),
             lifeline=not daemonize,

@@ -50,6 +50,13 @@ class Cluster(ClusterBase):
         controller_location: Address under which others reach it, if that is another one.
         controller_args: Further arguments for ``ipcontroller``.
         engine_args: Further arguments for ``ipdaemon``.
+        store_memory: Memory of each host for large objects: bytes, ``"4GB"`` or ``"50%"``; by
+            default 30 % of the machine's. 0 sends everything by way of the controller.
+        spill_dir: Where objects go for which there is no memory; by default where temporary
+            files go.
+        spill_limit: How many bytes may go there; by default four times the memory, 0 for none.
+        data_interface: Address on which other hosts and clients fetch objects; by default that
+            of the interface that leads to the controller.
         engine_timeout: Seconds to wait for engines.
         stop_timeout: Seconds after which a stop becomes forcible, about.
         environment: Further environment variables for everything that is started.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ipkernel.errors import ConfigurationError
+from ipkernel.sizes import parse_size
 
 #: Arguments that users of this field may still pass and that mean nothing here.
 IGNORED: Final = (
@@ -45,6 +47,37 @@ def check_seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)
+
+
+def store_arguments(
+    memory: int | str | None,
+    spill_dir: str | os.PathLike[str] | None,
+    spill_limit: int | str | None,
+    interface: str,
+) -> tuple[str, ...]:
+    """Return the arguments for host daemons that say how their stores are to be.
+
+    Args:
+        memory: Bytes, or a share of a machine's memory; None for the default.
+        spill_dir: Where objects go for which there is no memory; None for the default.
+        spill_limit: How many bytes of them; None for the default.
+        interface: On which other hosts fetch objects; empty for the default.
+
+    Raises:
+        ConfigurationError: A size is none.
+    """
+    for name, size, whole in (("store_memory", memory, 1), ("spill_limit", spill_limit, 0)):
+        try:
+            parse_size(0 if size is None else size, whole)
+        except ValueError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
+    arguments = (
+        ("--store-memory", memory),
+        ("--spill-dir", os.path.abspath(spill_dir) if spill_dir else None),
+        ("--spill-limit", spill_limit),
+        ("--data-interface", interface or None),
+    )
+    return tuple(f"{name}={value}" for name, value in arguments if value is not None)
 
 
 def check_level(level: int | str) -> str:

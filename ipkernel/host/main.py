@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ipkernel.host.storeoptions import StoreOptions
+
 __all__ = ["Options", "run"]
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Options:
         lifeline: Whether the end of the standard input is the end of the daemon.
         log_level: A level by name.
         title: The process's title, without the cluster.
+        store: How its store is to be.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Options:
         lifeline: bool = False,
         log_level: str = "info",
         title: str = "ipdaemon",
+        store: StoreOptions = StoreOptions(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self.furl_file = furl_file
         self.engines = engines
@@ -59,6 +63,7 @@ class Options:
         self.lifeline = lifeline
         self.log_level = log_level
         self.title = title
+        self.store = store
 
 
 Report = Callable[..., None]

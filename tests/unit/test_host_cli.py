@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from ipkernel.cli import ipdaemon, ipengine
+from ipkernel.cluster.options import store_arguments
+from ipkernel.errors import ConfigurationError
+from ipkernel.host.storeoptions import StoreOptions, chosen_store
 
 
 def test_defaults_of_ipdaemon() -> None:
@@ -57,3 +60,62 @@ def test_what_ipengine_says(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     speak("error", message="no FURL")
     assert capsys.readouterr().err == "ipengine: no FURL\n"
+
+
+# ---------------------------------------------------------------- the store
+
+
+@pytest.mark.parametrize("program", [ipdaemon, ipengine])
+def test_options_about_the_store(program: object) -> None:
+    def chosen(*arguments: str) -> StoreOptions:
+        return chosen_store(program.parse(["--furl-file", "f", *arguments]))  # type: ignore[attr-defined]
+
+    assert chosen() == StoreOptions()
+    given = chosen(
+        "--store-memory", "2GB", "--spill-dir", "/s", "--spill-limit", "0",
+        "--data-interface", "10.0.0.1", "--data-port", "4711",
+    )  # fmt: skip
+    assert given == StoreOptions("2GB", "/s", "0", "10.0.0.1", 4711)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--store-memory", "much"), ("--spill-limit", "10%"), ("--data-port", "65536")],
+)
+def test_impossible_options_about_the_store(
+    arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ipdaemon.parse(["--furl-file", "f", *arguments])
+    assert ended.value.code == 2
+    assert repr(arguments[1]) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        (StoreOptions(), (300, 1200)),
+        (StoreOptions(memory="50%", spill_limit=0), (500, 0)),
+        (StoreOptions(memory=100), (100, 400)),
+        (StoreOptions(memory=0), (0, 0)),
+        (StoreOptions(memory="100", spill_limit="1K"), (100, 1024)),
+    ],
+)
+def test_limits_of_the_store(options: StoreOptions, limits: tuple[int, int]) -> None:
+    assert options.limits(1000) == limits
+
+
+def test_what_a_cluster_tells_its_host_daemons(tmp_path: Path) -> None:
+    assert store_arguments(None, None, None, "") == ()
+    arguments = store_arguments("50%", tmp_path / "spill", 0, "127.0.0.1")
+    chosen = chosen_store(ipdaemon.parse(["--furl-file", "f", *arguments]))
+    assert chosen == StoreOptions("50%", str(tmp_path / "spill"), "0", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("memory", "limit", "text"),
+    [("much", None, "store_memory: 'much'"), (None, "1%", "spill_limit: '1%'"), (-1, 0, "-1")],
+)
+def test_sizes_that_are_none(memory: object, limit: object, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        store_arguments(memory, None, limit, "")  # type: ignore[arg-type]

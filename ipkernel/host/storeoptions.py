@@ -1,0 +1,103 @@
+"""How the store of a host is to be, as it is told on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final, NamedTuple
+
+from ipkernel.sizes import parse_size
+
+__all__ = ["StoreOptions", "add_store_options", "chosen_store"]
+
+#: Share of the machine's memory that a store may use by default.
+DEFAULT_MEMORY: Final = "30%"
+
+
+class StoreOptions(NamedTuple):
+    """How large a host's store may become, and where others reach it.
+
+    Attributes:
+        memory: Memory for it: bytes, or a share of the machine's; 0 for no store at all.
+        spill_dir: Where objects go for which there is no memory; empty for the usual place for
+            temporary files.
+        spill_limit: Bytes that may be there; 0 for none, None for four times the memory.
+        interface: Address on which the data port listens; empty for the one that leads to the
+            controller.
+        port: The data port, 0 for any.
+    """
+
+    memory: str | int = DEFAULT_MEMORY
+    spill_dir: str = ""
+    spill_limit: str | int | None = None
+    interface: str = ""
+    port: int = 0
+
+    def limits(self, machine: int) -> tuple[int, int]:
+        """Return how many bytes there may be in memory, and how many on disk.
+
+        Args:
+            machine: The machine's memory in bytes.
+        """
+        memory = parse_size(self.memory, machine)
+        if self.spill_limit is None:
+            return memory, 4 * memory
+        return memory, parse_size(self.spill_limit)
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options about the store to the command line of a host daemon."""
+    group = parser.add_argument_group("large objects")
+    group.add_argument(
+        "--store-memory", type=_memory, default=DEFAULT_MEMORY, metavar="SIZE",
+        help="memory for large objects, such as 4GB or 50%%; 0 sends all results by way of the "
+        f"controller (default: {DEFAULT_MEMORY}%)",
+    )  # fmt: skip
+    group.add_argument(
+        "--spill-dir", default="", metavar="DIR",
+        help="where objects go for which there is no memory (default: for temporary files)",
+    )  # fmt: skip
+    group.add_argument(
+        "--spill-limit", type=_size, default=None, metavar="SIZE",
+        help="how much may be there; 0 for nothing (default: four times the memory)",
+    )  # fmt: skip
+    group.add_argument(
+        "--data-interface", default="", metavar="ADDRESS",
+        help="address on which other hosts and clients may fetch objects "
+        "(default: that of the interface that leads to the controller)",
+    )  # fmt: skip
+    group.add_argument(
+        "--data-port", type=_port, default=0, metavar="PORT", help="its TCP port (default: any)"
+    )
+
+
+def chosen_store(chosen: argparse.Namespace) -> StoreOptions:
+    """Return what was chosen of the options that :func:`add_store_options` has added."""
+    return StoreOptions(
+        chosen.store_memory,
+        chosen.spill_dir,
+        chosen.spill_limit,
+        chosen.data_interface,
+        chosen.data_port,
+    )
+
+
+def _memory(text: str) -> str:
+    return _checked(text, 1)
+
+
+def _size(text: str) -> str:
+    return _checked(text, 0)
+
+
+def _checked(text: str, whole: int) -> str:
+    try:
+        parse_size(text, whole)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
