@@ -2,6 +2,7 @@
 
 ========================================== ============================================================
 :mod:`~ipkernel.serialize.payload`         values: pickle protocol 5 with buffers out of band
+:mod:`~ipkernel.serialize.buffers`         types whose memory needs help to go out of band
 :mod:`~ipkernel.serialize.functions`       functions by hash, calls, the engine's namespace
 :mod:`~ipkernel.serialize.failure`         exceptions as data
 :mod:`~ipkernel.serialize.reference`       names that are evaluated on the engine
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
         unpack_apply_message,
     )
     from ipkernel.serialize.functions import interactive
-    from ipkernel.serialize.payload import PrePickled, use_cloudpickle, use_dill, use_pickle
+    from ipkernel.serialize.payload import (
+        PrePickled,
+        use_cloudpickle,
+        use_dill,
+        use_pickle,
+        use_pickler,
+    )
     from ipkernel.serialize.reference import Reference
 
 __all__ = [
@@ -43,12 +50,14 @@ __all__ = [
     "use_cloudpickle",
     "use_dill",
     "use_pickle",
+    "use_pickler",
 ]
 
 _HOMES = {
     "Reference": "reference",
     "interactive": "functions",
-    **dict.fromkeys(("PrePickled", "use_cloudpickle", "use_dill", "use_pickle"), "payload"),
+    "PrePickled": "payload",
+    **dict.fromkeys(("use_cloudpickle", "use_dill", "use_pickle", "use_pickler"), "payload"),
 }
 
 

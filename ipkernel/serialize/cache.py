@@ -73,9 +73,10 @@ class FunctionCache:
         Raises:
             SerializationError: the function cannot be pickled; the text names what is to blame.
         """
-        return self.recall(func) or self._pickle(func)
+        return self.recall(func) or self.renew(func)
 
-    def _pickle(self, func: Callable[..., Any]) -> tuple[bytes, bytes]:
+    def renew(self, func: Callable[..., Any]) -> tuple[bytes, bytes]:
+        """Pickle a function that :meth:`recall` does not find; see :meth:`lookup`."""
         if isinstance(func, _NAMED) and (func.__module__ == "builtins" or is_importable(func)):
             answer, promoted = self._by_digest(_dump(func))
             self._remember(func, promoted, None)

@@ -216,7 +216,7 @@ class _Bounded:
         self.size = 0
 
     def write(self, data: Any) -> None:
-        self.size += len(data)
+        self.size += memoryview(data).nbytes  # large buffers come as they are
         if self.size > MAX_PICKLE:
             raise _TooLarge
         self.pieces.append(bytes(data))

@@ -11,8 +11,9 @@ to :mod:`ipkernel.serialize.calls`. Offsets count from the start of the payload,
 64 bytes in memory if the payload is.
 
 Buffers of 4 KiB and more go out of band: :func:`dumps` returns them as they are, not copied, and
-:func:`loads` makes views of the received bytes. So an array that was received is read-only if the data were
-``bytes``, and writable (but sharing memory with the data) if they were a ``bytearray``.
+:func:`loads` makes views of the received bytes. What is received belongs to the receiver: if the data can
+be written to, so can arrays that refer to them, and data that cannot are copied first. As ever with pickle,
+an array that was read-only where it comes from is read-only where it arrives.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ipkernel.errors import SerializationError
@@ -37,6 +39,7 @@ __all__ = [
     "use_cloudpickle",
     "use_dill",
     "use_pickle",
+    "use_pickler",
 ]
 
 #: What a payload is made of: bytes-like objects to be written one after the other.
@@ -63,7 +66,7 @@ _fast_dumps = pickle.dumps
 _fast_loads = pickle.loads
 
 PicklerFactory = Callable[..., Any]
-#: Name of the pickler in use: "cloudpickle", "pickle" or "dill".
+#: Name of the pickler in use: "cloudpickle", "pickle", "dill" or "custom".
 _mode = "cloudpickle"
 _factory: PicklerFactory | None = None
 
@@ -91,6 +94,30 @@ def use_dill() -> None:
     _use("dill", dill_pickler())
 
 
+def use_pickler(pickler: PicklerFactory | str) -> None:
+    """Pickle with a pickler of one's own from now on, in the whole process.
+
+    Args:
+        pickler: a class, or its name as in ``"package.module:Class"``. It is called like
+            :class:`pickle.Pickler`, with ``protocol`` and ``buffer_callback`` by keyword, and
+            ``pickle.loads`` must be able to read what it writes. Derive from
+            :class:`ipkernel.serialize.pickler.ValuePickler` to add to the default.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: there is no such class in the module.
+        TypeError: it is no class, nor the name of one.
+    """
+    if isinstance(pickler, str):
+        module, colon, name = pickler.partition(":")
+        if not colon:
+            raise TypeError(f"a pickler is named as in 'package.module:Class', not {pickler!r}")
+        pickler = getattr(import_module(module), name)
+    if not callable(pickler):
+        raise TypeError(f"a pickler is a class like pickle.Pickler, not {pickler!r}")
+    _use("custom", pickler)
+
+
 def _use(mode: str, factory: PicklerFactory | None) -> None:
     global _mode, _factory
     _mode, _factory = mode, factory
@@ -107,13 +134,20 @@ def new_pickler(file: Any, buffer_callback: Callable[[Any], Any] | None = None) 
 
 
 class _Collector:
-    """A file for a pickler: keeps the pieces that are written, large ones without a copy."""
+    """A file for a pickler: keeps the pieces that are written.
 
-    __slots__ = ("pieces", "write")
+    Large ones are written as the objects they are in, so none is copied. A bytearray among them is
+    kept as a view: it cannot become longer or shorter while the payload waits to be sent.
+    """
+
+    __slots__ = ("pieces",)
 
     def __init__(self) -> None:
         self.pieces: list[Any] = []
-        self.write = self.pieces.append
+
+    def write(self, data: Any) -> None:
+        """Keep a piece."""
+        self.pieces.append(memoryview(data) if type(data) is bytearray else data)
 
 
 def is_simple(obj: Any, depth: int = 3) -> bool:
@@ -226,7 +260,8 @@ def dump_value(obj: Any, *, mark_references: bool = False) -> Pieces:
     pickler = new_pickler(file, keep_in_band)
     pickler.dump(obj)
     flags = DILL if _mode == "dill" else 0
-    if mark_references and pickler.references:
+    # Of a pickler that does not say so we do not know.
+    if mark_references and getattr(pickler, "references", True):
         flags |= REFERENCES
     return _frame(file.pieces, buffers, flags)
 
@@ -237,7 +272,6 @@ def _frame(pickled: list[Any], buffers: list[memoryview], flags: int) -> Pieces:
         if len(pickled[0]) < BUFFER_THRESHOLD:
             return [flag + pickled[0], *pickled[1:]]
         return [flag, *pickled]
-    # Large bytes are written to the file as the object they are in.
     length = sum(map(len, pickled))
     header = _HEADER.pack(OUT_OF_BAND | flags, len(buffers))
     lengths = struct.pack(f"<{len(buffers) + 1}Q", length, *(b.nbytes for b in buffers))
@@ -277,8 +311,8 @@ def loads(data: Data) -> Any:
     """Turn a payload into the value.
 
     Args:
-        data: the payload. Buffers in it are not copied: arrays refer to ``data`` and are read-only if
-            it is.
+        data: the payload, which becomes part of the value: buffers in it are not copied, unless it is
+            read-only.
 
     Raises:
         SerializationError: the payload is damaged, or what it needs cannot be imported here.
@@ -303,6 +337,8 @@ def load_flagged(flags: int, view: memoryview) -> Any:
         return load(view[1:])
     if kind != OUT_OF_BAND:
         raise SerializationError(f"cannot load the value: unknown format 0x{flags:02x}")
+    if view.readonly:
+        view = memoryview(bytearray(view))
     pickled, buffers = _split(view)
     return load(pickled, buffers=buffers)
 
@@ -372,23 +408,24 @@ class PrePickled:
     def __init__(self, obj: Any) -> None:
         #: The references in the value, which live as long as this.
         self.refs: tuple[ObjectRef, ...]
-        self.payload: bytes
+        #: Never written to, but as a bytearray it arrives as memory that the receiver may write to.
+        self.payload: bytearray
         if type(obj) is PrePickled:
             self.payload, self.refs = obj.payload, obj.refs
             return
         with collecting() as refs:
-            self.payload = dumps_bytes(obj)
+            self.payload = bytearray().join(dumps(obj))
         self.refs = tuple(refs.values())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         note(self.refs)
         if int(protocol) >= _PROTOCOL:
             return loads, (pickle.PickleBuffer(self.payload),)
-        return loads, (self.payload,)
+        return loads, (bytes(self.payload),)
 
     def load(self) -> Any:
         """Return a fresh copy of the value."""
-        return loads(self.payload)
+        return loads(memoryview(self.payload).toreadonly())
 
     def __repr__(self) -> str:
         return f"<PrePickled: {len(self.payload)} bytes>"

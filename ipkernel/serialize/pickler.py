@@ -6,6 +6,7 @@ only sends numbers and strings need not spend.
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ipkernel.serialize import rebuild
+from ipkernel.serialize.buffers import reduce_large, reduce_with_attributes, refresh
 from ipkernel.serialize.classes import adapt_class_reduction
 from ipkernel.serialize.namespace import adapt_reduction
 from ipkernel.serialize.reference import Reference
@@ -37,6 +39,9 @@ class ValuePickler(CloudPickler):
         protocol: int | None = None,
         buffer_callback: Callable[[Any], Any] | None = None,
     ) -> None:
+        if copyreg.dispatch_table != _registered:
+            _flatten_table()
+        refresh()
         super().__init__(file, protocol=protocol, buffer_callback=buffer_callback)
         #: Whether a Reference was met.
         self.references = False
@@ -47,14 +52,27 @@ class ValuePickler(CloudPickler):
             self.references = True
             return NotImplemented
         if isinstance(obj, FunctionType):
-            return NotImplemented if _found_by_name(obj) else self._reduce_function(obj)
-        if not isinstance(obj, type) or _found_by_name(obj):
-            return NotImplemented
+            return obj.__qualname__ if _found_by_name(obj) else self._reduce_function(obj)
+        if not isinstance(obj, type):
+            return reduce_large(obj)
+        if _found_by_name(obj):
+            return obj.__qualname__
         return adapt_class_reduction(obj, super().reducer_override(obj))
 
     def _reduce_function(self, func: FunctionType) -> Any:
         reduced = super().reducer_override(func)
         return reduced if reduced is NotImplemented else adapt_reduction(func, reduced)
+
+
+#: What was registered with copyreg when the table was flattened.
+_registered: dict[Any, Any] = {}
+
+
+def _flatten_table() -> None:
+    """Make one dictionary of all reducers by type: cloudpickle's chain of two is slow to miss."""
+    _registered.clear()
+    _registered.update(copyreg.dispatch_table)
+    ValuePickler.dispatch_table = dict(CloudPickler.dispatch_table)
 
 
 def _found_by_name(obj: Any) -> bool:
@@ -81,15 +99,24 @@ class ErrorPickler(ValuePickler):
 
 
 class PlainPickler(pickle.Pickler):
-    """Python's own pickler, which only notes whether there is a Reference."""
+    """Python's own pickler, which goes easy on memory and notes whether there is a Reference."""
 
-    references = False
+    def __init__(
+        self,
+        file: Any,
+        protocol: int | None = None,
+        buffer_callback: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(file, protocol, buffer_callback=buffer_callback)
+        self.references = False
+        refresh()
 
     def reducer_override(self, obj: Any) -> Any:
         """Called by the C pickler for everything but the builtin types."""
         if type(obj) is Reference:
             self.references = True
-        return NotImplemented
+            return NotImplemented
+        return reduce_large(obj)
 
 
 def dill_pickler() -> Callable[..., Any]:
@@ -106,11 +133,15 @@ def dill_pickler() -> Callable[..., Any]:
     base: type[PythonPickler] = dill.Pickler
 
     class DillPickler(base):  # type: ignore[misc,valid-type]
-        references = False
+        def __init__(self, file: Any, *args: Any, **options: Any) -> None:
+            super().__init__(file, *args, **options)
+            self.references = False
+            refresh()
 
-        def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        def reducer_override(self, obj: Any) -> Any:
             if type(obj) is Reference:
                 self.references = True
-            super().save(obj, save_persistent_id)
+            # As ever with dill, subclasses of arrays keep their attributes.
+            return reduce_with_attributes(obj)
 
     return DillPickler

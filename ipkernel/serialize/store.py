@@ -43,8 +43,6 @@ class LoadedFunction(NamedTuple):
 def load_function(blob: payload.Data) -> LoadedFunction:
     """Load a pickled function, keeping the globals that came along for later.
 
-    Arrays among them are copied, so that they can be written to as on the client.
-
     Args:
         blob: what :meth:`~ipkernel.serialize.cache.FunctionCache.lookup` gave.
 
@@ -52,7 +50,7 @@ def load_function(blob: payload.Data) -> LoadedFunction:
         SerializationError: it cannot be loaded, for instance because a module is missing here.
     """
     with collect_shipped() as shipped:
-        func = payload.loads(bytearray(blob))
+        func = payload.loads(blob)
     return LoadedFunction(func, shipped)
 
 

@@ -111,19 +111,28 @@ def test_large_bytes_are_not_copied_when_sent():
     assert loads(dumps_bytes([data, object])) == [data, object]
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_received_arrays_share_the_memory_of_the_data(kind):
+@pytest.mark.parametrize(
+    ("kind", "shared"),
+    [
+        (bytes, False),
+        (memoryview, False),
+        (bytearray, True),
+        (lambda data: memoryview(bytearray(data)), True),
+    ],
+)
+def test_received_arrays_are_writable_and_share_the_memory_of_data_that_are(kind, shared):
     array = np.arange(10_000)
     data = kind(dumps_bytes(array))
     again = loads(data)
     assert np.array_equal(again, array)
-    assert np.shares_memory(again, np.frombuffer(data, dtype=np.uint8))
-    assert again.flags.writeable is (kind is bytearray)
+    assert np.shares_memory(again, np.frombuffer(data, dtype=np.uint8)) is shared
+    again[:] = 7
+    assert np.array_equal(loads(data), again if shared else array)
 
 
 def test_buffers_are_aligned():
     arrays = [np.full(n, 1, dtype=np.uint8) for n in (4097, 5000, 9999)]
-    data = dumps_bytes(arrays)
+    data = bytearray(dumps_bytes(arrays))
     base = np.frombuffer(data, dtype=np.uint8).__array_interface__["data"][0]
     for again, array in zip(loads(data), arrays, strict=True):
         assert np.array_equal(again, array)
