@@ -1,0 +1,265 @@
+"""The store of a host for the processes of its machine: local sockets without Twisted transports.
+
+Answers go into the socket at once, not a turn of the reactor later, and no bytes of objects are copied:
+who asks gets the memory itself, and is told where in it an object is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from zope.interface import implementer
+
+from ipkernel.objects.addresses import LocalAddress, native_sockets
+from ipkernel.objects.localsession import Answer, LocalSession, Subjects
+from ipkernel.objects.localwire import LIMIT, WireError, encode, requests
+from ipkernel.objects.store import HostStore
+
+__all__ = ["LocalServer"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds in which a new connection must show a ticket.
+HELLO_TIMEOUT: Final = 5.0
+#: Connections that have not done so yet; one more costs the oldest of them its life.
+STRANGERS: Final = 64
+#: Seconds for which no connection is accepted after it has failed, for want of descriptors mostly.
+PAUSE: Final = 0.5
+#: Connections that are accepted at a time.
+TURN: Final = 16
+BACKLOG: Final = 256
+#: Bytes read at a time.
+READ: Final = 1 << 16
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+@implementer(IReadDescriptor)
+class _Peer:
+    """One connection.
+
+    Args:
+        reactor: Twisted's reactor.
+        sock: The socket, which becomes this object's.
+        make_session: Makes its session, given how to answer.
+        ended: Is called once it is over.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        make_session: Callable[[Callable[[Answer], None]], LocalSession],
+        ended: Callable[[_Peer], None],
+    ) -> None:
+        self.alive = True
+        self._reactor = reactor
+        self._socket = sock
+        self._ended = ended
+        self._session = make_session(self._answer)
+        self._incoming = requests()
+        self._pumping = False
+        self._patience = reactor.callLater(HELLO_TIMEOUT, self.close)
+        sock.setblocking(False)
+        reactor.addReader(self)
+
+    @property
+    def stranger(self) -> bool:
+        """Whether it has not shown a ticket."""
+        return not self._session.subject
+
+    def fileno(self) -> int:
+        """The descriptor, for the reactor."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """A name, for Twisted's log."""
+        return "local store"
+
+    def doRead(self) -> Any:
+        """There is something to read, says the reactor."""
+        try:
+            data = self._socket.recv(READ)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self._incoming.feed(data)
+        self._pump()
+        return None
+
+    def _pump(self) -> None:
+        """Take in whatever messages there are, unless one is not answered yet."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self.alive and not self._session.busy:
+                message = self._incoming.next()
+                if message is None:
+                    break
+                self._session.ask(message)
+                self._incoming.limit = LIMIT
+                if self._patience.active():  # that was the ticket
+                    self._patience.cancel()
+            if self._session.busy and self._incoming.full:
+                raise WireError("it asks on without waiting for an answer")
+        except WireError as error:
+            logger.warning("a connection to the store is closed: %s", error)
+            self.close()
+        finally:
+            self._pumping = False
+
+    def _answer(self, answer: Answer) -> None:
+        """Send an answer. It fits, for whoever asks takes an answer before he asks again."""
+        message, descriptor = answer if isinstance(answer, tuple) else (answer, None)
+        data = encode(message)
+        try:
+            if descriptor is None:
+                count = self._socket.send(data)
+            else:
+                count = socket.send_fds(self._socket, [data], [descriptor])
+        except OSError as error:
+            logger.warning("a process cannot be given its answer: %s", error)
+            count = 0
+        if count < len(data):
+            self.close()
+        else:
+            self._pump()
+
+    def close(self) -> None:
+        """End it."""
+        if not self.alive:
+            return
+        self.alive = False
+        if self._patience.active():
+            self._patience.cancel()
+        self._reactor.removeReader(self)
+        self._socket.close()
+        self._session.end()
+        self._ended(self)
+
+    def connectionLost(self, reason: Any) -> None:
+        """The reactor has stopped watching: the process has closed its end."""
+        self.close()
+
+
+@implementer(IReadDescriptor)
+class LocalServer:
+    """Listens, and lets in who may use the store.
+
+    Args:
+        reactor: Twisted's reactor.
+        store: The host's.
+        key: The secret that tickets are made with.
+        native: Whether to listen on an abstract UNIX socket, which passes descriptors and knows
+            the users of its peers, or on the loopback interface; None takes what is native here.
+
+    Attributes:
+        address: Where it listens, for :class:`~ipkernel.objects.local.LocalStore`.
+
+    Raises:
+        OSError: It cannot listen.
+    """
+
+    def __init__(
+        self, reactor: Any, store: HostStore, key: bytes, *, native: bool | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._key = key
+        self._subjects = Subjects(store)
+        #: All connections, oldest first.
+        self._peers: dict[_Peer, None] = {}
+        self._paused: Any = None
+        self._native = native_sockets() if native is None else native
+        self._socket = socket.socket(socket.AF_UNIX if self._native else socket.AF_INET)
+        try:
+            self.address = str(self._listen())
+        except BaseException:
+            self._socket.close()
+            raise
+        reactor.addReader(self)
+
+    def _listen(self) -> LocalAddress:
+        wanted = LocalAddress(name=f"ipkernel-{os.getpid()}-{secrets.token_hex(8)}")
+        self._socket.bind(wanted.sockaddr if self._native else ("127.0.0.1", 0))
+        self._socket.listen(BACKLOG)
+        self._socket.setblocking(False)
+        return wanted if self._native else LocalAddress(port=self._socket.getsockname()[1])
+
+    def fileno(self) -> int:
+        """The descriptor, for the reactor."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """A name, for Twisted's log."""
+        return "local store"
+
+    def doRead(self) -> None:
+        """Somebody connects, says the reactor."""
+        for _ in range(TURN):
+            try:
+                sock, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                logger.error("no further connections to the store for a while: %s", error)
+                self._reactor.removeReader(self)
+                self._paused = self._reactor.callLater(PAUSE, self._go_on)
+                return
+            self._accept(sock)
+
+    def _go_on(self) -> None:
+        self._paused = None
+        self._reactor.addReader(self)
+
+    def _accept(self, sock: socket.socket) -> None:
+        if self._native and (user := _user_of(sock)) != os.geteuid():
+            logger.warning("user %s may not connect to the store of another one", user)
+            sock.close()
+            return
+        if not self._native:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        strangers = [peer for peer in self._peers if peer.stranger]
+        if len(strangers) >= STRANGERS:
+            strangers[0].close()
+        self._peers[_Peer(self._reactor, sock, self._session, self._ended)] = None
+
+    def _session(self, answer: Callable[[Answer], None]) -> LocalSession:
+        return LocalSession(self._store, self._key, self._subjects, answer)
+
+    def _ended(self, peer: _Peer) -> None:
+        self._peers.pop(peer, None)
+
+    def connectionLost(self, reason: Any) -> None:
+        """The reactor does not watch this any more."""
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more and end all connections; what is mapped stays valid."""
+        if self._socket.fileno() < 0:
+            return
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+        self._reactor.removeReader(self)
+        self._socket.close()
+        for peer in list(self._peers):
+            peer.close()
+
+
+def _user_of(sock: socket.socket) -> int:
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    user: int = _CREDENTIALS.unpack(credentials)[1]
+    return user

@@ -1,0 +1,160 @@
+"""Memory of a host's store in a process that uses it.
+
+What a process writes into the store goes through one shared mapping per segment, which is kept: to touch
+the pages of a new mapping for the first time costs ten times as much as the copy itself. What
+it reads is mapped object by object, copy-on-write: it may be written to, and the store's bytes stay what
+they are.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from functools import cache
+from typing import Final
+
+__all__ = ["COPY_SLICE", "SegmentMemory", "Segments", "most_mappings"]
+
+#: Bytes that are copied at a time: the interpreter's lock is held meanwhile.
+COPY_SLICE: Final = 4 << 20
+#: Segments that are kept mapped, the least recently used ones go first.
+KEPT: Final = 64
+
+
+@cache
+def most_mappings() -> int:
+    """Return how many objects one process maps at a time; further ones are copied.
+
+    Before Python 3.13 each mapping has a descriptor of its own, and there are not many of those.
+    """
+    if sys.version_info >= (3, 13):
+        return 1 << 14
+    try:
+        import resource
+    except ImportError:
+        return 1 << 14
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 256 if soft == resource.RLIM_INFINITY else min(256, soft // 4)
+
+
+class SegmentMemory:
+    """One segment of a store's memory, as this process has it. For any thread.
+
+    Args:
+        description: A descriptor, which becomes this object's, or a name.
+    """
+
+    def __init__(self, description: int | str) -> None:
+        self._description = description
+        if isinstance(description, int):
+            weakref.finalize(self, os.close, description).atexit = False
+        self._lock = threading.Lock()
+        self._shared = memoryview(b"")
+
+    def shared(self, offset: int, size: int) -> memoryview:
+        """Return some of it, writable and shared with everybody who has it mapped.
+
+        Raises:
+            OSError, ValueError: It cannot be mapped, or is not that long.
+        """
+        end = offset + size
+        with self._lock:
+            if len(self._shared) < end:
+                self._shared = memoryview(self._map(0, self._length(end), mmap.ACCESS_WRITE))
+            if len(self._shared) < end:
+                raise ValueError(f"the segment has {len(self._shared)} bytes, not {end}")
+            return self._shared[offset:end]
+
+    def private(self, offset: int, size: int) -> mmap.mmap:
+        """Map some of it copy-on-write.
+
+        Raises:
+            OSError, ValueError: It cannot be mapped, or is not that long.
+        """
+        return self._map(offset, size, mmap.ACCESS_COPY)
+
+    def copy(self, offset: int, size: int) -> mmap.mmap:
+        """Return a copy of some of it; where it can, without a descriptor of its own.
+
+        Raises:
+            OSError, ValueError: It cannot be read, or is not that long.
+        """
+        copied = mmap.mmap(-1, size)
+        done = 0
+        while done < size:
+            step = min(COPY_SLICE, size - done)
+            with memoryview(copied)[done : done + step] as target:
+                if isinstance(self._description, int):
+                    count = os.preadv(self._description, [target], offset + done)
+                else:
+                    target[:] = self.shared(offset + done, step)
+                    count = step
+            if not count:
+                raise ValueError(f"the segment ends before {offset + size} bytes")
+            done += count
+        return copied
+
+    def _length(self, end: int) -> int:
+        """Return how much of it to map so that there are ``end`` bytes: all, if that is known."""
+        if isinstance(self._description, int):
+            return os.fstat(self._description).st_size
+        return end
+
+    def _map(self, offset: int, size: int, access: int) -> mmap.mmap:
+        if isinstance(self._description, int):
+            return _map_file(self._description, offset, size, access)
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size, tagname=self._description, access=access, offset=offset)
+        import _posixshmem  # type: ignore[import-not-found,unused-ignore]
+
+        descriptor = _posixshmem.shm_open("/" + self._description, os.O_RDWR, mode=0o600)
+        try:
+            return _map_file(descriptor, offset, size, access)
+        finally:
+            os.close(descriptor)
+
+
+def _map_file(descriptor: int, offset: int, size: int, access: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(descriptor, size, access=access, offset=offset, trackfd=False)
+    return mmap.mmap(descriptor, size, access=access, offset=offset)
+
+
+class Segments:
+    """The segments that this process knows. For any thread.
+
+    Args:
+        kept: How many at most; the least recently used ones are forgotten. Views of them
+            stay valid.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._known: OrderedDict[int, SegmentMemory] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, number: int) -> SegmentMemory | None:
+        """Return a segment, or None if it is not known."""
+        with self._lock:
+            segment = self._known.get(number)
+            if segment is not None:
+                self._known.move_to_end(number)
+            return segment
+
+    def add(self, number: int, description: int | str) -> SegmentMemory:
+        """Remember a segment, and return it."""
+        with self._lock:
+            segment = self._known[number] = SegmentMemory(description)
+            self._known.move_to_end(number)
+            while len(self._known) > self._kept:
+                self._known.popitem(last=False)
+            return segment
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._known.clear()
