@@ -11,7 +11,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from socket import socket
 from time import perf_counter, sleep, time
@@ -19,9 +19,12 @@ from typing import Any, Final
 
 from ipkernel.engine.current import State, state
 from ipkernel.engine.interrupts import Interrupts
+from ipkernel.engine.objects import EngineObjects
 from ipkernel.engine.streams import Streams
 from ipkernel.engine.work import Work
+from ipkernel.objects import INLINE_LIMIT
 from ipkernel.serialize import failure
+from ipkernel.serialize.payload import size_of
 from ipkernel.wire.link import Link
 from ipkernel.wire.messages import (
     Assign,
@@ -61,6 +64,7 @@ class Loop:
         streams: The engine's output.
         interrupts: The engine's interrupts.
         link: The engine's end of the link.
+        objects: The engine's connection to the store of its host.
         identity: The record that says which task runs.
         progress: Its first item counts the tasks that were started; shared with the daemon, so
             that it knows which ones a crash has cost.
@@ -74,6 +78,7 @@ class Loop:
         interrupts: Interrupts,
         *,
         link: Link | None = None,
+        objects: EngineObjects | None = None,
         identity: State = state,
         progress: list[int] | memoryview | None = None,
     ) -> None:
@@ -82,6 +87,7 @@ class Loop:
         self._streams = streams
         self._interrupts = interrupts
         self._link = link if link is not None else Link()
+        self._objects = objects if objects is not None else EngineObjects(interrupts.open)
         self._state = identity
         self._progress = progress if progress is not None else [0]
         self._lock = threading.Lock()
@@ -154,6 +160,7 @@ class Loop:
             self._state.engine = message.engine
             self._state.host = message.host
             self._state.cluster = message.cluster
+            self._objects.set_up(message)
             set_title(message.engine, message.cluster)
 
     def _run_task(self, task: Assign, payload: Any) -> None:
@@ -168,14 +175,20 @@ class Loop:
         mine.task = task.task
         self._progress[0] += 1
         outcome = _OK
+        kept = b""
         started = time()
         try:
             opened[1] = False
+            if task.placed:
+                payload = self._bring(task, payload)
             pieces = self._work.kinds[task.kind](payload, task.digest)
             opened[0] = False
+            if len(pieces) > 1 or task.keep or len(pieces[0]) >= INLINE_LIMIT:
+                kept = self._put(task, pieces)
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its result
             opened[0] = False
             outcome = _ERROR
+            self._work.values = None
             pieces = [failure.encode(self._work.describe(error, task.kind))]
             _forget(error)
         completed = time()
@@ -192,14 +205,34 @@ class Loop:
             size = len(body)
         else:
             body = pieces
-            size = sum(len(p) if type(p) is not memoryview else p.nbytes for p in pieces)
-        done = Done(task.task, task.engine, outcome, started, completed, size)
+            size = size_of(pieces)
+        if kept:
+            body = b""
+            done = Done(task.task, task.engine, outcome, started, completed, 0, kept, size)
+            size = 0
+        else:
+            done = Done(task.task, task.engine, outcome, started, completed, size)
         with self._lock:
             self._link.send(done, body)
             self._pending += 1
             if size > HEAVY:
                 self._write()
         self._last = completed - started
+
+    def _bring(self, task: Assign, payload: Any) -> Any:
+        """Map what a task needs out of the host's store; return its payload."""
+        views = self._objects.bring(task.placed)
+        self._work.values = {one.object: view for one, view in zip(task.placed, views, strict=True)}
+        return views[0] if task.stored else payload
+
+    def _put(self, task: Assign, pieces: Sequence[Any]) -> bytes:
+        """Put a result that is large into the host's store; return its id, or nothing."""
+        if self._state.forked or not self._objects.available:
+            return b""
+        size = size_of(pieces)  # type: ignore[arg-type]
+        if size < INLINE_LIMIT and not task.keep:
+            return b""
+        return self._objects.put(pieces, size, task.task >> 40)
 
     def _write(self) -> None:
         # Called with the lock held.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipkernel.engine.current import state, uninterrupted
 from ipkernel.engine.namespace import UserNamespace
+from ipkernel.objects.ref import resolving
 from ipkernel.serialize import failure
 from ipkernel.serialize.functions import FunctionStore, load_call
 from ipkernel.serialize.payload import dumps, loads
@@ -14,6 +15,7 @@ from ipkernel.wire.messages import Kind
 
 if TYPE_CHECKING:
     from ipkernel.engine.shell import EngineShell
+    from ipkernel.serialize.calls import Call
     from ipkernel.serialize.payload import Pieces
 
 __all__ = ["Work"]
@@ -43,6 +45,7 @@ class Work:
             for interrupts when its payload is loaded, not before: loading may import modules, and
             Python loses exceptions that are raised at some places there. An interrupt that has
             arrived by then is raised then.
+        values: The objects that the next payload refers to, by id; None when it needs none.
     """
 
     def __init__(self, namespace: UserNamespace, store: FunctionStore | None = None) -> None:
@@ -58,11 +61,30 @@ class Work:
             Kind.KEYS: self.keys,
             Kind.CLEAR: self.clear,
         }
+        self.values: Mapping[bytes, memoryview] | None = None
         self._shell: EngineShell | None = None
+
+    def _call(self, payload: Any, digest: bytes) -> Call:
+        """Load a call; what it refers to becomes the values, and is then forgotten here."""
+        values = self.values
+        if values is None:
+            return load_call(payload, self.store, digest)
+        self.values = None
+        with resolving(values):
+            return load_call(payload, self.store, digest)
+
+    def _load(self, payload: Any) -> Any:
+        """Load a value; see :meth:`_call`."""
+        values = self.values
+        if values is None:
+            return loads(payload)
+        self.values = None
+        with resolving(values):
+            return loads(payload)
 
     def apply(self, payload: Any, digest: bytes) -> Pieces:
         """Call a function."""
-        func, args, kwargs = load_call(payload, self.store, digest)
+        func, args, kwargs = self._call(payload, digest)
         opened = self.opened
         opened[0] = True
         if opened[1]:
@@ -75,7 +97,7 @@ class Work:
         The call's arguments are the list of sequences and, optionally, whether exceptions are
         to be returned in place of results.
         """
-        func, args, kwargs = load_call(payload, self.store, digest)
+        func, args, kwargs = self._call(payload, digest)
         self._open()
         sequences, *rest = args
         if rest[0] if rest else kwargs.get("return_exceptions", False):
@@ -102,20 +124,20 @@ class Work:
 
     def execute(self, payload: Any, digest: bytes) -> Pieces:
         """Run source text through IPython."""
-        code, options = loads(payload)
+        code, options = self._load(payload)
         self._open()
         return dumps(self.shell.execute(code, **options))
 
     def push(self, payload: Any, digest: bytes) -> Pieces:
         """Put values into the namespace."""
-        values = loads(payload)
+        values = self._load(payload)
         self._open()
         self.namespace.push(values)
         return dumps(None)
 
     def pull(self, payload: Any, digest: bytes) -> Pieces:
         """Return values of names or expressions: a list, or the one value."""
-        names, single = loads(payload)
+        names, single = self._load(payload)
         self._open()
         values = self.namespace.pull(names)
         return dumps(values[0] if single else values)

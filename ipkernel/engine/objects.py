@@ -1,0 +1,154 @@
+"""What an engine has to do with the store of its host: arguments out of it, results into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ipkernel.errors import StoreFull
+from ipkernel.objects import new_object_id
+from ipkernel.objects.interfaces import Buffer
+from ipkernel.objects.transfer import Transfer, TransferCancelled
+from ipkernel.wire.messages import EngineSetup, Placed
+
+__all__ = ["EngineObjects", "Store", "open_store"]
+
+
+class Store(Protocol):
+    """What of :class:`~ipkernel.objects.local.LocalStore` is used here."""
+
+    def map_placed(self, placed: Placed) -> memoryview:
+        """Map an object that is leased already."""
+
+    def put(
+        self,
+        object_id: bytes,
+        pieces: Sequence[Buffer],
+        size: int,
+        *,
+        owner: int,
+        transfer: Transfer | None = None,
+    ) -> None:
+        """Put an object into the store."""
+
+
+def open_store(address: str, subject: str, ticket: bytes) -> Store:
+    """Connect to a store on this machine.
+
+    Args:
+        address: As the daemon has told it.
+        subject: Who this engine is for the store.
+        ticket: Its right to use it.
+
+    Raises:
+        ConnectError: It is not there.
+    """
+    from ipkernel.objects.local import LocalStore
+
+    return LocalStore(address, subject, ticket)
+
+
+class EngineObjects:
+    """An engine's connection to its host's store, opened when it is first needed.
+
+    Args:
+        opened: The flags of :class:`~ipkernel.engine.interrupts.Interrupts`.
+        connect: Opens the connection.
+    """
+
+    def __init__(
+        self,
+        opened: list[bool],
+        connect: Callable[[str, str, bytes], Store] = open_store,
+    ) -> None:
+        self._opened = opened
+        self._connect = connect
+        self._where = ("", "", b"")
+        self._host = ""
+        self._store: Store | None = None
+
+    def set_up(self, setup: EngineSetup) -> None:
+        """Take note of where the store is and what gives the right to use it."""
+        where = (setup.store, setup.subject, setup.ticket)
+        if where != self._where:
+            self._where = where
+            self._store = None
+        self._host = setup.host
+
+    @property
+    def available(self) -> bool:
+        """Whether the host has a store."""
+        return bool(self._where[0])
+
+    def _opened_store(self) -> Store:
+        if self._store is None:
+            self._store = self._connect(*self._where)
+        return self._store
+
+    def bring(self, placed: Sequence[Placed]) -> list[memoryview]:
+        """Map objects that the host daemon has leased for this engine.
+
+        Each lease ends when nothing refers to its memory any more.
+
+        Args:
+            placed: Where they are.
+
+        Returns:
+            Their bytes, writable; writing changes nobody else's.
+
+        Raises:
+            KernelError: The store cannot be reached.
+        """
+        store = self._opened_store()
+        return [store.map_placed(one) for one in placed]
+
+    def put(self, pieces: Sequence[Buffer], size: int, owner: int) -> bytes:
+        """Put a result into the store.
+
+        To be called while the task is closed for interrupts: one that arrives is then noticed
+        between two pieces of the copy, and leaves nothing in the store.
+
+        Args:
+            pieces: Its bytes, in order.
+            size: Their number.
+            owner: The session that it belongs to.
+
+        Returns:
+            Its id.
+
+        Raises:
+            StoreFull: There is no room; the text says what to do.
+            KeyboardInterrupt: An interrupt has arrived meanwhile.
+            KernelError: The store cannot be reached.
+        """
+        store = self._opened_store()
+        object_id = new_object_id()
+        try:
+            store.put(object_id, pieces, size, owner=owner, transfer=_Watched(self._opened, size))
+        except TransferCancelled:
+            self._opened[1] = False
+            raise KeyboardInterrupt from None
+        except StoreFull as error:
+            raise StoreFull(
+                f"the result of {size} bytes does not fit into the store of host {self._host}: "
+                f"{error}; return less, free what is not needed any more, or give the store more "
+                "memory (store_memory)"
+            ) from None
+        return object_id
+
+
+class _Watched(Transfer):
+    """A transfer that an interrupt cancels.
+
+    A signal handler cannot do that itself: it may come while this thread holds the lock.
+    """
+
+    def __init__(self, opened: list[bool], size: int) -> None:
+        super().__init__("put the result", size)
+        self._opened = opened
+
+    def advance(self, count: int) -> None:
+        """Count bytes; see :meth:`Transfer.advance`."""
+        if self._opened[1]:
+            self.cancel()
+        super().advance(count)
