@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import secrets
 import socket
 import sys
 import uuid
@@ -13,10 +14,12 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["LocalAddress", "machine_id", "native_sockets", "parse_address"]
+__all__ = ["LocalAddress", "listen", "machine_id", "native_sockets", "parse_address"]
 
 #: An address of the kernel's own name space for UNIX sockets has at most this many bytes.
 _LONGEST_NAME: Final = 106
+#: Connections that wait to be accepted, at most.
+_BACKLOG: Final = 256
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _NETWORK: Final = "/proc/self/ns/net"
 
@@ -81,6 +84,30 @@ def native_sockets() -> bool:
     Otherwise they listen on the loopback interface and pass names of shared memory.
     """
     return _has_abstract_sockets() and os.environ.get("IPKERNEL_PORTABLE") != "1"
+
+
+def listen(native: bool | None = None) -> tuple[socket.socket, LocalAddress]:
+    """Return a socket on which a store can be reached, listening and not blocking, and its address.
+
+    Args:
+        native: Whether it is an abstract UNIX socket, or one of the loopback interface; None
+            takes what is native here.
+
+    Raises:
+        OSError: There are no more descriptors.
+    """
+    if native is None:
+        native = native_sockets()
+    sock = socket.socket(socket.AF_UNIX if native else socket.AF_INET)
+    try:
+        wanted = LocalAddress(name=f"ipkernel-{os.getpid()}-{secrets.token_hex(8)}")
+        sock.bind(wanted.sockaddr if native else ("127.0.0.1", 0))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        return sock, wanted if native else LocalAddress(port=sock.getsockname()[1])
+    except BaseException:
+        sock.close()
+        raise
 
 
 @cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from zope.interface import implementer
 
-from ipkernel.objects.addresses import LocalAddress, native_sockets
+from ipkernel.objects.addresses import LocalAddress, listen
 from ipkernel.objects.localsession import Answer, LocalSession, Subjects
 from ipkernel.objects.localwire import LIMIT, WireError, encode, requests
 from ipkernel.objects.store import HostStore
@@ -35,7 +34,6 @@ STRANGERS: Final = 64
 PAUSE: Final = 0.5
 #: Connections that are accepted at a time.
 TURN: Final = 16
-BACKLOG: Final = 256
 #: Bytes read at a time.
 READ: Final = 1 << 16
 
@@ -164,6 +162,8 @@ class LocalServer:
         key: The secret that tickets are made with.
         native: Whether to listen on an abstract UNIX socket, which passes descriptors and knows
             the users of its peers, or on the loopback interface; None takes what is native here.
+        listening: What :func:`~ipkernel.objects.addresses.listen` has returned, if it listens
+            already; it becomes this object's.
 
     Attributes:
         address: Where it listens, for :class:`~ipkernel.objects.local.LocalStore`.
@@ -173,7 +173,13 @@ class LocalServer:
     """
 
     def __init__(
-        self, reactor: Any, store: HostStore, key: bytes, *, native: bool | None = None
+        self,
+        reactor: Any,
+        store: HostStore,
+        key: bytes,
+        *,
+        native: bool | None = None,
+        listening: tuple[socket.socket, LocalAddress] | None = None,
     ) -> None:
         self._reactor = reactor
         self._store = store
@@ -182,21 +188,10 @@ class LocalServer:
         #: All connections, oldest first.
         self._peers: dict[_Peer, None] = {}
         self._paused: Any = None
-        self._native = native_sockets() if native is None else native
-        self._socket = socket.socket(socket.AF_UNIX if self._native else socket.AF_INET)
-        try:
-            self.address = str(self._listen())
-        except BaseException:
-            self._socket.close()
-            raise
+        self._socket, address = listen(native) if listening is None else listening
+        self._native = bool(address.name)
+        self.address = str(address)
         reactor.addReader(self)
-
-    def _listen(self) -> LocalAddress:
-        wanted = LocalAddress(name=f"ipkernel-{os.getpid()}-{secrets.token_hex(8)}")
-        self._socket.bind(wanted.sockaddr if self._native else ("127.0.0.1", 0))
-        self._socket.listen(BACKLOG)
-        self._socket.setblocking(False)
-        return wanted if self._native else LocalAddress(port=self._socket.getsockname()[1])
 
     def fileno(self) -> int:
         """The descriptor, for the reactor."""
