@@ -230,7 +230,7 @@ class _Scope:
 
     __slots__ = ("busy", "loaded", "values")
 
-    def __init__(self, values: Mapping[bytes, memoryview | Loader]) -> None:
+    def __init__(self, values: Mapping[bytes, memoryview | Loader | ObjectRef]) -> None:
         self.values = values
         self.loaded: dict[bytes, Any] = {}
         self.busy: set[bytes] = set()
@@ -245,6 +245,8 @@ class _Scope:
             data = self.values[object_id]
         except KeyError:
             raise UnknownObject(f"{shown!r} was not brought along with the call") from None
+        if isinstance(data, ObjectRef):
+            return data
         from ipkernel.serialize.payload import loads
 
         self.busy.add(object_id)
@@ -262,12 +264,13 @@ class resolving:  # noqa: N801 - reads as a verb where it is used
     value. Loading raises UnknownObject, as a SerializationError, for an object that is not there.
 
     Args:
-        values: The objects by id: the bytes of each, or a function that returns them.
+        values: The objects by id: the bytes of each, a function that returns them, or a
+            reference to be put in place of the one that is loaded.
     """
 
     __slots__ = ("_outer", "_values")
 
-    def __init__(self, values: Mapping[bytes, memoryview | Loader]) -> None:
+    def __init__(self, values: Mapping[bytes, memoryview | Loader | ObjectRef]) -> None:
         self._values = values
 
     def __enter__(self) -> None:
