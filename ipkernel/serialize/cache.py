@@ -15,6 +15,8 @@ from ipkernel.serialize.fingerprint import Fingerprint, fingerprint, is_importab
 __all__ = ["FunctionCache"]
 
 DIGEST_SIZE = 16
+#: A pickled function of so many bytes is worth a warning.
+LARGE = 10_000_000
 #: How many functions, and how many digests, are remembered.
 MAX_ENTRIES = 1024
 
@@ -84,6 +86,10 @@ class FunctionCache:
         watch = fingerprint(func) if type(func) is types.FunctionType else None
         with collecting() as refs:
             blob = _dump(func)
+        if len(blob) >= LARGE:
+            from ipkernel.serialize.weight import warn_of_weight
+
+            warn_of_weight(func, describe_function(func), len(blob))
         if refs:
             note(refs.values())
             return b"", blob

@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["locate"]
+__all__ = ["locate", "parts"]
 
 MAX_DEPTH = 32
 MAX_CHILDREN = 10_000
@@ -84,8 +84,8 @@ def _class_parts(cls: type) -> Iterator[tuple[str, Any]]:
             yield f".{name}", value
 
 
-def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
-    """The objects that an object is made of, each with how to write the way to it."""
+def parts(obj: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the objects that an object is made of, each after how to write the way to it."""
     if isinstance(obj, dict):
         for key, value in obj.items():
             yield f"[{_short(key)}]", value
@@ -159,7 +159,7 @@ def locate(obj: Any, exc: BaseException, what: str) -> tuple[str, str]:
 
 def _step(obj: Any, seen: set[int], deadline: float) -> tuple[str, Any, str] | None:
     try:
-        for i, (suffix, part) in enumerate(_parts(obj)):
+        for i, (suffix, part) in enumerate(parts(obj)):
             if i >= MAX_CHILDREN or time.monotonic() > deadline:
                 return None
             if type(part) in _ATOMS or id(part) in seen:
