@@ -16,6 +16,7 @@ from ipkernel.objects.localconnection import CONNECT_TIMEOUT, Connection
 from ipkernel.objects.localleases import Leases
 from ipkernel.objects.localwire import (
     LIST_LIMIT,
+    LONGEST,
     Abandon,
     AlreadyThere,
     Create,
@@ -227,8 +228,9 @@ class LocalStore:
         transfer: Transfer | None = None,
     ) -> memoryview:
         """Return an object's bytes; see :meth:`StoreClient.get`."""
+        seconds = None if timeout is None else _bounded(timeout)
         with self._connection(transfer) as connection:
-            region = connection.ask(Get(object_id, bringer, timeout), Region, timeout)
+            region = connection.ask(Get(object_id, bringer, seconds), Region, seconds)
             try:
                 memory = self._map(region, connection)
             except BaseException:
@@ -301,8 +303,9 @@ class LocalStore:
 
     def wait_freed(self, object_id: bytes, timeout: float) -> bool:
         """Wait until the object is gone; see :meth:`StoreClient.wait_freed`."""
+        seconds = _bounded(timeout)
         with self._connection() as connection:
-            return connection.ask(WaitFreed(object_id, timeout), Ok, timeout).yes
+            return connection.ask(WaitFreed(object_id, seconds), Ok, seconds).yes
 
     def close(self) -> None:
         """Close the connections; those who wait get a ConnectError. What is mapped stays valid.
@@ -366,6 +369,10 @@ def _cancelled(transfer: Transfer) -> TransferCancelled:
 
 def _unmapped(error: Exception) -> ObjectError:
     return ObjectError(f"the memory of the store cannot be mapped: {error}")
+
+
+def _bounded(timeout: float) -> float:
+    return min(max(0.0, timeout), LONGEST)
 
 
 def _flat(piece: Buffer) -> memoryview:

@@ -52,11 +52,13 @@ class Subjects:
     """Who is connected, and how often.
 
     Args:
-        store: Is told when somebody's last connection has ended.
+        store: The host's.
+        left: Is called with a subject whose last connection has ended; by default the store
+            drops all leases of it then.
     """
 
-    def __init__(self, store: HostStore) -> None:
-        self._store = store
+    def __init__(self, store: HostStore, left: Callable[[str], None] | None = None) -> None:
+        self._left = store.drop if left is None else left
         self._connections: Counter[str] = Counter()
         self._held = 0
 
@@ -65,11 +67,11 @@ class Subjects:
         self._connections[subject] += 1
 
     def leave(self, subject: str) -> None:
-        """Count one less; the last one takes all leases of its subject along."""
+        """Count one less; with the last one, the subject has left."""
         self._connections[subject] -= 1
         if not self._connections[subject]:
             del self._connections[subject]
-            self._store.drop(subject)
+            self._left(subject)
 
     def child_of(self, subject: str) -> str:
         """Return a name for a process that ``subject`` has forked."""
@@ -175,10 +177,7 @@ class LocalSession:
         )
 
     def _created(self, placement: Placement, object_id: bytes) -> Answer:
-        if self._over:
-            self._store.abandon(object_id)
-        else:
-            self._writing.add(object_id)
+        self._writing.add(object_id)
         return Region(placement.segment, placement.offset, placement.size)
 
     def _not_created(self, failure: Failure, message: Create) -> Any:
@@ -198,7 +197,7 @@ class LocalSession:
 
     def _not_written(self, failure: Failure, message: Create) -> Any:
         failure.trap(ObjectError)
-        return failure if self._over else self._create(message)
+        return self._create(message)
 
     def _seal(self, message: Seal) -> Answer:
         self._written_here(message.object)
@@ -229,10 +228,7 @@ class LocalSession:
         return leased.addCallback(self._leased, message.object)
 
     def _leased(self, placement: Placement, object_id: bytes) -> Answer:
-        if self._over:
-            self._store.release(object_id, self.subject)
-        else:
-            self._granted = object_id
+        self._granted = object_id
         return Region(placement.segment, placement.offset, placement.size)
 
     def _attach(self, message: Attach) -> Answer:
@@ -260,12 +256,7 @@ class LocalSession:
             maybeDeferred(self._store.lease, object_id, self.subject)
             for object_id in message.objects
         ]
-        return DeferredList(leases, consumeErrors=True).addCallback(self._holding)
-
-    def _holding(self, leases: object) -> Answer:
-        if self._over:
-            self._store.drop(self.subject)
-        return Ok()
+        return DeferredList(leases, consumeErrors=True).addCallback(lambda _: Ok())
 
     # --------------------------------------------------------------- ending
 
@@ -275,7 +266,7 @@ class LocalSession:
             return
         self._over = True
         if self._waiting is not None:
-            self._waiting.cancel()
+            self._waiting.cancel()  # so that nothing is granted any more
         for object_id in self._writing:
             self._store.abandon(object_id)
         if self._granted:

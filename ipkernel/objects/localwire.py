@@ -30,6 +30,7 @@ __all__ = [
     "HELLO_LIMIT",
     "LIMIT",
     "LIST_LIMIT",
+    "LONGEST",
     "PROTOCOL",
     "Abandon",
     "AlreadyThere",
@@ -66,6 +67,8 @@ LIST_LIMIT: Final = 4096
 LIMIT: Final = 1 << 17
 #: Bytes of the first message, from somebody who has not shown a ticket yet.
 HELLO_LIMIT: Final = 1024
+#: Seconds to wait at most: what fits into a socket's time-out everywhere, a week and more.
+LONGEST: Final = 1e6
 #: Characters of a problem's text.
 _TEXT_LIMIT: Final = 1000
 
@@ -73,7 +76,7 @@ _LENGTH = struct.Struct("<I")
 
 _Segment = Annotated[int, Meta(ge=0, lt=1 << 50)]
 _Session = Annotated[int, Meta(ge=0, lt=1 << 62)]
-_Seconds = Annotated[float, Meta(ge=0)]
+_Seconds = Annotated[float, Meta(ge=0, le=LONGEST)]
 _Objects = Annotated[list[ObjectId], Meta(max_length=LIST_LIMIT)]
 _Code = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
