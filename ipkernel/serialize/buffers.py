@@ -177,9 +177,14 @@ def rebuild_array(
         dtype: its dtype.
         strides: as in numpy; None if the last index runs fastest.
         buffer: its memory.
+
+    Raises:
+        ValueError: these do not fit together.
     """
     import numpy
 
+    if dtype.hasobject:  # numpy would take the bytes for pointers
+        raise ValueError(f"an array of {dtype} cannot be made of bytes")
     return numpy.ndarray.__new__(cls, shape, dtype, buffer, 0, strides)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from ipkernel.errors import SerializationError
+from ipkernel.errors import ObjectError, SerializationError
 from ipkernel.objects.ref import MAX_NEEDS, ObjectRef, collecting, note
 
 __all__ = [
@@ -387,6 +387,8 @@ def blame(obj: Any, exc: BaseException, what: str) -> SerializationError:
     """
     if isinstance(exc, SerializationError):
         return exc
+    if isinstance(exc, ObjectError):  # a reference says by itself what is wrong
+        return SerializationError(f"cannot send {what}: {exc}", path=what, reason=str(exc))
     from ipkernel.serialize.explain import locate
 
     path, reason = locate(obj, exc, what)

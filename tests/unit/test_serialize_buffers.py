@@ -245,6 +245,20 @@ def test_objects_in_arrays_survive_in_their_own_way():
         assert got.tolist() == sent.tolist()
 
 
+def test_bytes_are_never_taken_for_objects():
+    with pytest.raises(ValueError, match="cannot be made of bytes"):
+        buffers.rebuild_array(np.ndarray, (1,), np.dtype("O"), None, bytearray(b"12345678"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((9,), None), ((2,), (64,)), ((2,), (-8,))],
+)
+def test_shapes_that_do_not_fit_the_memory_are_refused(shape, strides):
+    with pytest.raises((ValueError, TypeError)):
+        buffers.rebuild_array(np.ndarray, shape, np.dtype("f8"), strides, bytearray(64))
+
+
 def test_orders_of_axes_survive():
     fortran = np.asfortranarray(np.arange(5000.0).reshape(50, 100))
     permuted = np.arange(10_000).astype("M8[s]").reshape(10, 20, 50).transpose(2, 0, 1)
