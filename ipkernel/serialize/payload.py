@@ -387,11 +387,11 @@ def blame(obj: Any, exc: BaseException, what: str) -> SerializationError:
     """
     if isinstance(exc, SerializationError):
         return exc
-    if isinstance(exc, ObjectError):  # a reference says by itself what is wrong
-        return SerializationError(f"cannot send {what}: {exc}", path=what, reason=str(exc))
     from ipkernel.serialize.explain import locate
 
     path, reason = locate(obj, exc, what)
+    if isinstance(exc, ObjectError):  # a reference says by itself what is wrong
+        reason = str(exc)
     return SerializationError(f"cannot send {path}: {reason}", path=path, reason=reason)
 
 
