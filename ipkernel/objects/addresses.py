@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import secrets
 import socket
 import sys
-import uuid
 from functools import cache
 from typing import Final
 
@@ -127,5 +125,8 @@ def machine_id() -> str:
 
 
 def _portable_id() -> str:
+    import platform
+    import uuid
+
     facts = f"{platform.system()}\0{platform.node()}\0{uuid.getnode()}"
     return hashlib.sha256(facts.encode()).hexdigest()[:32]

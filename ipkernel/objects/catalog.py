@@ -187,6 +187,18 @@ class Catalog:
                 out += self._forget(entry, UnknownObject(f"object {object_id.hex()} was freed"))
         return out + self._room.serve()
 
+    def claim(self, object_id: bytes) -> None:
+        """Somebody knows of an object, so that it may outlive its writer."""
+        entry = self._entries.get(object_id)
+        if entry is not None:
+            entry.writer = ""
+
+    def ids(self, writer: str | None = None) -> list[bytes]:
+        """Return all objects, or those of a writer that nobody has claimed."""
+        if writer is None:
+            return list(self._entries)
+        return [key for key, entry in self._entries.items() if entry.writer == writer]
+
     # ---------------------------------------------------------------- waiting
 
     def when_sealed(self, wait: int, object_id: bytes) -> list[Instruction]:

@@ -164,6 +164,8 @@ class LocalServer:
             the users of its peers, or on the loopback interface; None takes what is native here.
         listening: What :func:`~ipkernel.objects.addresses.listen` has returned, if it listens
             already; it becomes this object's.
+        left: Is called with a subject when its last connection has ended; by default the
+            store drops all leases of it then.
 
     Attributes:
         address: Where it listens, for :class:`~ipkernel.objects.local.LocalStore`.
@@ -180,11 +182,12 @@ class LocalServer:
         *,
         native: bool | None = None,
         listening: tuple[socket.socket, LocalAddress] | None = None,
+        left: Callable[[str], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._store = store
         self._key = key
-        self._subjects = Subjects(store)
+        self._subjects = Subjects(store, left)
         #: All connections, oldest first.
         self._peers: dict[_Peer, None] = {}
         self._paused: Any = None

@@ -124,9 +124,9 @@ def test_without_these_files_host_and_hardware_name_the_machine(
     monkeypatch.setattr(addresses, "_BOOT_ID", "/nowhere/boot_id")
     here = machine_id.__wrapped__()
     assert machine_id.__wrapped__() == here
-    monkeypatch.setattr(addresses.uuid, "getnode", lambda: 12345)
+    monkeypatch.setattr("uuid.getnode", lambda: 12345)
     other = machine_id.__wrapped__()
-    monkeypatch.setattr(addresses.platform, "node", lambda: "elsewhere")
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
     assert len({here, other, machine_id.__wrapped__()}) == 3
 
 
