@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -77,7 +76,7 @@ class Leases:
         self._anchor: Anchor | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._closing = False
+        self._closing = threading.Event()
         self._left = False
 
     def __len__(self) -> int:
@@ -134,39 +133,42 @@ class Leases:
             self._ended.put(object_id)
 
     def _need_thread(self) -> None:
-        if self._thread is None and not self._left:
-            with self._starting:
-                if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="ipkernel-leases", daemon=True)
+        if self._thread is not None or self._left:
+            return
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="ipkernel-leases", daemon=True)
+                try:
                     thread.start()
-                    self._thread = thread
+                except RuntimeError:  # there are too many; then the next question has to do
+                    return
+                self._thread = thread
 
     def _run(self) -> None:
         while True:
             self._taken.append(self._ended.get())
-            if self._pause and not self._closing:
-                time.sleep(self._pause)
+            self._closing.wait(self._pause)
             if not self._tell():
                 return
 
     def _tell(self) -> bool:
         """Tell the store of all there is; returns False when there will be nothing more."""
         anchor = self._anchor
-        if anchor is None:
-            return True
+        if anchor is None:  # the store could not be reached yet
+            return not self._closing.is_set()
         try:
             while self._taken or not self._ended.empty():
                 anchor.tell()
         except ConnectError:
             return False  # the store is gone; it needs to be told nothing
-        if self._closing and not self._live:
+        if self._closing.is_set() and not self._live:
             anchor.close()
             return False
         return True
 
     def close(self) -> None:
         """Let the connection go as soon as no lease is left; what is mapped stays valid."""
-        self._closing = True
+        self._closing.set()
         with self._starting:
             if self._thread is None:
                 self._tell()
