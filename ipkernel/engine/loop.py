@@ -232,7 +232,7 @@ class Loop:
         size = size_of(pieces)  # type: ignore[arg-type]
         if size < INLINE_LIMIT and not task.keep:
             return b""
-        return self._objects.put(pieces, size, task.task >> 40)
+        return self._objects.put(pieces, size, task.task)
 
     def _write(self) -> None:
         # Called with the lock held.

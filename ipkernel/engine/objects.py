@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ipkernel.errors import StoreFull
-from ipkernel.objects import new_object_id
 from ipkernel.objects.interfaces import Buffer
+from ipkernel.objects.tickets import result_id
 from ipkernel.objects.transfer import Transfer, TransferCancelled
 from ipkernel.wire.messages import EngineSetup, Placed
 
@@ -102,8 +102,8 @@ class EngineObjects:
         store = self._opened_store()
         return [store.map_placed(one) for one in placed]
 
-    def put(self, pieces: Sequence[Buffer], size: int, owner: int) -> bytes:
-        """Put a result into the store.
+    def put(self, pieces: Sequence[Buffer], size: int, task: int) -> bytes:
+        """Put the result of a task into the store.
 
         To be called while the task is closed for interrupts: one that arrives is then noticed
         between two pieces of the copy, and leaves nothing in the store.
@@ -111,10 +111,10 @@ class EngineObjects:
         Args:
             pieces: Its bytes, in order.
             size: Their number.
-            owner: The session that it belongs to.
+            task: The task's id.
 
         Returns:
-            Its id.
+            The object's id.
 
         Raises:
             StoreFull: There is no room; the text says what to do.
@@ -122,9 +122,11 @@ class EngineObjects:
             KernelError: The store cannot be reached.
         """
         store = self._opened_store()
-        object_id = new_object_id()
+        object_id = result_id(self._where[2], task)
         try:
-            store.put(object_id, pieces, size, owner=owner, transfer=_Watched(self._opened, size))
+            store.put(
+                object_id, pieces, size, owner=task >> 40, transfer=_Watched(self._opened, size)
+            )
         except TransferCancelled:
             self._opened[1] = False
             raise KeyboardInterrupt from None

@@ -187,17 +187,9 @@ class Catalog:
                 out += self._forget(entry, UnknownObject(f"object {object_id.hex()} was freed"))
         return out + self._room.serve()
 
-    def claim(self, object_id: bytes) -> None:
-        """Somebody knows of an object, so that it may outlive its writer."""
-        entry = self._entries.get(object_id)
-        if entry is not None:
-            entry.writer = ""
-
-    def ids(self, writer: str | None = None) -> list[bytes]:
-        """Return all objects, or those of a writer that nobody has claimed."""
-        if writer is None:
-            return list(self._entries)
-        return [key for key, entry in self._entries.items() if entry.writer == writer]
+    def ids(self) -> list[bytes]:
+        """Return the objects that there are."""
+        return list(self._entries)
 
     # ---------------------------------------------------------------- waiting
 

@@ -242,17 +242,6 @@ class HostStore:
         """Forget all objects; see :meth:`free`."""
         self.free(self._catalog.ids())
 
-    def claim(self, object_id: bytes) -> None:
-        """Note that somebody knows of a complete object and is going to free it.
-
-        Nothing happens if the store does not have it.
-        """
-        self._catalog.claim(object_id)
-
-    def free_unclaimed(self, writer: str) -> None:
-        """Forget what a writer that is gone has written and nobody has claimed."""
-        self.free(self._catalog.ids(writer))
-
     # ---------------------------------------------------------------- waiting
 
     def wait_freed(self, object_id: bytes, timeout: float) -> Deferred[bool]:

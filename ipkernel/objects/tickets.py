@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import os
 
-__all__ = ["is_ticket", "make_key", "make_ticket"]
+__all__ = ["is_ticket", "make_key", "make_ticket", "result_id"]
 
 
 def make_key() -> bytes:
@@ -31,3 +31,16 @@ def make_ticket(key: bytes, subject: str) -> bytes:
 def is_ticket(key: bytes, subject: str, ticket: bytes) -> bool:
     """Tell whether this is the ticket of ``subject``."""
     return hmac.compare_digest(make_ticket(key, subject), ticket)
+
+
+def result_id(ticket: bytes, task: int) -> bytes:
+    """Return the id of the object that an engine makes of the result of a task.
+
+    Nobody can guess it who does not know the ticket; but the daemon does, and can forget the result
+    of an engine that has died before it could report it.
+
+    Args:
+        ticket: The engine's.
+        task: The task's id.
+    """
+    return hmac.digest(ticket, b"ipkernel result\0" + task.to_bytes(8, "big"), "sha256")[:16]

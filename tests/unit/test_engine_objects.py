@@ -15,6 +15,7 @@ from ipkernel.engine.objects import EngineObjects
 from ipkernel.errors import ConnectError, StoreFull
 from ipkernel.objects import INLINE_LIMIT
 from ipkernel.objects.ref import ObjectRef
+from ipkernel.objects.tickets import result_id
 from ipkernel.serialize.failure import decode
 from ipkernel.serialize.payload import dumps, loads
 from ipkernel.wire.messages import Assign, EngineSetup, Kind, Outcome, Placed
@@ -94,6 +95,7 @@ def test_a_large_result_goes_into_the_store(bench: Bench, store: FakeStore) -> N
     assert done.length > LARGE and len(store.objects[done.object]) == done.length
     assert loads(store.objects[done.object]) == b"x" * LARGE
     assert store.owners[done.object] == 5
+    assert done.object == result_id(b"ticket", task)
     assert store.connections == [("unix:@here", "engine:1:1", b"ticket")]
 
 
@@ -162,12 +164,12 @@ def test_an_engine_whose_id_changes_keeps_its_connection(store: FakeStore) -> No
     objects = EngineObjects([False, False], store.connect)
     assert not objects.available
     objects.set_up(EngineSetup(0, "here", "c", "unix:@here", b"t", "engine:1:1"))
-    objects.put([b"abc"], 3, 1)
+    objects.put([b"abc"], 3, 1 << 40)
     objects.set_up(EngineSetup(4, "here", "c", "unix:@here", b"t", "engine:1:1"))
-    objects.put([b"abc"], 3, 1)
+    objects.put([b"abc"], 3, 1 << 40)
     assert objects.available and len(store.connections) == 1
     objects.set_up(EngineSetup(4, "here", "c", "unix:@there", b"t", "engine:1:1"))
-    objects.put([b"abc"], 3, 1)
+    objects.put([b"abc"], 3, 1 << 40)
     assert store.connections[1] == ("unix:@there", "engine:1:1", b"t")
 
 
