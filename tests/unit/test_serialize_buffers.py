@@ -96,7 +96,6 @@ IN_ONE_STRETCH = {
     "structured with dates": lambda: np.zeros(N, dtype=[("a", "M8[D]"), ("b", "f4")]),
     "padded": lambda: np.zeros(N, dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True)),
     "record array": lambda: np.rec.fromarrays([np.arange(N), np.arange(float(N))], names="a,b"),
-    "matrix": lambda: np.matrix(np.ones((400, 500))),
     "subclass": lambda: np.ones(N).view(Tagged),
     "masked": masked,
     "masked, without mask": lambda: np.ma.MaskedArray(np.arange(N)),
@@ -516,52 +515,6 @@ def test_subclasses_of_typed_arrays_survive():
     again, _ = received(OwnArray("i", [1, 2]))
     assert type(again) is OwnArray
     assert again.tolist() == [1, 2]
-
-
-# ---------------------------------------------------------------- pyarrow
-
-
-ARROW = {
-    "numbers": pa.array(np.arange(N)),
-    "texts": pa.array([f"{i}" if i % 3 else None for i in range(N)]),
-    "lists": pa.array([[i, i] for i in range(N // 4)]),
-    "dictionary": pa.array(["a", "b"] * N).dictionary_encode(),
-    "structs": pa.array([{"a": i, "b": "x"} for i in range(N // 4)]),
-    "extension": pa.array([b"0123456789abcdef"] * N, pa.binary(16)).cast(pa.uuid()),
-    "booleans": pa.array([True, False, None] * N),
-    "nulls": pa.nulls(N),
-}
-
-
-@pytest.mark.parametrize("name", ARROW)
-def test_a_slice_of_an_arrow_array_goes_alone(name):
-    part = ARROW[name].slice(5, 10)
-    for value in (part, part.slice(2, 2), part.slice(0, 0)):
-        pieces = dumps([value])
-        assert size_of(pieces) < 10_000
-        again = loads(bytearray().join(pieces))[0]
-        assert again.equals(value)
-        assert again.type == value.type
-
-
-def test_parts_of_a_frame_with_texts_go_alone():
-    frame = pd.DataFrame({"name": [f"number {i}" for i in range(N)], "x": np.arange(N)})
-    whole = size_of(dumps(frame))
-    part = frame.iloc[1000:2000]
-    assert size_of(dumps(part)) < whole / 50
-    assert received(part)[0].equals(part)
-
-
-def test_columns_of_several_chunks_survive():
-    chunks = pa.chunked_array([["a", None], ["b"] * N, []])
-    for column in (pd.arrays.ArrowExtensionArray(chunks), pd.Series(chunks, dtype="str").array):
-        again, _ = received([column, column[N:], column[:0], column[::2]])
-        for got, sent in zip(again, [column, column[N:], column[:0], column[::2]], strict=True):
-            assert got.dtype == sent.dtype
-            assert got.equals(sent)
-        assert size_of(dumps(column[-10:])) < 10_000
-    empty = pd.arrays.ArrowExtensionArray(pa.chunked_array([], type=pa.int8()))
-    assert received(empty)[0].equals(empty)
 
 
 # ---------------------------------------------------------------- libraries

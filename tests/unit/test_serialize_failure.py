@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -280,6 +281,18 @@ def test_what_cannot_be_pickled_is_left_out_of_the_exception():
     assert made.args[1].startswith("<unlocked _thread.lock")
     assert made.number == 4
     assert not hasattr(made, "lock")
+
+
+def test_arrays_in_exceptions_survive():
+    exc = ValueError("text", np.arange(100.0))
+    exc.table = np.arange(20_000.0)
+    exc.view = memoryview(bytes(70_000))
+    made = to_exception(describe(exc))
+    assert np.array_equal(made.args[1], np.arange(100.0))
+    assert np.array_equal(made.table, exc.table)
+    assert made.view == exc.view
+    exc.table = np.zeros(1_000_000)
+    assert describe(exc).pickled is None
 
 
 def test_a_broken_reference_to_the_object_is_not_sent():

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from ipkernel.errors import SerializationError
 from ipkernel.serialize import payload
+from ipkernel.serialize.functions import (
+    FunctionCache,
+    FunctionStore,
+    dump_call,
+    load_call,
+    set_namespace,
+)
 from ipkernel.serialize.payload import PrePickled, dumps, dumps_bytes, join, loads, size_of
+from ipkernel.serialize.pickler import ValuePickler
+from ipkernel.serialize.reference import Reference
 
 atoms = (
     st.none()
@@ -103,6 +112,16 @@ def test_large_buffers_are_not_copied_when_sent():
     assert len(views) == 1
     assert np.shares_memory(views[0], array)
     assert size_of(pieces) == len(join(pieces))
+
+
+def test_functions_and_classes_of_modules_are_named():
+    values = [struct.pack, functools.partial, pickle.PickleError, np.dtype, SubInt, exact_name]
+    again = loads(dumps_bytes(values))
+    assert all(one is two for one, two in zip(values, again, strict=True))
+
+
+def exact_name():
+    """Found by its name."""
 
 
 def test_large_bytes_are_not_copied_when_sent():
@@ -282,6 +301,69 @@ def test_dill_round_trip():
     again = loads(data)
     assert again["f"](1) == 2
     assert np.array_equal(again["a"], array)
+
+
+class Locked:
+    """What the default pickler cannot send."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+class LockedPickler(ValuePickler):
+    def reducer_override(self, obj):
+        return (Locked, ()) if isinstance(obj, Locked) else super().reducer_override(obj)
+
+
+class BarePickler(pickle.Pickler):
+    """Knows nothing of ours."""
+
+
+def test_ones_own_pickler_is_used():
+    with pytest.raises(SerializationError, match="lock"):
+        dumps(Locked())
+    array = np.arange(10_000)
+    for named in (LockedPickler, f"{__name__}:LockedPickler"):
+        payload.use_cloudpickle()
+        payload.use_pickler(named)
+        pieces = dumps([Locked(), array, lambda: 3])
+        again = loads(join(pieces))
+        assert isinstance(again[0], Locked)
+        assert np.array_equal(again[1], array)
+        assert again[2]() == 3
+        assert sum(p.nbytes for p in pieces if type(p) is memoryview) >= array.nbytes
+
+
+def test_a_pickler_that_knows_nothing_of_references_is_not_asked():
+    payload.use_pickler(BarePickler)
+    array = np.arange(10_000)
+    message = dump_call(divmod, (array, Reference("n")), {}, FunctionCache())
+    set_namespace({"n": 7})
+    try:
+        func, args, kwargs = load_call(join(message.pieces), FunctionStore())
+    finally:
+        set_namespace(None)
+    assert func is divmod
+    assert np.array_equal(args[0], array)
+    assert (args[1], kwargs) == (7, {})
+    with pytest.raises(SerializationError, match="lambda"):
+        dumps(lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("pickler", "error", "text"),
+    [
+        ("no_such_module_at_all:X", ModuleNotFoundError, "no_such_module_at_all"),
+        ("pickle:NoSuchPickler", AttributeError, "NoSuchPickler"),
+        ("pickle.Pickler", TypeError, "named as in 'package.module:Class'"),
+        (3, TypeError, "a class like pickle.Pickler, not 3"),
+        ("pickle:HIGHEST_PROTOCOL", TypeError, "a class like pickle.Pickler, not 5"),
+    ],
+)
+def test_what_is_no_pickler_is_refused(pickler, error, text):
+    with pytest.raises(error, match=text):
+        payload.use_pickler(pickler)
+    assert loads(dumps_bytes(lambda: 1))() == 1  # the setting is as before
 
 
 # ---------------------------------------------------------------- what cannot be sent
