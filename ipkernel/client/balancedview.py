@@ -50,7 +50,12 @@ class LoadBalancedView(View):
         return chosen
 
     def _submit_call(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str | None = None
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        label: str | None = None,
+        keep: bool | None = None,
     ) -> AsyncResult:
         client = self.client
         try:
@@ -67,6 +72,7 @@ class LoadBalancedView(View):
             self._choice(),
             self.retries,
             self.label if label is None else label,
+            self.keep if keep is None else keep,
         )
         self._issued.append(record.id)
         return result
@@ -87,14 +93,14 @@ class LoadBalancedView(View):
         )
         if options.elementwise and options.return_exceptions:
             result._convert = load_items
-        kind = Kind.MAP if options.elementwise else Kind.APPLY
         self._session.submit_each(
             result,
-            kind,
+            options.kind,
             zip(self._encoded(func, sequences, options, sizes), repeat(-1)),
             self._choice(),
             options.retries,
             options.label,
+            options.keep,
         )
         self._note(result)
         return result

@@ -48,9 +48,12 @@ class View:
         targets: The engines.
         label: A name for the tasks, for metadata and status displays.
         track: Kept for compatibility; ``AsyncResult.wait_for_send`` works in any case.
+        keep: Whether results of ``apply`` and ``map`` stay on the hosts where they come into being;
+            what is returned are :class:`~ipkernel.objects.ref.ObjectRef`, which can be arguments of
+            other calls.
     """
 
-    _flags: ClassVar[tuple[str, ...]] = ("block", "targets", "label", "track", "retries")
+    _flags: ClassVar[tuple[str, ...]] = ("block", "targets", "label", "track", "retries", "keep")
 
     def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
         self.client = client
@@ -60,6 +63,7 @@ class View:
         self.block: bool = client.block
         self.label: str = ""
         self.track = False
+        self.keep = False
         self._retries = 0
         self.set_flags(**flags)
 
@@ -129,7 +133,12 @@ class View:
         raise TypeError("a View of no kind has no engines")
 
     def _submit_call(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str | None = None
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        label: str | None = None,
+        keep: bool | None = None,
     ) -> AsyncResult:
         """Submit one call as this kind of view does."""
         raise TypeError("a View of no kind cannot call anything")
@@ -166,6 +175,16 @@ class View:
         """Call ``f(*args, **kwargs)`` and return what it returns."""
         return self._submit_call(f, args, kwargs).get()
 
+    def apply_ref(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Call ``f(*args, **kwargs)`` and leave what it returns where it is.
+
+        Returns:
+            At once, an :class:`AsyncResult` of an :class:`~ipkernel.objects.ref.ObjectRef`, or of
+            one for each engine. In other calls a reference stands for the value; its ``get()``
+            returns it.
+        """
+        return self._submit_call(f, args, kwargs, keep=True)
+
     def map(
         self,
         f: Callable[..., Any],
@@ -182,8 +201,9 @@ class View:
             f: Called with one item of each sequence.
             sequences: Any iterables.
             block: Wait for the results; by default as the view does.
-            options: ``return_exceptions``, ``label``; for load-balanced views also ``chunksize``
-                (None chooses) and ``ordered``.
+            options: ``return_exceptions``, ``label``; ``keep`` to get a reference for each item (see
+                :meth:`apply_ref`); for load-balanced views also ``chunksize`` (None chooses) and
+                ``ordered``.
 
         Returns:
             An :class:`AsyncMapResult`, or the list of results.
@@ -273,7 +293,7 @@ class View:
         result = AsyncResult(self._session, True, name_of(func), owner=client)
         call = dump_call(func, args, kwargs, client._functions)
         record = self._session.submit(
-            result, Kind.APPLY, call, -1, targets, self.retries, self.label
+            result, Kind.APPLY, call, -1, targets, self.retries, self.label, self.keep
         )
         self._issued.append(record.id)
         return result

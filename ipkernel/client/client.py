@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -15,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 from ipkernel import errors
 from ipkernel.client import metadata as meta
 from ipkernel.client.balancedview import LoadBalancedView
+from ipkernel.client.closing import close
 from ipkernel.client.directview import BroadcastView, DirectView
 from ipkernel.client.locate import Place, check_other_options, locate
 from ipkernel.client.questions import Questions
 from ipkernel.client.result import AsyncResult
+from ipkernel.client.values import Values
 from ipkernel.client.waiting import seconds
 from ipkernel.serialize.functions import FunctionCache
 
@@ -34,7 +35,7 @@ SWITCH_INTERVAL = 0.0005
 _WAIT = "<wait>"
 
 
-class Client(Questions):
+class Client(Questions, Values):
     """A connection to a cluster.
 
     Indexing gives views: ``rc[0]``, ``rc[:]``, ``rc[[1, 3]]``. All methods may be called from any
@@ -143,12 +144,13 @@ class Client(Questions):
 
         self._connection = connection
         self._session = connection.session
+        self._session.objects.client = weakref.ref(self)
         self._reactor = reactor
         self._functions = FunctionCache()
         self.block = False
         enter_switch_interval(switch_interval)
         # Also runs when the last reference goes and when the program ends.
-        self._finalizer = weakref.finalize(self, _close, connection, reactor)
+        self._finalizer = weakref.finalize(self, close, connection, reactor)
 
     def _activate_first(self) -> None:
         """Make ``%px`` work in IPython, unless an earlier client has done so."""
@@ -541,11 +543,13 @@ class Client(Questions):
         """Close the connection; tasks that were submitted go on.
 
         Results that are still pending raise ControllerLost; another client can get them with
-        ``get_result``.
+        ``get_result``. Large results that are here but were not looked at yet stay usable; references
+        do not.
 
         Args:
             linger: Has no effect; what was submitted is sent first.
         """
+        self._session.keep_results()
         self._finalizer()
 
     def __enter__(self) -> Self:
@@ -558,34 +562,3 @@ class Client(Questions):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _close(connection: Connection, reactor: Any) -> None:
-    """Close a connection, from whatever thread, without waiting for ever."""
-    from ipkernel.client.reactor_thread import (
-        call_in_reactor,
-        in_reactor_thread,
-        is_forked,
-        leave_switch_interval,
-        run_in_reactor,
-    )
-
-    if is_forked():
-        return
-    leave_switch_interval()
-    if not reactor.running:
-        return
-    if in_reactor_thread():
-        from twisted.internet.defer import ensureDeferred
-
-        async def settle_and_close() -> None:
-            await connection.settle()
-            await connection.close()
-
-        call_in_reactor(reactor, lambda: ensureDeferred(settle_and_close()))
-        return
-    try:
-        run_in_reactor(reactor, connection.settle, "sending what was submitted")
-    finally:
-        with contextlib.suppress(TimeoutError):
-            run_in_reactor(reactor, connection.close, "closing the connection", 3.0)

@@ -17,12 +17,15 @@ from zope.interface import implementer
 
 from ipkernel._version import __version__
 from ipkernel.client.engines import Engines
-from ipkernel.client.session import TASK_COST, Session
+from ipkernel.client.session import Session
+from ipkernel.client.stores import Stores
+from ipkernel.client.submission import TASK_COST
 from ipkernel.errors import ConnectError, ControllerLost
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.connect import call, connect, open_channel
 from ipkernel.wire.doors import RIClient
 from ipkernel.wire.identity import Identity
+from ipkernel.wire.link import Received
 from ipkernel.wire.messages import PROTOCOL, Submit
 from ipkernel.wire.records import ClientHello, SessionGrant, pack, unpack
 from ipkernel.wire.tub import make_tub
@@ -42,6 +45,8 @@ LAST_WORDS: Final = 0.3
 #: Seconds without progress after which a client that is closed gives up sending, and between looks.
 SETTLE_TIME: Final = 2.0
 SETTLE_LOOK: Final = 0.002
+#: Seconds after which references that were dropped are given back, if nothing is sent anyway.
+TIDY: Final = 0.2
 
 
 class Courier:
@@ -58,6 +63,7 @@ class Courier:
         self._reactor = reactor
         self._taken = 0
         self._looking = False
+        self._tidying: Any = None
 
     def make_channel(self, lost: Callable[[str], None]) -> Channel:
         """Return the channel, to be connected.
@@ -65,13 +71,17 @@ class Courier:
         Args:
             lost: Called once, when it has ended, with the reason.
         """
-        session = self.session
         self.channel = Channel(
             self._reactor,
-            received=lambda _, messages: session.received(messages),
+            received=lambda _, messages: self._received(messages),
             lost=lambda _, why: lost(why),
         )
         return self.channel
+
+    def _received(self, messages: list[Received]) -> None:
+        self.session.received(messages)
+        if self._tidying is None and len(self.session.objects.references):
+            self._tidy_later()
 
     def drain(self) -> None:
         """Send what is queued; what is too much for one turn goes in the next."""
@@ -94,6 +104,26 @@ class Courier:
         channel.flush_now()
         self._taken += taken
         self._account()
+        if self._tidying is None and len(self.session.objects.references):
+            self._tidy_later()
+
+    def _tidy_later(self) -> None:
+        self._tidying = self._reactor.callLater(TIDY, self._tidy)
+
+    def _tidy(self) -> None:
+        """Give back what was dropped; the garbage collector cannot wake anybody."""
+        self._tidying = None
+        references = self.session.objects.references
+        if references.waiting:
+            self.drain()
+        if self._tidying is None and len(references):
+            self._tidy_later()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._tidying = False
 
     def _account(self) -> None:
         assert self.channel is not None
@@ -133,7 +163,9 @@ class Connection:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._tub = make_tub(Identity.create(), reactor)
+        self._identity = Identity.create()
+        self._tub = make_tub(self._identity, reactor)
+        self._furl: Furl
         self._door: Any = None
         self._courier: Courier | None = None
         self._closed: Deferred[None] | None = None
@@ -159,6 +191,7 @@ class Connection:
         return connection
 
     async def _open(self, furl: Furl, timeout: float) -> None:
+        self._furl = furl
         self._door = await connect(self._tub, furl, timeout)
         self._door.notifyOnDisconnect(self._door_lost)
         answer = await self._call_within(timeout, "open", Presence(self._closing), pack(_hello()))
@@ -170,7 +203,8 @@ class Connection:
             )
         self.cluster = grant.cluster
         self.controller_version = grant.version
-        self.session = Session(grant.session, self._wake, Engines(grant.engines))
+        stores = Stores(self._identity)
+        self.session = Session(grant.session, self._wake, Engines(grant.engines), stores)
         courier = self._courier = Courier(self._reactor, self.session)
         await open_channel(
             self._tub,
@@ -207,6 +241,7 @@ class Connection:
         self._lost = True
         if self._courier is None:
             return
+        self._courier.stop()
         why = self.session.engines.closing or why
         text = (
             "this client is closed"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ipkernel.client.baseview import View, name_of
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
-from ipkernel.client.partition import dist_of, indexable
+from ipkernel.client.partition import BLOCK, dist_of, indexable
 from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.result import AsyncResult
 from ipkernel.serialize.calls import CallPayload
 from ipkernel.serialize.functions import dump_call
-from ipkernel.serialize.payload import dumps
+from ipkernel.serialize.payload import dumps_with_needs
 from ipkernel.wire.messages import Kind
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def _payload(value: Any) -> CallPayload:
-    return CallPayload(b"", b"", dumps(value))
+    pieces, needs = dumps_with_needs(value)
+    return CallPayload(b"", b"", pieces, needs)
 
 
 class DirectView(View):
@@ -65,6 +66,7 @@ class DirectView(View):
         targets: Any = None,
         label: str | None = None,
         convert: Callable[[Any, Any], Any] | None = None,
+        keep: bool = False,
     ) -> AsyncResult:
         """Submit the same task to each engine."""
         engines, single = self._resolve(targets)
@@ -72,17 +74,23 @@ class DirectView(View):
         result._convert = convert
         label = self.label if label is None else label
         if single:
-            self._session.submit(result, kind, call, engines[0], (), self.retries, label)
+            self._session.submit(result, kind, call, engines[0], (), self.retries, label, keep)
         else:
-            self._session.submit_same(result, kind, call, engines, label, self.retries)
+            self._session.submit_same(result, kind, call, engines, label, self.retries, keep)
         self._note(result)
         return result
 
     def _submit_call(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str | None = None
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        label: str | None = None,
+        keep: bool | None = None,
     ) -> AsyncResult:
         call = dump_call(func, args, kwargs, self.client._functions)
-        return self._send(Kind.APPLY, call, name_of(func), label=label)
+        keep = self.keep if keep is None else keep
+        return self._send(Kind.APPLY, call, name_of(func), label=label, keep=keep)
 
     def _submit_map(self, func: Any, sequences: Sequence[Any], options: MapCalls) -> AsyncMapResult:
         engines, _ = self._resolve(None)
@@ -90,11 +98,16 @@ class DirectView(View):
         length = min(map(len, whole))
         whole = [sequence[:length] for sequence in whole]
         count = min(length, len(engines))
-        sizes = [len(options.dist.part(range(length), index, count)) for index in range(count)]
+        dist = options.dist
+        numbers = [dist.part(range(length), index, count) for index in range(count)]
+        apart = options.keep and options.elementwise
+        if apart:  # a task for each item, on the engine whose part it belongs to
+            owners = sorted((i, index) for index, part in enumerate(numbers) for i in part)
+            numbers, engines = [range(i, i + 1) for i, _ in owners], [engines[o] for _, o in owners]
         result = AsyncMapResult(
             self._session,
-            options.dist,
-            sizes,
+            BLOCK if apart else dist,
+            [len(part) for part in numbers],
             options.ordered,
             name_of(func),
             return_exceptions=options.return_exceptions,
@@ -106,16 +119,17 @@ class DirectView(View):
             (
                 options.encode(
                     func,
-                    [options.dist.part(sequence, index, count) for sequence in whole],
-                    options.dist.part(range(length), index, count),
+                    [sequence[part[0] : part[-1] + 1 : part.step] for sequence in whole],
+                    part,
                     self.client._functions,
                 ),
                 engine,
             )
-            for index, engine in enumerate(engines[:count])
+            for part, engine in zip(numbers, engines, strict=False)
         )
-        kind = Kind.MAP if options.elementwise else Kind.APPLY
-        self._session.submit_each(result, kind, calls, (), options.retries, options.label)
+        self._session.submit_each(
+            result, options.kind, calls, (), options.retries, options.label, options.keep
+        )
         self._note(result)
         return result
 

@@ -22,6 +22,7 @@ class Engine:
         pid: Process id, 0 if not known.
         state: ``"starting"``, ``"ready"``, ``"restarting"`` or ``"dead"``.
         reason: Why it is not ready.
+        host_id: The host's number, 0 if not known.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Engine:
     pid: int = 0
     state: str = "ready"
     reason: str = ""
+    host_id: int = 0
 
     def __str__(self) -> str:
         where = f" on {self.host}" if self.host else ""
@@ -66,19 +68,28 @@ class Engines:
         with self.changed:
             return dict(self._known)
 
+    def hosts(self, engines: Iterable[int]) -> list[int]:
+        """Return the numbers of the hosts of some engines, each once, as far as they are known."""
+        known = self._known
+        found = dict.fromkeys(known[one].host_id for one in engines if one in known)
+        found.pop(0, None)
+        return list(found)
+
     def update(self, engines: Iterable[EngineInfo]) -> None:
         """Take the state of engines as the controller tells it."""
         with self.changed:
             for info in engines:
                 self._known[info.engine] = Engine(
-                    info.engine, info.host, info.pid, info.state, info.reason
+                    info.engine, info.host, info.pid, info.state, info.reason, info.host_id
                 )
             self._refresh()
 
     def joined(self, message: EngineJoined) -> None:
         """Take note that an engine is ready."""
         with self.changed:
-            self._known[message.engine] = Engine(message.engine, message.host, message.pid)
+            self._known[message.engine] = Engine(
+                message.engine, message.host, message.pid, host_id=message.host_id
+            )
             self.hopeless = ""
             self._refresh()
 

@@ -14,6 +14,7 @@ import attrs
 from ipkernel.client.partition import BLOCK, Dist, dist_of
 from ipkernel.client.waiting import SLICE, may_block
 from ipkernel.errors import SerializationError
+from ipkernel.wire.messages import Kind
 
 if TYPE_CHECKING:
     from ipkernel.client.baseview import View
@@ -38,6 +39,7 @@ class MapCalls:
         return_exceptions: Whether exceptions become items of the result.
         label: The user's name for the tasks.
         retries: How often to run a chunk again after it was lost.
+        keep: Leave each result where it is; each item is a task of its own then.
     """
 
     elementwise: bool = True
@@ -47,6 +49,12 @@ class MapCalls:
     return_exceptions: bool = False
     label: str = ""
     retries: int = 0
+    keep: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What engines are asked to do with a chunk."""
+        return Kind.MAP if self.elementwise and not self.keep else Kind.APPLY
 
     @classmethod
     def of(cls, view: View, options: dict[str, Any], **more: Any) -> MapCalls:
@@ -59,7 +67,13 @@ class MapCalls:
         options = dict(options)
         options.pop("track", None)
         label = options.pop("label", None)
-        fields = {"label": view.label if label is None else label, "retries": view.retries, **more}
+        keep = options.pop("keep", None)
+        fields = {
+            "label": view.label if label is None else label,
+            "retries": view.retries,
+            "keep": view.keep if keep is None else bool(keep),
+            **more,
+        }
         if "dist" in options:
             fields["dist"] = dist_of(options.pop("dist"))
         for name in ("chunksize", "ordered", "return_exceptions"):
@@ -70,6 +84,12 @@ class MapCalls:
         size = fields.get("chunksize")
         if size is not None and (not isinstance(size, int) or size < 1):
             raise ValueError(f"chunksize must be at least 1, or None to choose; not {size!r}")
+        if fields["keep"] and fields.get("elementwise", True):
+            if size not in (None, 1):
+                raise ValueError(
+                    f"chunksize={size} is not possible with keep=True: each item has a result apart"
+                )
+            fields["chunksize"] = 1
         return cls(**fields)
 
     def encode(
@@ -90,6 +110,8 @@ class MapCalls:
 
         if not self.elementwise:
             return dump_call(func, tuple(parts), {}, functions)
+        if self.keep:
+            return dump_call(func, tuple(part[0] for part in parts), {}, functions)
         try:
             return dump_call(func, (list(parts), self.return_exceptions), {}, functions)
         except SerializationError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from ipkernel.client.partition import items_of
 from ipkernel.client.result import AsyncResult, Submitter
 from ipkernel.client.task import TaskRecord
 from ipkernel.client.waiting import wait_until
@@ -71,7 +72,7 @@ class AsyncMapResult(AsyncResult):
         for record in self._records if self._ordered else self._as_they_come():
             self._await_record(record)
             value = self._value(record, self._return_exceptions)
-            yield from value if record.succeeded else self._failed(record, value)
+            yield from items_of(value) if record.succeeded else self._failed(record, value)
 
     def _as_they_come(self) -> Iterator[TaskRecord]:
         if self._total == 1:

@@ -92,7 +92,7 @@ def status(record: TaskRecord) -> str | None:
     """Return ``"ok"``, ``"error"`` or ``"aborted"``; None while the task is pending."""
     if record.cell is None:
         return None
-    if record.message is not None:
+    if record.message is not None and (record.succeeded or record.message.outcome != Outcome.OK):
         return _STATUS[record.message.outcome]
     return "ok" if record.succeeded else "error"
 

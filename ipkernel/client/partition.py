@@ -33,6 +33,33 @@ def indexable(sequence: Any) -> Any:
     return list(sequence)
 
 
+def _are_arrays(parts: Sequence[Any]) -> bool:
+    """Return whether these are arrays with items, so that they are put together to an array."""
+    return bool(parts) and all(_is_array(part) and part.ndim for part in parts)
+
+
+def _were_dealt(parts: Sequence[Any]) -> bool:
+    """Return whether arrays have the lengths and shapes that dealing one out results in."""
+    lengths = [len(part) for part in parts]
+    return (
+        lengths == sorted(lengths, reverse=True)
+        and lengths[0] - lengths[-1] <= 1
+        and len({part.shape[1:] for part in parts}) == 1
+    )
+
+
+def _weave(parts: Sequence[Any]) -> Any:
+    """Put every n-th item of an array from each of n parts."""
+    import numpy
+
+    whole = numpy.empty(
+        (sum(map(len, parts)), *parts[0].shape[1:]), dtype=numpy.result_type(*parts)
+    )
+    for index, part in enumerate(parts):
+        whole[index :: len(parts)] = part
+    return whole
+
+
 class Dist:
     """Contiguous parts, as equal in size as can be (``dist="b"``)."""
 
@@ -56,11 +83,13 @@ class Dist:
         A part that is no sequence (an exception, a flattened item) is an item itself.
         """
         arrays = self._join_arrays(parts)
-        return list(chain.from_iterable(map(_items, parts))) if arrays is None else arrays
+        return list(chain.from_iterable(map(items_of, parts))) if arrays is None else arrays
 
     def _join_arrays(self, parts: Sequence[Any]) -> Any:
-        if not parts or not all(_is_array(part) and part.ndim for part in parts):
+        if not _are_arrays(parts):
             return None
+        if len(parts) == 1:
+            return parts[0]
         import numpy
 
         return numpy.concatenate(parts)
@@ -78,20 +107,23 @@ class RoundRobin(Dist):
 
     def join(self, parts: Sequence[Any]) -> Any:
         """Put parts together again, item by item."""
+        if _are_arrays(parts) and _were_dealt(parts):
+            return _weave(parts)
         woven = [
             item
-            for items in zip_longest(*map(_items, parts), fillvalue=_MISSING)
+            for items in zip_longest(*map(items_of, parts), fillvalue=_MISSING)
             for item in items
             if item is not _MISSING
         ]
-        if self._join_arrays(parts) is None:
+        if not _are_arrays(parts):
             return woven
         import numpy
 
         return numpy.array(woven, dtype=numpy.result_type(*parts)) if woven else parts[0]
 
 
-def _items(part: Any) -> Iterable[Any]:
+def items_of(part: Any) -> Iterable[Any]:
+    """Return the items of a part; one that is no sequence is an item itself."""
     if isinstance(part, (str, bytes)) or not hasattr(part, "__iter__"):
         return (part,)
     if _is_array(part) and not part.ndim:

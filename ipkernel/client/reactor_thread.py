@@ -170,7 +170,7 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
 
     def _in_child() -> None:
-        from ipkernel.client.session import after_fork
+        from ipkernel.client.forking import after_fork
 
         _after_fork()
         after_fork()

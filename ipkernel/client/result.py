@@ -17,6 +17,7 @@ from ipkernel import errors
 from ipkernel.client import metadata as meta
 from ipkernel.client import timing
 from ipkernel.client.future import LightFuture
+from ipkernel.client.progress import wait_showing
 from ipkernel.client.task import VALUE, TaskRecord
 from ipkernel.client.waiting import wait_until
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import datetime
     import os
     from contextlib import AbstractContextManager
+
+    from ipkernel.client.objects import Objects
+    from ipkernel.client.outbox import Outgoing
+    from ipkernel.objects.transfer import Transfer
 
 _KEYS = frozenset(meta.KEYS)
 
@@ -37,8 +42,12 @@ class Submitter(Protocol):
     def watch(self, records: Iterable[TaskRecord], result: AsyncResult) -> None:
         """Add tasks, some of them perhaps done, to a result, and close it."""
 
-    def wait_for_send(self, mark: int, timeout: float | None) -> bool:
-        """Wait until everything up to ``mark`` bytes has been handed to the network."""
+    objects: Objects
+
+    def wait_for_send(
+        self, mark: int, timeout: float | None, outgoing: Sequence[Outgoing] = ()
+    ) -> bool:
+        """Wait until everything up to ``mark`` bytes, and these objects, have left."""
 
 
 class AsyncResult(LightFuture):
@@ -63,6 +72,8 @@ class AsyncResult(LightFuture):
     _failures = 0
     _mark = 0
     _parts: list[AsyncResult] | None = None
+    #: Objects of its tasks that this client itself keeps until a host asks for them.
+    _outgoing: list[Outgoing] | None = None
     _convert: Callable[[TaskRecord, Any], Any] | None = None
     _return_exceptions = False
 
@@ -146,6 +157,28 @@ class AsyncResult(LightFuture):
         for part in self._children:
             (done if part.done() else pending).add(part)
         return done, pending
+
+    def _await_done(self, timeout: float | None) -> bool:
+        """Wait until it is done, showing what is transferred if that takes long."""
+        objects = self._session.objects
+        if self.done() or not objects.active or not objects.mover.visible:
+            return super()._await_done(timeout)
+        with self._condition:
+            return wait_showing(self._condition, self.done, timeout, self._transfers, True)
+
+    def _transfers(self) -> list[Transfer]:
+        tasks = [record.id for record in self._records if record.cell is None]
+        return self._session.objects.transfers_of(tasks, self._outgoing or ())
+
+    @property
+    def transfer(self) -> Transfer | None:
+        """What is being moved for this result now, with its progress; None if nothing is.
+
+        Of several transfers it is the first; ``Client.transfers`` returns all. Results that are in
+        shared memory, or small, need none.
+        """
+        going = [t for t in self._transfers() if t.size == 0 or t.done < t.size]
+        return going[0] if going else None
 
     def _wait_for(self, return_when: str, timeout: float | None) -> bool:
         if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
@@ -306,12 +339,23 @@ class AsyncResult(LightFuture):
 
     @property
     def sent(self) -> bool:
-        """Whether everything has been handed to the network, so that arguments may be changed."""
-        return self.done() or self._session.wait_for_send(self._mark, 0)
+        """Whether arguments may be changed, because nothing refers to them any more.
+
+        Large arguments are copied at once where a host of the cluster is on this machine. Otherwise
+        they are read when a host needs them, and must not be changed until then.
+        """
+        return self.wait_for_send(0)
 
     def wait_for_send(self, timeout: float | None = -1) -> bool:
-        """Wait until everything has been handed to the network; return whether it has been."""
-        return self.done() or self._session.wait_for_send(self._mark, timeout)
+        """Wait until arguments may be changed; see :attr:`sent`.
+
+        Args:
+            timeout: Seconds; None or negative is for ever.
+
+        Returns:
+            Whether they may be.
+        """
+        return self.done() or self._session.wait_for_send(self._mark, timeout, self._outgoing or ())
 
     # ------------------------------------------------- parts
 
@@ -327,6 +371,7 @@ class AsyncResult(LightFuture):
         part = AsyncResult(self._session, True, self._fname, owner=self._client)
         part._convert = self._convert
         part._mark = self._mark
+        part._outgoing = self._outgoing
         self._session.watch([record], part)
         return part
 
@@ -349,6 +394,7 @@ class AsyncResult(LightFuture):
         joined = AsyncResult(first._session, False, first._fname, owner=first._client)
         joined._convert = first._convert
         joined._mark = max(result._mark for result in results)
+        joined._outgoing = [o for result in results for o in result._outgoing or ()] or None
         records = [record for result in results for record in result._records]
         first._session.watch(records, joined)
         return joined

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel import errors
+from ipkernel.client.stored import Stored
+from ipkernel.objects.ref import ObjectRef
 from ipkernel.serialize.payload import loads
 from ipkernel.wire.messages import Finished, Kind, Outcome, Reason, Stream, decode_reason
 
@@ -81,6 +84,7 @@ class TaskRecord:
             :data:`VALUE` or :data:`FAILURE`) and the raw payload, the value or the exception.
             It is replaced as a whole, so that threads need no lock to read it.
         output: What it printed, or None.
+        keep: Whether its result is a reference to an object.
         watchers: The results to tell when it has ended.
     """
 
@@ -88,6 +92,7 @@ class TaskRecord:
         "__weakref__",
         "cell",
         "id",
+        "keep",
         "kind",
         "label",
         "message",
@@ -120,6 +125,7 @@ class TaskRecord:
         self.watchers = watchers
         self.cell = self.message = self.output = None
         self.received = 0.0
+        self.keep = False
 
     def __repr__(self) -> str:
         state = "pending" if self.cell is None else "done"
@@ -136,10 +142,30 @@ class TaskRecord:
         self.received = received
         self.cell = (message.outcome, payload)
 
+    def finish_with(
+        self, message: Finished, content: Stored | ObjectRef | memoryview | BaseException
+    ) -> None:
+        """Take a result that is an object: its bytes, what leads to them, or why there are none."""
+        self.message = message
+        self.received = time.time()
+        if isinstance(content, BaseException):
+            self.cell = (FAILURE, content)
+        elif isinstance(content, ObjectRef):
+            self.cell = (VALUE, content)
+        else:
+            self.cell = (message.outcome, content)
+
     def fail(self, failure: BaseException) -> None:
         """End the task with an exception of the client's own making."""
         self.received = time.time()
         self.cell = (FAILURE, failure)
+
+    def keep_result(self) -> None:
+        """Map a result that is in a store, so that it stays readable without it."""
+        content = self.cell[1] if self.cell is not None else None
+        if type(content) is Stored:
+            with suppress(errors.ObjectError):  # load() will say the same
+                content.view()
 
     @property
     def engine(self) -> int:
@@ -170,15 +196,16 @@ class TaskRecord:
             what, content = self.cell or decoded
         return what == VALUE, content
 
-    def _decode(self, outcome: int, payload: Payload) -> tuple[int, Any]:
+    def _decode(self, outcome: int, payload: Payload | Stored) -> tuple[int, Any]:
         try:
+            data = payload.view() if isinstance(payload, Stored) else payload
             if outcome == Outcome.OK:
-                return VALUE, loads(payload)
+                return VALUE, loads(data)
             if outcome == Outcome.ERROR:
                 from ipkernel.serialize.failure import decode
 
-                return FAILURE, self._locate(errors.remote_error(decode(payload)))
-            return FAILURE, failure_of(decode_reason(payload), self.target)
+                return FAILURE, self._locate(errors.remote_error(decode(data)))
+            return FAILURE, failure_of(decode_reason(data), self.target)
         except Exception as problem:  # noqa: BLE001 - whatever unpickling a value raises is its result
             return FAILURE, problem
 
@@ -224,6 +251,8 @@ def failure_of(reason: Reason, target: int = -1) -> errors.KernelError:
         if target >= 0:
             return errors.InvalidEngineID(reason.text or f"there is no engine {target}")
         return errors.NoEnginesRegistered(reason.text or "there is no engine")
+    if reason.kind == "object":
+        return errors.ObjectLost(reason.text or "an object that the task needs is lost")
     if reason.kind == "aborted":
         return errors.TaskAborted(reason.text or "the task was aborted")
     return errors.KernelError(reason.text or f"the task could not be run ({reason.kind})")

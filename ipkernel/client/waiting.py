@@ -6,6 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: Windows does not interrupt a lock that is being waited for, so there it is waited for in
 #: slices of so many seconds; elsewhere a signal ends the wait at once.
@@ -66,3 +70,29 @@ def wait_until(
         # The longest time that a lock accepts is threading.TIMEOUT_MAX.
         condition.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
     return True
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """Return the moment, by the monotonic clock, at which a time limit of users is over."""
+    limit = seconds(timeout)
+    return None if limit is None else time.monotonic() + limit
+
+
+def left_until(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, 0 when it is over, None when there is none."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def wait_for(future: Future[T], timeout: float | None = None) -> T:
+    """Return the outcome of a future that another thread brings; Ctrl-C ends the wait.
+
+    Raises:
+        TimeoutError: It is not there in time.
+        RuntimeError: This thread runs a reactor.
+        Exception: The future's own.
+    """
+    condition = future._condition
+    with condition:
+        if not wait_until(condition, future.done, timeout):
+            raise TimeoutError(f"this took longer than {timeout:g} s")
+    return future.result(0)

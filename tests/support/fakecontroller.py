@@ -1,12 +1,15 @@
 """A controller with engines, in memory and without a network: for tests of the client.
 
 What the client submits is run at once, in the submitting thread, by real (de)serialization; or,
-while :attr:`FakeController.held` is set, when :meth:`FakeController.release` is called.
+while :attr:`FakeController.held` is set, when :meth:`FakeController.release` is called. All engines
+are on host 1, whose store is a dictionary; that host is on the client's machine, unless ``near`` is
+False.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import threading
 import time
@@ -17,6 +20,8 @@ from typing import Any
 from ipkernel.client.client import Client
 from ipkernel.client.engines import Engines
 from ipkernel.client.session import Session
+from ipkernel.objects import INLINE_LIMIT, new_object_id
+from ipkernel.objects.ref import resolving
 from ipkernel.serialize import failure
 from ipkernel.serialize.cache import FunctionCache
 from ipkernel.serialize.functions import FunctionStore, load_call
@@ -27,11 +32,18 @@ from ipkernel.wire.messages import (
     EngineLeft,
     Fetch,
     Finished,
+    Free,
     Function,
     Kind,
+    NotProvided,
+    ObjectMade,
     Outcome,
     Output,
+    Provide,
     Reason,
+    Release,
+    Seek,
+    Source,
     Stream,
     Submit,
     encode_reason,
@@ -48,6 +60,10 @@ from ipkernel.wire.records import (
     pack,
     unpack,
 )
+from tests.support.fakestore import FakeConnector, FakeStore
+
+#: The host of all engines.
+HOST = 1
 
 
 class FakeEngine:
@@ -112,13 +128,18 @@ class FakeController:
         held: While it is true, tasks wait for :meth:`release`.
         messages: Everything that the client has sent, without payloads.
         signals: (name, engines) of each signal.
+        connector: Leads to the store of host 1.
+        directory: For each object its references, tasks that need it included; 0 when freed.
     """
 
-    def __init__(self, engines: int = 2, session: int = 7) -> None:
+    def __init__(self, engines: int = 2, session: int = 7, near: bool = True) -> None:
         self.store = FunctionStore()
         self.engines = {n: FakeEngine(n, self.store) for n in range(engines)}
-        infos = [EngineInfo(engine=n, host="h", pid=100 + n) for n in range(engines)]
-        self.session = Session(session, self.pump, Engines(infos))
+        infos = [EngineInfo(engine=n, host="h", pid=100 + n, host_id=HOST) for n in range(engines)]
+        self.connector = FakeConnector([HOST], []) if near else FakeConnector([], [HOST])
+        self.directory: dict[bytes, int] = {}
+        self.session = Session(session, self.pump, Engines(infos), self.connector)
+        self.session.received([(self.connector.access(HOST, "h"), b"")])
         self.held = False
         self.queue: deque[tuple[Submit, int, int, bytes]] = deque()
         self.messages: list[Any] = []
@@ -133,6 +154,7 @@ class FakeController:
         """Return a client of this controller."""
         client = Client.__new__(Client)
         client._session = self.session
+        self.session.objects.client = weakref.ref(client)
         client._functions = FunctionCache()
         client._connection = self
         client._reactor = None
@@ -140,7 +162,7 @@ class FakeController:
         client.cluster = None
         client._call = self.call
         client._call_admin = lambda *args: self.call_admin(*args)
-        client._finalizer = weakref.finalize(client, self.session.lost, closed)
+        client._finalizer = weakref.finalize(client, end, self.session)
         client._finalizer.atexit = False
         return client
 
@@ -150,33 +172,87 @@ class FakeController:
 
     def pump(self) -> None:
         """Take what the client has queued."""
-        with self._lock:
-            for message, payload in self.session.take():
-                self.messages.append(message)
-                data = payload if isinstance(payload, bytes) else join(list(payload))
-                assert len(data) == message.size
-                self.take(message, data)
-                self._sent += len(data) + (400 if isinstance(message, Submit) else 0)
-            self.session.sent(self._sent)
-            if not self.held:
-                self.release()
+        while self.session.queue or self.session.objects.references.waiting:
+            if not self._lock.acquire(blocking=False):
+                with self.host_store.changed:  # whoever pumps may wait for just this
+                    self.host_store.changed.notify_all()
+                return
+            try:
+                self._pump()
+            finally:
+                self._lock.release()
+
+    def _pump(self) -> None:
+        for message, payload in self.session.take():
+            self.messages.append(message)
+            data = payload if isinstance(payload, bytes) else join(list(payload))
+            assert len(data) == message.size
+            self.take(message, data)
+            self._sent += len(data) + (400 if isinstance(message, Submit) else 0)
+        self.session.sent(self._sent)
+        if not self.held:
+            self.release()
 
     def take(self, message: Any, data: bytes) -> None:
         if isinstance(message, Function):
             self.store.add(message.digest, data)
         elif isinstance(message, Submit):
             targets = [-1] if message.spread else message.targets
+            for object_id in message.needs:
+                self.directory[object_id] += len(targets)
             for index, target in enumerate(targets):
                 self.queue.append((message, message.task + index, target, data))
         elif isinstance(message, Cancel):
             for item in [item for item in self.queue if item[1] in message.tasks]:
                 self.queue.remove(item)
+                self.drop(item[0].needs)
                 reason = Reason("aborted", "the task was aborted")
                 self.finish(item[1], Outcome.ABORTED, -1, encode_reason(reason))
         elif isinstance(message, Fetch):
             for task in message.tasks:
                 if task in self.kept:
                     self.session.received([self.kept[task]])
+        elif isinstance(message, ObjectMade):
+            assert message.owner == self.session.number
+            if message.host:
+                assert len(self.host_store.objects[message.object]) == message.length
+            self.directory.setdefault(message.object, 1)
+        elif isinstance(message, Release):
+            self.drop(message.objects)
+        elif isinstance(message, Seek):
+            have = message.object in self.host_store.objects and message.failed != HOST
+            problem = "" if have else f"host h has lost it: {message.problem}"
+            answer = Source(message.object, 1, HOST if have else 0, problem)
+            self.session.received([(answer, b"")])
+
+    @property
+    def host_store(self) -> FakeStore:
+        """The store of the only host."""
+        return self.connector.stores[HOST]
+
+    def drop(self, object_ids) -> None:
+        """Drop a reference to each of these objects; free what nobody refers to."""
+        for object_id in object_ids:
+            self.directory[object_id] -= 1
+            if not self.directory[object_id]:
+                self.host_store.free([object_id])
+                self.session.received([(Free([object_id]), b"")])
+
+    def refusal(self, object_id: bytes) -> str:
+        """Return why the client does not provide an object, as far as it has said so."""
+        for message, _ in list(self.session.queue):
+            if isinstance(message, NotProvided) and message.object == object_id:
+                return message.problem
+        return ""
+
+    def bring(self, object_id: bytes) -> bytes:
+        """Return an object's bytes, having the client provide it if need be."""
+        store = self.host_store
+        if object_id not in store.objects:
+            self.session.received([(Provide(object_id, HOST), b"")])
+            if not store.wait_for(object_id, lambda: self.refusal(object_id)):
+                raise LookupError(self.refusal(object_id))
+        return store.objects[object_id]
 
     def release(self, count: int | None = None, backwards: bool = False) -> None:
         """Run tasks that wait: so many, or all."""
@@ -198,33 +274,52 @@ class FakeController:
         started = time.time()
         printed = io.StringIO()
         try:
+            values = {one: memoryview(bytearray(self.bring(one))) for one in message.needs}
+        except LookupError as problem:
+            self.drop(message.needs)
+            reason = encode_reason(Reason("object", f"{problem.args[0]}"))
+            self.finish(task, Outcome.LOST, target, reason, started)
+            return
+        try:
             with (
                 contextlib.redirect_stdout(printed)
                 if message.kind == Kind.EXECUTE
-                else (contextlib.nullcontext())
+                else (contextlib.nullcontext()),
+                resolving(values),
             ):
-                value = engine.run(message.kind, data, message.digest)
+                payload = values[message.needs[0]] if message.stored else data
+                value = engine.run(message.kind, payload, message.digest)
             outcome, answer = Outcome.OK, dumps_bytes(value)
         except Exception as error:
             outcome = Outcome.ERROR
             answer = failure.encode(engine.describe(error, message.kind.name.lower()))
         if printed.getvalue():
             self.output(task, target, printed.getvalue())
-        self.finish(task, outcome, target, answer, started)
+        self.drop(message.needs)
+        keep = message.keep and outcome == Outcome.OK
+        self.finish(task, outcome, target, answer, started, keep or len(answer) >= INLINE_LIMIT)
 
     def output(self, task: int, engine: int, text: str, stream: Stream = Stream.STDOUT) -> None:
         data = text.encode() if isinstance(text, str) else text
         self.session.received([(Output(task, engine, stream, len(data)), data)])
 
-    def finish(self, task, outcome, engine, answer, started=0.0):
+    def finish(self, task, outcome, engine, answer, started=0.0, stored=False):
         message = Finished(task, outcome, engine, started, time.time(), len(answer))
+        if stored:
+            object_id = new_object_id()
+            self.host_store.objects[object_id] = answer
+            self.directory[object_id] = 1
+            message = Finished(
+                task, outcome, engine, started, time.time(), 0, 1, object_id, len(answer), HOST
+            )
+            answer = b""
         self.session.received([(message, answer)])
 
     # ------------------------------------------------- engines come and go
 
     def join(self, number: int) -> None:
         self.engines[number] = FakeEngine(number, self.store)
-        self.session.received([(EngineJoined(number, "h", 200 + number), b"")])
+        self.session.received([(EngineJoined(number, "h", 200 + number, 0, HOST), b"")])
 
     def leave(self, number: int, reason: str = "exited", restarting: bool = False) -> None:
         del self.engines[number]
@@ -273,7 +368,26 @@ class FakeController:
         )
 
 
+def end(session: Session) -> None:
+    session.lost(closed)
+    session.objects.close()
+
+
 def closed() -> Exception:
     from ipkernel.errors import ControllerLost
 
     return ControllerLost("this client is closed")
+
+
+def sent(fake: FakeController, kind: type) -> list[Any]:
+    """Return the messages of a kind that the client has sent."""
+    return [message for message in fake.messages if type(message) is kind]
+
+
+def is_empty(fake: FakeController) -> bool:
+    """Tell whether the store has nothing any more, once what was dropped is given back."""
+    gc.collect()
+    fake.pump()
+    left = {key: count for key, count in fake.directory.items() if count}
+    objects = fake.session.objects
+    return not (left or fake.host_store.objects or len(objects.references) or len(objects.outbox))

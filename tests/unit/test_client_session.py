@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import os
 import signal
 import threading
@@ -13,8 +14,9 @@ from twisted.internet.task import Clock
 
 from ipkernel import errors
 from ipkernel.client import session as session_module
+from ipkernel.client import submission as submission_module
 from ipkernel.client.asyncresult import AsyncResult
-from ipkernel.client.connection import BATCH, TURN, Courier
+from ipkernel.client.connection import BATCH, TIDY, TURN, Courier
 from ipkernel.client.engines import Engines
 from ipkernel.client.session import Session
 from ipkernel.serialize.calls import CallPayload
@@ -28,12 +30,15 @@ from ipkernel.wire.messages import (
     Fetch,
     Finished,
     Function,
+    HostAccess,
     Kind,
     Outcome,
+    Release,
     Submit,
 )
 from ipkernel.wire.records import EngineInfo
 from tests.support.fakecontroller import FakeController
+from tests.support.fakestore import FakeConnector
 
 
 def call(value=None, digest=b"", blob=b""):
@@ -107,7 +112,7 @@ def test_function_goes_ahead_once(session):
 
 
 def test_functions_are_bounded(session, monkeypatch):
-    monkeypatch.setattr(session_module, "MAX_FUNCTIONS", 100)
+    monkeypatch.setattr(submission_module, "MAX_FUNCTIONS", 100)
     submit(session, digest=b"a" * 16, blob=b"x" * 60)
     submit(session, digest=b"b" * 16, blob=b"y" * 60)
     submit(session, digest=b"a" * 16, blob=b"x" * 60)
@@ -151,12 +156,15 @@ def test_small_buffers_may_be_changed_after_submitting(session):
 
 
 def test_large_buffers_are_not_copied(session):
+    session.received([(HostAccess(1, "h", "t", "p"), b"")])
     data = bytearray(2 << 20)
     result = AsyncResult(session, True)
     session.submit(result, Kind.PUSH, CallPayload(b"", b"", [b"head", memoryview(data)]))
-    ((message, payload),) = session.take()
-    assert payload[1].obj is data
-    assert message.size == 4 + len(data)
+    (made, _), (message, payload), _ = session.take()
+    assert made.length == 4 + len(data) and not made.host
+    assert message.needs == [made.object] and message.stored
+    assert (message.size, payload) == (0, b"")
+    assert session.objects.outbox.pieces(made.object)[1].obj is data
 
 
 def test_same_task_for_many_is_one_message(session):
@@ -205,7 +213,7 @@ def test_failing_input_aborts_what_was_submitted(session):
 
 
 def test_many_cancellations_are_cut(session, monkeypatch):
-    monkeypatch.setattr(session_module, "MAX_LIST", 10)
+    monkeypatch.setattr(submission_module, "MAX_LIST", 10)
     session.cancel(list(range(25)))
     assert [len(m.tasks) for m, _ in session.take()] == [10, 10, 5]
     session.cancel([])
@@ -216,7 +224,7 @@ def test_many_cancellations_are_cut(session, monkeypatch):
 
 
 def test_submit_waits_for_room_and_goes_on(session, monkeypatch):
-    monkeypatch.setattr(session_module, "MAX_UNSENT", 1000)
+    monkeypatch.setattr(submission_module, "MAX_UNSENT", 1000)
     submit(session, b"x" * 2000)
     blocked = threading.Event()
     done = threading.Event()
@@ -240,7 +248,7 @@ def test_submit_waits_for_room_and_goes_on(session, monkeypatch):
 
 
 def test_waiting_for_room_ends_with_the_connection(session, monkeypatch):
-    monkeypatch.setattr(session_module, "MAX_UNSENT", 1000)
+    monkeypatch.setattr(submission_module, "MAX_UNSENT", 1000)
     submit(session, b"x" * 2000)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         future = pool.submit(submit, session)
@@ -432,9 +440,8 @@ def test_courier_takes_turns():
 
 def test_courier_looks_while_somebody_waits_for_bytes_to_leave():
     wire = Wire()
-    data = b"x" * (4 << 20)
     wire.channel.pauseProducing()
-    result = submit(wire.session, data)
+    result = [submit(wire.session, b"x" * 60_000) for _ in range(70)][-1]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(result.wait_for_send, 30)
         while not wire.session.blocked:
@@ -445,6 +452,52 @@ def test_courier_looks_while_somebody_waits_for_bytes_to_leave():
         wire.pump()
         wire.clock.advance(0.02)
         assert waiting.result(10) is True
+
+
+def is_looking(wire):
+    """Whether the courier will look for references that were dropped."""
+    return any("_tidy" in str(call) for call in wire.clock.getDelayedCalls())
+
+
+def test_dropped_references_are_given_back_soon():
+    wire = Wire()
+    references = wire.session.objects.references
+    wire.other.send(HostAccess(3, "h", "t", "p"), b"")
+    wire.pump()
+    result = submit(wire.session, bytearray(1 << 17))
+    wire.pump()
+    made, task, release = [message for message, _ in wire.other.inbox]
+    assert task.needs == [made.object] == release.objects
+    wire.clock.advance(TIDY)
+    assert not is_looking(wire), "nothing is referred to"
+    id_of_result = b"r" * 16
+    wire.session.objects.hosts._connector = FakeConnector(near=[3])
+    wire.other.send(Finished(result.msg_ids[0], Outcome.OK, 0, 1.0, 2.0, 0, 1, id_of_result, 9, 3))
+    wire.pump()
+    assert result.done() and id_of_result in references
+    wire.clock.advance(TIDY)
+    wire.pump()
+    assert len(wire.other.inbox) == 3, "it is still in use"
+    del result
+    gc.collect()
+    wire.clock.advance(TIDY)
+    wire.pump()
+    assert wire.other.inbox[-1][0] == Release([id_of_result])
+    wire.clock.advance(TIDY)
+    assert not is_looking(wire)
+
+
+def test_nothing_is_given_back_after_the_end():
+    wire = Wire()
+    wire.session.objects.references.hold(b"x" * 16)
+    submit(wire.session)
+    wire.pump()
+    assert is_looking(wire)
+    wire.courier.stop()
+    assert not is_looking(wire)
+    submit(wire.session)
+    wire.pump()
+    assert not is_looking(wire)
 
 
 def test_loss_of_the_channel_is_told():
