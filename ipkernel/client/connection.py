@@ -165,7 +165,6 @@ class Connection:
         self._reactor = reactor
         self._identity = Identity.create()
         self._tub = make_tub(self._identity, reactor)
-        self._furl: Furl
         self._door: Any = None
         self._courier: Courier | None = None
         self._closed: Deferred[None] | None = None
@@ -191,7 +190,6 @@ class Connection:
         return connection
 
     async def _open(self, furl: Furl, timeout: float) -> None:
-        self._furl = furl
         self._door = await connect(self._tub, furl, timeout)
         self._door.notifyOnDisconnect(self._door_lost)
         answer = await self._call_within(timeout, "open", Presence(self._closing), pack(_hello()))
@@ -203,7 +201,9 @@ class Connection:
             )
         self.cluster = grant.cluster
         self.controller_version = grant.version
-        stores = Stores(self._identity)
+        stores = Stores(
+            self._identity, furl.hints, lambda host: self.session.objects.relay(host)
+        )
         self.session = Session(grant.session, self._wake, Engines(grant.engines), stores)
         courier = self._courier = Courier(self._reactor, self.session)
         await open_channel(

@@ -25,7 +25,7 @@ class Connector(Protocol):
         """Tell, without connecting, whether a host is on this machine."""
 
     def near(self, access: HostAccess) -> StoreClient:
-        """Connect to the store of a host on this machine.
+        """Return access to the store of a host on this machine; it may connect later.
 
         Raises:
             ConnectError: It is not there, or not for us.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ipkernel.errors import ConnectError
 from ipkernel.objects.interfaces import StoreClient
 from ipkernel.wire.messages import HostAccess
 
 if TYPE_CHECKING:
+    import socket
+
     from ipkernel.wire.identity import Identity
 
 
@@ -17,10 +19,16 @@ class Stores:
 
     Args:
         identity: The client's, for which the controller has made the tickets.
+        hints: The controller's addresses, for connections that it relays.
+        ask: Asks the controller for the token of a connection to a host that it relays.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(
+        self, identity: Identity, hints: Sequence[str], ask: Callable[[int], bytes]
+    ) -> None:
         self._identity = identity
+        self._hints = hints
+        self._ask = ask
 
     def is_near(self, access: HostAccess) -> bool:
         """Tell, without connecting, whether a host is on this machine."""
@@ -29,11 +37,18 @@ class Stores:
         return reachable(access)
 
     def near(self, access: HostAccess) -> StoreClient:
-        """Return access to the store of a host on this machine."""
+        """Return access to the store of a host on this machine; it connects when it is used."""
         from ipkernel.objects.local import LocalStore
 
         return LocalStore(access.local, self._identity.tub_id, access.ticket)
 
     def far(self, access: HostAccess) -> StoreClient:
-        """Return access to the store of another machine's host."""
-        raise ConnectError(f"host {access.name} is on another machine")
+        """Return access to the store of another machine's host; it connects when it is used."""
+        from ipkernel.objects.remote import RemoteStore
+
+        return RemoteStore(access, self._identity, relay=lambda: self._relayed(access.host))
+
+    def _relayed(self, host: int) -> socket.socket:
+        from ipkernel.objects.dialing import dial_relay
+
+        return dial_relay(self._hints, self._ask(host))
