@@ -312,9 +312,13 @@ def rebuild_typed(code: str, machine: int, buffer: Any) -> Any:
 
 def _reduce_arrow(items: Any) -> Any:
     """Reduce a slice of an array to itself; by default all the memory of the whole goes with it."""
-    if items.get_total_buffer_size() <= _SLICE * items.nbytes + SMALL:
+    arrow = sys.modules["pyarrow"]
+    try:
+        if items.get_total_buffer_size() <= _SLICE * items.nbytes + SMALL:
+            return NotImplemented
+        return arrow.concat_arrays([items]).__reduce_ex__(5)
+    except arrow.ArrowException:  # not every type can do everything in every release
         return NotImplemented
-    return sys.modules["pyarrow"].concat_arrays([items]).__reduce_ex__(5)
 
 
 def _reduce_arrow_column(column: Any) -> Any:

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from ipkernel.serialize import buffers
 from ipkernel.serialize.payload import dumps, loads, size_of
 
 N = 200_000
@@ -58,3 +59,11 @@ def test_columns_of_several_chunks_survive():
         assert size_of(dumps(column[-10:])) < 10_000
     empty = pd.arrays.ArrowExtensionArray(pa.chunked_array([], type=pa.int8()))
     assert received(empty).equals(empty)
+
+
+def test_types_that_cannot_be_weighed_keep_their_own_way():
+    class Odd:
+        def get_total_buffer_size(self):
+            raise pa.ArrowNotImplementedError("not for this type")
+
+    assert buffers._reduce_arrow(Odd()) is NotImplemented
