@@ -87,7 +87,8 @@ class Loop:
         self._streams = streams
         self._interrupts = interrupts
         self._link = link if link is not None else Link()
-        self._objects = objects if objects is not None else EngineObjects(interrupts.open)
+        #: The engine's connection to the store of its host.
+        self.objects = objects if objects is not None else EngineObjects(interrupts.open)
         self._state = identity
         self._progress = progress if progress is not None else [0]
         self._lock = threading.Lock()
@@ -160,7 +161,7 @@ class Loop:
             self._state.engine = message.engine
             self._state.host = message.host
             self._state.cluster = message.cluster
-            self._objects.set_up(message)
+            self.objects.set_up(message)
             set_title(message.engine, message.cluster)
 
     def _run_task(self, task: Assign, payload: Any) -> None:
@@ -221,18 +222,18 @@ class Loop:
 
     def _bring(self, task: Assign, payload: Any) -> Any:
         """Map what a task needs out of the host's store; return its payload."""
-        views = self._objects.bring(task.placed)
+        views = self.objects.bring(task.placed)
         self._work.values = {one.object: view for one, view in zip(task.placed, views, strict=True)}
         return views[0] if task.stored else payload
 
     def _put(self, task: Assign, pieces: Sequence[Any]) -> bytes:
         """Put a result that is large into the host's store; return its id, or nothing."""
-        if self._state.forked or not self._objects.available:
+        if self._state.forked or not self.objects.available:
             return b""
         size = size_of(pieces)  # type: ignore[arg-type]
         if size < INLINE_LIMIT and not task.keep:
             return b""
-        return self._objects.put(pieces, size, task.task)
+        return self.objects.put(pieces, size, task.task)
 
     def _write(self) -> None:
         # Called with the lock held.

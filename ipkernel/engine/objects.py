@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ipkernel.errors import StoreFull
-from ipkernel.objects.interfaces import Buffer
+from ipkernel.errors import ObjectError, StoreFull
+from ipkernel.objects.interfaces import Buffer, StoreClient
 from ipkernel.objects.tickets import result_id
 from ipkernel.objects.transfer import Transfer, TransferCancelled
 from ipkernel.wire.messages import EngineSetup, Placed
@@ -14,22 +14,11 @@ from ipkernel.wire.messages import EngineSetup, Placed
 __all__ = ["EngineObjects", "Store", "open_store"]
 
 
-class Store(Protocol):
+class Store(StoreClient, Protocol):
     """What of :class:`~ipkernel.objects.local.LocalStore` is used here."""
 
     def map_placed(self, placed: Placed) -> memoryview:
         """Map an object that is leased already."""
-
-    def put(
-        self,
-        object_id: bytes,
-        pieces: Sequence[Buffer],
-        size: int,
-        *,
-        owner: int,
-        transfer: Transfer | None = None,
-    ) -> None:
-        """Put an object into the store."""
 
 
 def open_store(address: str, subject: str, ticket: bytes) -> Store:
@@ -80,8 +69,17 @@ class EngineObjects:
         """Whether the host has a store."""
         return bool(self._where[0])
 
-    def _opened_store(self) -> Store:
+    @property
+    def store(self) -> Store:
+        """The connection to the store.
+
+        Raises:
+            ObjectError: The host has none.
+            ConnectError: It cannot be reached.
+        """
         if self._store is None:
+            if not self.available:
+                raise ObjectError(f"host {self._host or 'of this engine'} has no store for objects")
             self._store = self._connect(*self._where)
         return self._store
 
@@ -99,7 +97,7 @@ class EngineObjects:
         Raises:
             KernelError: The store cannot be reached.
         """
-        store = self._opened_store()
+        store = self.store
         return [store.map_placed(one) for one in placed]
 
     def put(self, pieces: Sequence[Buffer], size: int, task: int) -> bytes:
@@ -121,7 +119,7 @@ class EngineObjects:
             KeyboardInterrupt: An interrupt has arrived meanwhile.
             KernelError: The store cannot be reached.
         """
-        store = self._opened_store()
+        store = self.store
         object_id = result_id(self._where[2], task)
         try:
             store.put(

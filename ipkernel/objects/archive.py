@@ -86,7 +86,7 @@ class Entry(Struct, array_like=True, frozen=True, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Entry)
 
-Event: TypeAlias = "tuple[Part, Entry | memoryview | bytes]"
+Event: TypeAlias = "tuple[Part, Entry | memoryview]"
 
 
 def spell(name: str) -> bytes:
@@ -237,7 +237,7 @@ class Unpacker:
             return Part.DATA, content
         if kind == Part.END and self._open and content.nbytes == DIGEST:
             self._open = False
-            return Part.END, bytes(content)
+            return Part.END, content
         raise TransferError(f"a part of kind {kind} cannot be where it is among the files sent")
 
     def _entry(self, content: memoryview) -> Entry:

@@ -92,6 +92,8 @@ class Stream(IntEnum):
     """A MessagePack map with ``data``, ``metadata`` and ``transient``: rich output."""
     DATA = 4
     """A pickled value published by the task while it runs."""
+    FLOW = 5
+    """A :class:`~ipkernel.objects.chunks.Note` for the client's machinery."""
 
 
 class Message(Struct, array_like=True, frozen=True, gc=False):
