@@ -7,6 +7,7 @@ peer holds the key of the certificate that it shows.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from attrs import field, frozen
@@ -54,6 +55,10 @@ class TubTLS:
         """Return a new connection; Twisted sets its role."""
         return SSL.Connection(self._context, None)
 
+    def over(self, sock: socket.socket) -> SSL.Connection:
+        """Return a new connection over a socket, for code that blocks; the caller sets its role."""
+        return SSL.Connection(self._context, sock)
+
 
 @frozen
 class PeerCertificate:
@@ -79,10 +84,15 @@ def peer_certificate(transport: Any) -> PeerCertificate | None:
     Args:
         transport: A Twisted transport that speaks TLS.
     """
+    connection = transport.getHandle()
+    return certificate_of(connection) if connection else None
+
+
+def certificate_of(connection: SSL.Connection) -> PeerCertificate | None:
+    """Return the peer's certificate, or None when there is none (yet)."""
     import hashlib
 
-    connection = transport.getHandle()
-    certificate = connection.get_peer_certificate(as_cryptography=True) if connection else None
+    certificate = connection.get_peer_certificate(as_cryptography=True)
     if certificate is None:
         return None
     der = certificate.public_bytes(Encoding.DER)

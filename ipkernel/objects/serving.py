@@ -1,0 +1,424 @@
+"""The host's side of one data connection: a thread that moves bytes between a socket and the store.
+
+What the store knows is asked of the reactor's thread, where it lives; the bytes themselves never pass there.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from ipkernel.errors import KernelError, ObjectError, TransferError
+from ipkernel.objects.compress import available, choose, compressor, decompressor
+from ipkernel.objects.datawire import (
+    HELLO_LIMIT,
+    LIMIT,
+    PROTOCOL,
+    Abandon,
+    Done,
+    Exists,
+    Free,
+    Get,
+    Go,
+    Hello,
+    Ok,
+    Problem,
+    Put,
+    PutRange,
+    Release,
+    Request,
+    Sending,
+    WaitFreed,
+    Waiting,
+    Welcome,
+    decode_request,
+    problem_of,
+)
+from ipkernel.objects.interfaces import Placement
+from ipkernel.objects.line import Line
+from ipkernel.objects.ranges import BLOCK, PIECE, combined_digest
+from ipkernel.objects.tickets import is_ticket
+from ipkernel.objects.tlsstream import FROZEN_AFTER, StreamBroken, TlsStream
+from ipkernel.objects.uploads import Store, Upload, Uploads
+
+__all__ = ["Conversation", "PieceDigests", "Resources"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which a connection on which nothing is asked for is closed.
+IDLE: Final = 60.0
+#: Seconds between two signs of life while an answer takes long.
+SIGN_OF_LIFE: Final = 5.0
+#: Seconds after which it is seen that nobody waits for an answer any more.
+_LOOK: Final = 1.0
+#: Objects that one connection may have leased.
+_LEASES: Final = 16
+#: Objects whose pieces' digests are remembered.
+_REMEMBERED: Final = 256
+
+T = TypeVar("T")
+
+
+class PieceDigests:
+    """Puts the digests of objects together while their pieces are sent. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._objects: OrderedDict[bytes, dict[int, bytes]] = OrderedDict()
+
+    def note(self, object_id: bytes, size: int, offset: int, digest: bytes) -> bytes:
+        """Note the digest of a piece; return that of the object once all are known, or empty."""
+        with self._lock:
+            found = self._objects.setdefault(object_id, {})
+            self._objects.move_to_end(object_id)
+            if len(self._objects) > _REMEMBERED:
+                self._objects.popitem(last=False)
+            found[offset] = digest
+            if len(found) * PIECE < size:
+                return b""
+            del self._objects[object_id]
+            return combined_digest(found[start] for start in range(0, size, PIECE))
+
+
+@frozen
+class Resources:
+    """What the connections of a data port share.
+
+    Attributes:
+        reactor: Twisted's reactor; the next two belong to its thread.
+        store: The store.
+        uploads: What comes in.
+        digests: Digests of what goes out.
+        key: The store's key.
+        timeout: Seconds without progress after which a connection is given up.
+    """
+
+    reactor: Any
+    store: Store
+    uploads: Uploads
+    digests: PieceDigests
+    key: bytes
+    timeout: float = FROZEN_AFTER
+
+
+class _Call(Generic[T]):
+    """A question to the reactor's thread, whose answer another thread waits for."""
+
+    def __init__(self, reactor: Any, function: Callable[..., Any], *args: Any) -> None:
+        self._reactor = reactor
+        self._outcome: queue.SimpleQueue[T | Failure] = queue.SimpleQueue()
+        self._deferred: Deferred[T] | None = None
+        reactor.callFromThread(self._begin, function, args)
+
+    def _begin(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._deferred = maybeDeferred(function, *args)
+        self._deferred.addBoth(self._outcome.put)
+
+    def wait(self, timeout: float) -> T:
+        """Return the answer; raise what it has failed with, or queue.Empty when it is late."""
+        outcome = self._outcome.get(timeout=timeout)
+        if not isinstance(outcome, Failure):
+            return outcome
+        assert outcome.value is not None
+        raise outcome.value
+
+    def fail(self, error: Exception) -> None:
+        """Have the waiting thread get this error; from any thread."""
+        self._outcome.put(Failure(error))
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._reactor.callFromThread(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._deferred is not None:
+            self._deferred.cancel()
+
+
+@frozen
+class _Leased:
+    """An object that is being read."""
+
+    view: memoryview
+    digest: bytes
+
+
+class Conversation:
+    """Serves one connection. :meth:`run` is for its own thread, :meth:`cut` for any.
+
+    Args:
+        number: Its number.
+        stream: The connection, as TLS server.
+        resources: What it shares with others.
+        welcomed: Is called, in the conversation's thread, when the peer has shown who it is.
+
+    Attributes:
+        idle_since: Since when it has waited for a request, or None while it serves one.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        stream: TlsStream,
+        resources: Resources,
+        welcomed: Callable[[Conversation], None],
+    ) -> None:
+        self.idle_since: float | None = None
+        self.holder = f"data:{number}"
+        self._line = Line(stream, decode_request, HELLO_LIMIT)
+        self._resources = resources
+        self._welcomed = welcomed
+        self._subject = ""
+        self._uploads: dict[bytes, Upload] = {}
+        self._leases: dict[bytes, _Leased] = {}
+        self._codecs: dict[bytes, str] = {}
+        self._lock = threading.Lock()
+        self._cut = False
+        self._call: _Call[Any] | None = None
+
+    def run(self) -> None:
+        """Serve until the connection ends, and close it."""
+        try:
+            self._line.stream.handshake()
+            self._let_in()
+            while True:
+                self._serve(self._next_request())
+        except StreamBroken as error:
+            logger.debug("data connection %s of %s: %s", self.holder, self._subject or "?", error)
+        except Exception:
+            logger.exception("data connection %s has failed", self.holder)
+        finally:
+            self._line.close()
+            self._leases.clear()
+            self._uploads.clear()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, and was not cut."""
+        return self.idle_since is not None and not self._cut
+
+    def cut(self) -> None:
+        """End it at once."""
+        with self._lock:
+            self._cut = True
+            call = self._call
+        self._line.cut()
+        if call is not None:
+            call.fail(StreamBroken("the host ends the connection"))
+
+    # ---------------------------------------------------------------- the beginning
+
+    def _let_in(self) -> None:
+        hello = self._line.hear()
+        if not isinstance(hello, Hello):
+            raise StreamBroken("the other side does not say who it is")
+        tub_id = self._line.stream.peer.tub_id
+        if hello.protocol != PROTOCOL:
+            self._refuse(f"it speaks version {hello.protocol} of the protocol, not {PROTOCOL}")
+        if hello.subject != tub_id or not is_ticket(self._resources.key, tub_id, hello.ticket):
+            self._refuse("its ticket is not valid here")
+        self._subject = tub_id
+        self._line.limit = LIMIT
+        self._line.tell(Welcome(list(available())))
+        self._welcomed(self)
+
+    def _refuse(self, why: str) -> None:
+        self._line.tell(Problem("refused", f"the host does not let this process in: {why}"))
+        raise StreamBroken(f"not let in: {why}")
+
+    def _next_request(self) -> Request:
+        self._line.stream.set_timeout(IDLE)
+        self.idle_since = time.monotonic()
+        request = self._line.hear()
+        self.idle_since = None
+        self._line.stream.set_timeout(self._resources.timeout)
+        return request
+
+    # ---------------------------------------------------------------- requests
+
+    def _serve(self, request: Request) -> None:
+        match request:
+            case PutRange():
+                self._put_range(request)
+            case Release():
+                self._release(request.object)
+            case Put() | Get() | Abandon() | Free() | WaitFreed():
+                try:
+                    self._answer(request)
+                except (KernelError, TimeoutError) as error:
+                    self._line.tell(problem_of(error))
+            case _:
+                raise StreamBroken(f"a {type(request).__name__} where there can be none")
+
+    def _answer(self, request: Put | Get | Abandon | Free | WaitFreed) -> None:
+        store, uploads = self._resources.store, self._resources.uploads
+        match request:
+            case Put():
+                self._put(request)
+            case Get():
+                self._get(request)
+            case Abandon():
+                self._uploads.pop(request.object, None)
+                self._ask(uploads.abandon, request.object, self._subject)
+                self._line.tell(Ok())
+            case Free():
+                self._ask(store.free, request.objects)
+                self._line.tell(Ok())
+            case WaitFreed():
+                gone = self._ask(store.wait_freed, request.object, request.timeout)
+                self._line.tell(Ok(gone))
+
+    def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Have something done in the reactor's thread, and wait for the answer."""
+        with self._lock:
+            if self._cut:
+                raise StreamBroken("the host ends the connection")
+            call = self._call = _Call[Any](self._resources.reactor, function, *args)
+        try:
+            quiet_until = time.monotonic() + SIGN_OF_LIFE
+            while True:
+                try:
+                    return call.wait(_LOOK)
+                except queue.Empty:
+                    if self._line.stream.peer_is_gone:
+                        raise StreamBroken("nobody waits for the answer") from None
+                if time.monotonic() >= quiet_until:
+                    self._line.tell(Waiting())
+                    quiet_until = time.monotonic() + SIGN_OF_LIFE
+        except StreamBroken:
+            call.cancel()
+            raise
+        finally:
+            self._call = None
+
+    # ---------------------------------------------------------------- what comes in
+
+    def _put(self, request: Put) -> None:
+        self._uploads.clear()
+        upload = self._ask(self._begin, request)
+        if upload is None:
+            self._line.tell(Exists())
+        else:
+            self._uploads[request.object] = upload
+            self._line.tell(Go(upload.have))
+
+    def _begin(self, request: Put) -> Deferred[Upload | None]:
+        return Deferred.fromCoroutine(
+            self._resources.uploads.begin(
+                request.object, request.size, request.owner, self._subject, self
+            )
+        )
+
+    def _put_range(self, request: PutRange) -> None:
+        """Take a piece in. Whatever goes wrong ends the connection, for its bytes follow."""
+        upload = self._uploads.get(request.object)
+        if upload is None:
+            raise StreamBroken("bytes of an object that was not begun")
+        offset, length = request.offset, request.length
+        try:
+            unpack = decompressor(request.codec) if request.codec else None
+            target = upload.claim(offset, length, self)
+        except TransferError as error:
+            self._line.tell(problem_of(error))
+            raise StreamBroken(str(error)) from None
+        if target is None:
+            target = memoryview(bytearray(length))  # a piece at most, and hardly ever
+            digest = self._line.receive_range(target, _nothing, unpack)
+            self._trailer()
+            self._line.tell(Done(digest))
+            return
+        right = None
+        complete = False
+        try:
+            digest = self._line.receive_range(target, _nothing, unpack)
+            right = digest if self._trailer() == digest else None
+        finally:
+            del target
+            complete = upload.settle(offset, length, right)
+        if complete:
+            self._uploads.clear()
+            try:
+                self._ask(self._resources.uploads.seal, upload)
+            except ObjectError as error:
+                self._line.tell(problem_of(error))
+                return
+        self._line.tell(Done(digest, complete))
+
+    def _trailer(self) -> bytes:
+        done = self._line.hear()
+        if not isinstance(done, Done):
+            raise StreamBroken("a range without its digest")
+        return done.digest
+
+    # ---------------------------------------------------------------- what goes out
+
+    def _get(self, request: Get) -> None:
+        leased = self._leases.get(request.object)
+        if leased is None:
+            if len(self._leases) >= _LEASES:
+                raise ObjectError(f"more than {_LEASES} objects at a time on one connection")
+            leased = self._leases[request.object] = self._ask(self._lease, request)
+        size = len(leased.view)
+        if request.offset > size:
+            raise ObjectError(f"byte {request.offset} of an object with {size} bytes")
+        length = min(request.length, size - request.offset)
+        codec = self._codec(request, leased) if length else ""
+        self._line.tell(Sending(size, length, codec, leased.digest))
+        blocks = _blocks(leased.view[request.offset : request.offset + length])
+        digest = self._line.send_range(blocks, _nothing, compressor(codec) if codec else None)
+        self._line.tell(Done(digest))
+        whole = length == min(PIECE, size - request.offset) and not request.offset % PIECE
+        if length and whole and not leased.digest:
+            self._note(request.object, leased, request.offset, digest)
+
+    def _lease(self, request: Get) -> Deferred[_Leased]:
+        store = self._resources.store
+
+        def leased(place: Placement) -> _Leased:
+            info = store.info(request.object)
+            return _Leased(store.view(place), b"" if info is None else info.digest)
+
+        place = store.lease(
+            request.object, self.holder, bringer=request.bringer, timeout=request.timeout
+        )
+        return place.addCallback(leased)
+
+    def _codec(self, request: Get, leased: _Leased) -> str:
+        """Return how to compress an object for one who understands some codecs."""
+        if not request.codecs:
+            return ""
+        codec = self._codecs.get(request.object)
+        if codec is None:
+            codec = choose((leased.view,), len(leased.view), request.codecs)
+            self._codecs[request.object] = codec
+        return codec
+
+    def _note(self, object_id: bytes, leased: _Leased, offset: int, digest: bytes) -> None:
+        whole = self._resources.digests.note(object_id, len(leased.view), offset, digest)
+        if whole:
+            reactor, store = self._resources.reactor, self._resources.store
+            reactor.callFromThread(store.set_digest, object_id, whole)
+
+    def _release(self, object_id: bytes) -> None:
+        self._codecs.pop(object_id, None)
+        if self._leases.pop(object_id, None) is not None:
+            reactor, store = self._resources.reactor, self._resources.store
+            reactor.callFromThread(store.release, object_id, self.holder)
+
+
+def _nothing(count: int) -> None:
+    """Nobody counts here."""
+
+
+def _blocks(view: memoryview) -> Iterator[memoryview]:
+    for start in range(0, len(view), BLOCK):
+        yield view[start : start + BLOCK]
