@@ -352,6 +352,7 @@ class LocalStore:
     def after_fork_in_child(self) -> Connection | None:
         """Leave the connections, which are the parent's; return the lifeline, to be kept open."""
         self._lock = threading.Lock()
+        self._segments = Segments()
         self._over = "a process that was forked cannot use the store; start it in another way"
         own = self._lifelines.pop(threading.get_ident(), None)
         for connection in (*self._idle, *self._busy, *self._lifelines.values()):

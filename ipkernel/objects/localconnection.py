@@ -81,7 +81,7 @@ class Connection:
         self.broken = False
         self.kept = b""
         self._address = address
-        self._releases = releases
+        self._releases: Releases | None = None
         self._incoming = replies()
         if not address.usable:
             raise ConnectError(f"this system cannot connect to a store at {address}")
@@ -103,6 +103,7 @@ class Connection:
             self.close()
             raise
         self._greet(subject, ticket)
+        self._releases = releases  # not ahead of the greeting
 
     def _check_owner(self) -> None:
         """See whose socket it is: a name that is not in use is free for everybody."""
