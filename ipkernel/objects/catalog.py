@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from ipkernel.errors import ObjectError, ObjectLost, TransferError, UnknownObject
 from ipkernel.objects.allocator import Allocator
@@ -30,11 +31,14 @@ from ipkernel.objects.entries import (
     Waits,
 )
 from ipkernel.objects.fullness import by_holder, by_owner, store_full
-from ipkernel.objects.interfaces import ObjectInfo
+from ipkernel.objects.interfaces import TRANSIENT, ObjectInfo
 from ipkernel.objects.room import Room, Want
 from ipkernel.objects.waiting import Waiting
 
 __all__ = ["Catalog"]
+
+#: How many sessions that are gone are remembered, for those who come late to wait for one.
+_REMEMBERED: Final = 1 << 14
 
 
 class Catalog:
@@ -51,6 +55,7 @@ class Catalog:
         self._freed: dict[bytes, list[Entry]] = {}  # but still in use
         self._held: dict[str, Counter[bytes]] = {}  # leases by holder
         self._waiting = Waiting()
+        self._gone_sessions: dict[int, None] = {}
 
     @property
     def idle(self) -> int:
@@ -141,6 +146,8 @@ class Catalog:
         if entry is None and bringer is None:
             why = f"this host's store has no object {object_id.hex()}: it was freed, or is lost"
             return [Fail(wait, UnknownObject(why))]
+        if entry is None and bringer in self._gone_sessions:
+            return [Fail(wait, _not_brought(object_id, bringer))]
         self._waiting.add(wait, Wait(Waits.LEASE, object_id, holder, bringer))
         if entry is None:
             return []
@@ -209,13 +216,20 @@ class Catalog:
         return []
 
     def session_gone(self, session: int) -> list[Instruction]:
-        """Nothing will come from a session any more."""
-        out: list[Instruction] = []
+        """Nothing will come from a session any more, and what is transient of it goes."""
+        self._gone_sessions[session] = None
+        if len(self._gone_sessions) > _REMEMBERED:
+            del self._gone_sessions[next(iter(self._gone_sessions))]
         waits = self._waiting.take_where(lambda wait: wait.bringer == session)
-        for number, wait in waits.items():
-            why = f"object {wait.object_id.hex()} did not come: session {session} is gone"
-            out.append(Fail(number, UnknownObject(why)))
-        return out
+        out: list[Instruction] = [
+            Fail(number, _not_brought(wait.object_id, session)) for number, wait in waits.items()
+        ]
+        transient = [
+            object_id
+            for object_id, entry in self._entries.items()
+            if entry.owner == session + TRANSIENT
+        ]
+        return out + self.free(transient)
 
     def cancel(self, wait: int) -> list[Instruction]:
         """Somebody does not wait any more; he gets no answer."""
@@ -389,6 +403,10 @@ class Catalog:
             Answer(number, True) for number in self._waiting.take(object_id, Waits.FREED)
         ]
         return out + _fail(self._waiting.take(object_id, Waits.LEASE, Waits.SEALED), error)
+
+
+def _not_brought(object_id: bytes, session: int | None) -> UnknownObject:
+    return UnknownObject(f"object {object_id.hex()} did not come: session {session} is gone")
 
 
 def _fail(waits: Mapping[int, Wait], error: ObjectError) -> list[Instruction]:

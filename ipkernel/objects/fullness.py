@@ -8,6 +8,7 @@ from typing import Any
 
 from ipkernel.errors import StoreFull
 from ipkernel.objects.entries import Entry, State, StoreStats
+from ipkernel.objects.interfaces import TRANSIENT
 
 __all__ = ["by_holder", "by_owner", "room", "store_full"]
 
@@ -32,7 +33,7 @@ def by_owner(entries: Iterable[Entry]) -> dict[int, int]:
     found: Counter[int] = Counter()
     for entry in entries:
         if entry.region is not None:
-            found[entry.owner] += entry.region.length
+            found[entry.owner & ~TRANSIENT] += entry.region.length
     return dict(found.most_common())
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from attrs import frozen
 
 from ipkernel.objects.transfer import Transfer
 
-__all__ = ["Buffer", "ObjectInfo", "Placement", "StoreClient"]
+__all__ = ["TRANSIENT", "Buffer", "ObjectInfo", "Placement", "StoreClient"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """One stretch of bytes."""
+
+TRANSIENT: Final = 1 << 61
+"""Added to the session that owns an object, it says that the object goes when the session does."""
 
 
 @frozen
@@ -67,7 +70,7 @@ class StoreClient(Protocol):
             object_id: Its id. If the store has it already, nothing is sent.
             pieces: Its bytes, in order.
             size: Their number.
-            owner: The session that it belongs to.
+            owner: The session that it belongs to; with :data:`TRANSIENT` the object goes with it.
             transfer: Is told of progress, and may be cancelled.
 
         Raises:

@@ -6,7 +6,7 @@ import pytest
 
 from ipkernel.errors import ObjectError, StoreFull, TransferError, UnknownObject
 from ipkernel.objects.entries import ObjectExists
-from ipkernel.objects.interfaces import ObjectInfo, Placement
+from ipkernel.objects.interfaces import TRANSIENT, ObjectInfo, Placement
 from tests.support.objects import PAGE, Books
 
 A, B, C, D = (bytes([letter]) * 16 for letter in b"ABCD")
@@ -112,6 +112,32 @@ class TestLeases:
         books.do(books.catalog.session_gone(7))
         assert "session 7 is gone" in books.error(wait, UnknownObject)
         assert other not in books.answers
+
+    def test_nor_for_those_who_come_later(self):
+        books = Books()
+        books.do(books.catalog.session_gone(7))
+        assert "session 7 is gone" in books.error(books.lease(A, bringer=7), UnknownObject)
+        place = books.put(B)
+        assert books.answers[books.lease(B, bringer=7)] == place
+
+    def test_what_is_transient_goes_with_its_session(self):
+        books = Books()
+        books.put(A, owner=7 + TRANSIENT)
+        books.put(B, owner=7)
+        books.put(C, owner=8 + TRANSIENT)
+        gone = books.ask(books.catalog.wait_freed, A)
+        books.do(books.catalog.session_gone(7))
+        assert books.answers[gone] is True
+        assert set(books.catalog.ids()) == {B, C}
+        assert set(books.catalog.stats().owners) == {7, 8}
+
+    def test_what_is_transient_and_being_written_goes_too(self):
+        books = Books()
+        books.create(A, owner=7 + TRANSIENT)
+        books.do(books.catalog.session_gone(7))
+        assert books.catalog.ids() == []
+        books.do(books.catalog.seal(A))
+        assert books.catalog.stats().used == 0
 
     def test_those_who_wait_for_an_abandoned_object_are_told(self):
         books = Books()
