@@ -201,9 +201,7 @@ class Connection:
             )
         self.cluster = grant.cluster
         self.controller_version = grant.version
-        stores = Stores(
-            self._identity, furl.hints, lambda host: self.session.objects.relay(host)
-        )
+        stores = Stores(self._identity, furl.hints, lambda host: self.session.objects.relay(host))
         self.session = Session(grant.session, self._wake, Engines(grant.engines), stores)
         courier = self._courier = Courier(self._reactor, self.session)
         await open_channel(

@@ -174,5 +174,11 @@ class LightFuture(Future[Any]):
             else:
                 deferred.callback(value)
 
-        self.add_done_callback(lambda _: call_in_reactor(reactor, fire))
+        self.add_done_callback(
+            lambda _: self._when_readable(lambda: call_in_reactor(reactor, fire))
+        )
         return deferred
+
+    def _when_readable(self, call: Callable[[], object]) -> None:
+        """Have ``call()`` called when reading the outcome, which is here, waits for nothing."""
+        call()

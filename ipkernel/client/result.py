@@ -166,6 +166,18 @@ class AsyncResult(LightFuture):
         with self._condition:
             return wait_showing(self._condition, self.done, timeout, self._transfers, True)
 
+    def _when_readable(self, call: Callable[[], object]) -> None:
+        if not any(record.is_stored for record in self._records):
+            call()
+            return
+
+        def keep() -> None:
+            for record in self._records:
+                record.keep_result()
+
+        # Also when the client is closed, and the future cancelled.
+        self._session.objects.mover.fetchers.submit(keep).add_done_callback(lambda _: call())
+
     def _transfers(self) -> list[Transfer]:
         tasks = [record.id for record in self._records if record.cell is None]
         return self._session.objects.transfers_of(tasks, self._outgoing or ())

@@ -55,6 +55,11 @@ class Stored:
                 self._release()
             return self._view
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the bytes are here."""
+        return self._view is not None
+
     def _release(self) -> None:
         drop, self._drop = self._drop, None
         if drop is not None:

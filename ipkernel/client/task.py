@@ -163,9 +163,15 @@ class TaskRecord:
     def keep_result(self) -> None:
         """Map a result that is in a store, so that it stays readable without it."""
         content = self.cell[1] if self.cell is not None else None
-        if type(content) is Stored:
-            with suppress(errors.ObjectError):  # load() will say the same
+        if isinstance(content, Stored):
+            with suppress(errors.KernelError):  # load() will say the same
                 content.view()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its result is in a store on this machine, and is not mapped yet."""
+        content = self.cell[1] if self.cell is not None else None
+        return isinstance(content, Stored) and not content.mapped
 
     @property
     def engine(self) -> int:

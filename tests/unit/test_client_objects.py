@@ -351,6 +351,22 @@ def test_several_threads_read_one_result(near):
     assert result.get() == b"r" * BIG and len(fake.host_store.gets) == 1
 
 
+def test_what_the_reactor_reads_is_mapped_before(near):
+    fake, rc = near
+    result = rc[:].apply_async(make, BIG)
+    readable = threading.Event()
+    result._when_readable(readable.set)
+    assert readable.wait(10) and len(fake.host_store.gets) == 2
+    readable.clear()
+    result._when_readable(readable.set)
+    assert readable.is_set(), "now nothing has to be waited for"
+    late = rc[0].apply_async(make, BIG)
+    rc._session.objects.mover.close(0)
+    readable.clear()
+    late._when_readable(readable.set)
+    assert readable.is_set()
+
+
 def test_far_results_are_done_when_they_are_here(far):
     fake, rc = far
     fake.host_store.gate.clear()
