@@ -201,7 +201,7 @@ class Connection:
             )
         self.cluster = grant.cluster
         self.controller_version = grant.version
-        stores = Stores(self._identity, furl.hints, lambda host: self.session.objects.relay(host))
+        stores = Stores(self._identity, furl.hints, self._ask_relay)
         self.session = Session(grant.session, self._wake, Engines(grant.engines), stores)
         courier = self._courier = Courier(self._reactor, self.session)
         await open_channel(
@@ -213,6 +213,9 @@ class Connection:
         )
         if self._lost:
             raise ConnectError("the controller closed the connection at once; its log says why")
+
+    def _ask_relay(self, host: int) -> bytes:
+        return self.session.objects.relay(host)
 
     def _wake(self) -> None:
         assert self._courier is not None
