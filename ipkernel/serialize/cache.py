@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
-from ipkernel.objects.ref import collecting, note
+from ipkernel.objects.ref import ObjectRef, collecting, note
 from ipkernel.serialize import payload
 from ipkernel.serialize.fingerprint import Fingerprint, fingerprint, is_importable
 
@@ -75,14 +75,22 @@ class FunctionCache:
         Raises:
             SerializationError: the function cannot be pickled; the text names what is to blame.
         """
-        return self.recall(func) or self.renew(func)
+        answer = self.recall(func)
+        if answer is None:
+            answer, refs = self.renew(func)
+            note(refs.values())
+        return answer
 
-    def renew(self, func: Callable[..., Any]) -> tuple[bytes, bytes]:
-        """Pickle a function that :meth:`recall` does not find; see :meth:`lookup`."""
+    def renew(self, func: Callable[..., Any]) -> tuple[tuple[bytes, bytes], dict[bytes, ObjectRef]]:
+        """Pickle a function that :meth:`recall` does not find.
+
+        Returns:
+            What :meth:`lookup` does, and the references that were met, by id.
+        """
         if isinstance(func, _NAMED) and (func.__module__ == "builtins" or is_importable(func)):
             answer, promoted = self._by_digest(_dump(func))
             self._remember(func, promoted, None)
-            return answer
+            return answer, {}
         watch = fingerprint(func) if type(func) is types.FunctionType else None
         with collecting() as refs:
             blob = _dump(func)
@@ -91,12 +99,11 @@ class FunctionCache:
 
             warn_of_weight(func, describe_function(func), len(blob))
         if refs:
-            note(refs.values())
-            return b"", blob
+            return (b"", blob), refs
         answer, promoted = self._by_digest(blob)
         if watch is not None and watch.stable:
             self._remember(func, promoted, watch)
-        return answer
+        return answer, refs
 
     def _by_digest(self, blob: bytes) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
         """What to answer now, and what to answer from the second time on."""

@@ -67,8 +67,7 @@ def dump_call(
     refs: dict[bytes, ObjectRef] | None = None
     answer = cache.recall(func)  # type: ignore[arg-type]
     if answer is None:
-        with collecting() as refs:
-            answer = cache.renew(func)  # type: ignore[arg-type]
+        answer, refs = cache.renew(func)  # type: ignore[arg-type]
     arguments = (args if type(args) is tuple else tuple(args), kwargs or {})
     # The short form of is_simple() for what most calls look like.
     if (not kwargs and _only_atoms(map(type, arguments[0]))) or _is_simple(arguments):
