@@ -101,6 +101,9 @@ class Catalog:
         # Of two that are written under one id, nobody could tell which one is sealed.
         if object_id in self._entries or self.is_written(object_id):
             return [Fail(wait, ObjectExists(f"object {object_id.hex()} is there already"))]
+        if owner - TRANSIENT in self._gone_sessions:
+            why = f"object {object_id.hex()} is of no use: session {owner - TRANSIENT} is gone"
+            return [Fail(wait, UnknownObject(why))]
         entry = Entry(object_id, size, owner, writer)
         self._entries[object_id] = entry
         self._room.want(entry, wait)

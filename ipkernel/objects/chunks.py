@@ -276,11 +276,13 @@ class Note(Struct, array_like=True, frozen=True, gc=False):
         master: The key that the client has made.
         attempt: What the engine has drawn, see :func:`flow_key`.
         stop: False when the engine is ready for the flow, True when it wants no more of it.
+        size: How many bytes are to come out of it, as far as that is known.
     """
 
     master: Annotated[bytes, Meta(min_length=16, max_length=16)]
     attempt: Annotated[bytes, Meta(min_length=16, max_length=16)]
     stop: bool = False
+    size: Annotated[int, Meta(ge=0)] = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from ipkernel.errors import TransferError, UnknownObject
 from ipkernel.objects.chunks import Chunk, Flag, Window, chunk_id, frame, stop_id, unframe
-from ipkernel.objects.interfaces import Buffer, StoreClient
+from ipkernel.objects.interfaces import TRANSIENT, Buffer, StoreClient
 
 __all__ = [
     "CHUNK",
@@ -115,7 +115,7 @@ class FlowWriter(_Side):
     Args:
         store: The store.
         key: The flow's.
-        session: The session that the chunks belong to.
+        session: The session that the chunks belong to, and go with.
         watch: Whether to look for the reader's stop in the store while there is no room. Without it
             somebody has to call :meth:`stop`.
         idle: Called now and then while there is no room; what it raises ends the flow.
@@ -157,7 +157,11 @@ class FlowWriter(_Side):
             self._wait_freed(awaited)
         self._check()
         self._window.wrote(size)  # before it is there: what is put half-way must be freed, too
-        self._store.put(chunk_id(self._key, index), framed, size, owner=self._session)
+        name = chunk_id(self._key, index)
+        try:
+            self._store.put(name, framed, size, owner=self._session + TRANSIENT)
+        except UnknownObject:
+            raise _gone() from None
 
     def drain(self) -> None:
         """Wait until the reader has used everything; raises what :meth:`write` raises."""
@@ -190,7 +194,7 @@ class FlowWriter(_Side):
         except TimeoutError:
             return
         except UnknownObject:
-            raise UnknownObject("the client of this stream is gone") from None
+            raise _gone() from None
         with data:  # else the traceback of what is raised keeps it in the store
             error = bytes(unframe(data, 0).payload)
         raise FlowStopped("the reader of this stream has stopped", error)
@@ -208,6 +212,10 @@ class FlowWriter(_Side):
             left.append(stop_id(self._key))
         if left:
             self._store.free(left)
+
+
+def _gone() -> UnknownObject:
+    return UnknownObject("the client of this stream is gone")
 
 
 class FlowReader(_Side):
@@ -275,7 +283,7 @@ class FlowReader(_Side):
                 self._look()
                 continue
             except UnknownObject:
-                raise UnknownObject("the client of this stream is gone") from None
+                raise _gone() from None
             self._held = True
             with data:  # else what is raised, and its traceback, keep it in the store
                 return unframe(data, self._index)
@@ -294,7 +302,7 @@ class FlowReader(_Side):
             error: Why, if there is more to say than that.
         """
         framed, size = frame(0, Flag.LAST, [error])
-        self._store.put(stop_id(self._key), framed, size, owner=self._session)
+        self._store.put(stop_id(self._key), framed, size, owner=self._session + TRANSIENT)
 
     def close(self) -> None:
         """Free what may be in the store; to be called when the writer does not write any more.

@@ -75,6 +75,7 @@ class StoreClient(Protocol):
 
         Raises:
             StoreFull: There is no room, even on disk.
+            UnknownObject: It is transient, and the session is gone.
             TransferError: The connection was cut again and again, or the digest is wrong.
             TransferCancelled: ``transfer`` was cancelled.
             ConnectError: The host cannot be reached.

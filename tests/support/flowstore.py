@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 
 from ipkernel.errors import ConnectError, StoreFull, UnknownObject
-from ipkernel.objects.interfaces import Buffer
+from ipkernel.objects.interfaces import TRANSIENT, Buffer
 from ipkernel.objects.transfer import Transfer
 
 
@@ -33,6 +34,7 @@ class FlowStore:
         puts: How many objects were put.
         broken: Set to make every call raise ConnectError.
         gone: Sessions that bring no more objects.
+        leases: How often each object is being looked at.
     """
 
     def __init__(self, limit: int = 1 << 40, patience: float = 0.02) -> None:
@@ -44,8 +46,7 @@ class FlowStore:
         self.gone: set[int] = set()
         self._limit = limit
         self._patience = patience
-        self._leases: dict[bytes, int] = {}
-        self._freed: set[bytes] = set()
+        self.leases: Counter[bytes] = Counter()
         self._changed = threading.Condition()
 
     # ------------------------------------------------- StoreClient
@@ -67,6 +68,8 @@ class FlowStore:
             self._check()
             if object_id in self.objects:
                 return
+            if owner - TRANSIENT in self.gone:
+                raise UnknownObject("its session is gone")
             if self.bytes + size > self._limit:
                 raise StoreFull(f"{size} bytes do not fit")
             self.objects[object_id] = data
@@ -84,7 +87,7 @@ class FlowStore:
         transfer: Transfer | None = None,
     ) -> memoryview:
         def there() -> bool:
-            return object_id in self.objects and object_id not in self._freed
+            return object_id in self.objects
 
         with self._changed:
             self._check()
@@ -97,7 +100,7 @@ class FlowStore:
                         raise UnknownObject("its bringer is gone")
                     raise TimeoutError("it did not come in time")
             memory = _Memory(self.objects[object_id])
-            self._leases[object_id] = self._leases.get(object_id, 0) + 1
+            self.leases[object_id] += 1
         weakref.finalize(memory, self._release, object_id).atexit = False
         if transfer is not None:
             transfer.advance(len(memory))
@@ -106,8 +109,7 @@ class FlowStore:
     def free(self, object_ids: Sequence[bytes]) -> None:
         with self._changed:
             self._check()
-            self._freed.update(o for o in object_ids if o in self.objects)
-            self._forget()
+            self._forget(object_ids)
 
     def wait_freed(self, object_id: bytes, timeout: float) -> bool:
         with self._changed:
@@ -128,13 +130,13 @@ class FlowStore:
     @property
     def leased(self) -> int:
         """How many leases there are."""
-        return sum(self._leases.values())
+        return sum(self.leases.values())
 
     def session_gone(self, session: int) -> None:
         """This session brings no more objects."""
         with self._changed:
             self.gone.add(session)
-            self._changed.notify_all()
+            self._forget([o for o, owner in self.owners.items() if owner == session + TRANSIENT])
 
     def break_down(self) -> None:
         """Fail all calls from now on, those that wait included."""
@@ -166,14 +168,10 @@ class FlowStore:
 
     def _release(self, object_id: bytes) -> None:
         with self._changed:
-            self._leases[object_id] -= 1
-            if not self._leases[object_id]:
-                del self._leases[object_id]
-            self._forget()
+            self.leases[object_id] -= 1
 
-    def _forget(self) -> None:
-        for object_id in [o for o in self._freed if o not in self._leases]:
-            self._freed.discard(object_id)
-            del self.objects[object_id]
-            del self.owners[object_id]
+    def _forget(self, object_ids: Sequence[bytes]) -> None:
+        for object_id in object_ids:
+            self.objects.pop(object_id, None)
+            self.owners.pop(object_id, None)
         self._changed.notify_all()

@@ -130,6 +130,10 @@ class TestLeases:
         assert books.answers[gone] is True
         assert set(books.catalog.ids()) == {B, C}
         assert set(books.catalog.stats().owners) == {7, 8}
+        assert "session 7 is gone" in books.error(
+            books.create(A, owner=7 + TRANSIENT), UnknownObject
+        )
+        books.put(A, owner=7)
 
     def test_what_is_transient_and_being_written_goes_too(self):
         books = Books()

@@ -13,6 +13,7 @@ from ipkernel.errors import ConnectError, StoreFull, TransferError, UnknownObjec
 from ipkernel.objects import chunks, flow
 from ipkernel.objects.chunks import Flag
 from ipkernel.objects.flow import FlowFailed, FlowReader, FlowStopped, FlowWriter
+from ipkernel.objects.interfaces import TRANSIENT
 from tests.support.flowstore import FlowStore
 
 KEY = bytes(range(16))
@@ -87,7 +88,7 @@ class TestOneAfterTheOther:
     def test_chunks_belong_to_the_session(self):
         store = FlowStore()
         writer(store).write([b"a"])
-        assert store.owners == {chunks.chunk_id(KEY, 0): SESSION}
+        assert store.owners == {chunks.chunk_id(KEY, 0): SESSION + TRANSIENT}
 
     def test_an_empty_flow_is_one_chunk(self):
         store = FlowStore()
@@ -108,20 +109,27 @@ class TestOneAfterTheOther:
         out.drain()
         assert store.objects == {}
 
-    def test_a_chunk_in_use_is_still_there(self):
+    def test_a_chunk_that_was_freed_may_still_be_looked_at(self):
         store = FlowStore()
-        out, into = writer(store, window=1, idle=self.give_up), reader(store)
+        out, into = writer(store, window=1), reader(store)
         out.write([b"abc"])
         kept = into.read().payload
         into.free()
-        with pytest.raises(StopAsyncIteration):
-            out.write([b"def"])
-        del kept
         out.write([b"def"])
+        assert bytes(kept) == b"abc"
+        assert store.leased == 1
 
-    @staticmethod
-    def give_up():
-        raise StopAsyncIteration
+    @pytest.mark.parametrize("damaged", [False, True])
+    def test_nothing_that_is_raised_keeps_a_chunk(self, damaged):
+        store = FlowStore()
+        if damaged:
+            store.put(chunks.chunk_id(KEY, 0), [bytes(100)], 100, owner=SESSION)
+        else:
+            writer(store).write([b"why"], Flag.LAST | Flag.ERROR)
+        with pytest.raises(TransferError) as caught:
+            reader(store).read()
+        assert caught.tb is not None
+        assert store.leased == 0
 
     def test_damage_is_noticed(self):
         store = FlowStore()
@@ -197,11 +205,14 @@ class TestTheOtherSideIsGone:
         with pytest.raises(UnknownObject, match="the client of this stream is gone"):
             into.read()
 
-    def test_what_is_there_can_be_read_though_the_writer_is_gone(self):
+    def test_what_it_has_put_goes_with_a_session(self):
         store = FlowStore()
         writer(store).write([b"a"])
+        reader(store).refuse(b"b")
+        store.session_gone(SESSION + 1)
+        assert len(store.objects) == 2
         store.session_gone(SESSION)
-        assert bytes(reader(store).read().payload) == b"a"
+        assert store.objects == {}
 
     def test_a_reader_that_is_done_leaves_nothing_of_a_dead_writer(self):
         store = FlowStore()
