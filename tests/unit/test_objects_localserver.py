@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 
 from ipkernel.objects import localserver
 from ipkernel.objects import localwire as wire
-from ipkernel.objects.addresses import native_sockets, parse_address
+from ipkernel.objects.addresses import listen, native_sockets, parse_address
 from ipkernel.objects.localserver import HELLO_TIMEOUT, PAUSE, STRANGERS, LocalServer
 from ipkernel.objects.memory import make_memory
 from ipkernel.objects.store import HostStore
@@ -178,6 +178,18 @@ def test_each_server_has_an_address_of_its_own(scene: Scene) -> None:
     assert other.address != scene.server.address
     other.close()
     other.close()
+
+
+def test_a_socket_that_listens_already_is_taken_over(scene: Scene) -> None:
+    sock, address = listen(scene.native)
+    early = socket.socket(address.family)
+    scene.sockets.append(early)
+    early.connect(address.sockaddr)
+    scene.server.close()
+    scene.server = LocalServer(scene.reactor, scene.store, scene.key, listening=(sock, address))
+    assert scene.server.address == str(address)
+    scene.peer()
+    assert len(scene.server._peers) == 2
 
 
 def test_many_connect_and_are_served(scene: Scene) -> None:

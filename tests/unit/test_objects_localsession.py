@@ -328,6 +328,19 @@ def test_the_last_connection_takes_all_leases_along(scene: Scene) -> None:
     assert scene.leases("x") == 0
 
 
+def test_others_may_decide_when_leases_end(scene: Scene) -> None:
+    left: list[str] = []
+    scene.subjects = Subjects(scene.store, left.append)
+    peers = [scene.peer(), scene.peer(), scene.peer("y")]
+    peers[0].write(A)
+    peers[0].ask(wire.Get(A))
+    peers[0].ask(wire.Kept(A))
+    peers[0].session.end()
+    assert left == []
+    peers[1].session.end()
+    assert (left, scene.leases("x")) == (["x"], 1)
+
+
 def test_segments_are_handed_out(scene: Scene) -> None:
     peer = scene.peer()
     region = peer.ask(wire.Create(A, SIZE, 1))
