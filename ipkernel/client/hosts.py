@@ -66,13 +66,18 @@ class Hosts:
 
     # ------------------------------------------------- what the controller tells
 
-    def learn(self, access: HostAccess) -> None:
-        """Take note of how a host's store is reached."""
+    def learn(self, access: HostAccess) -> StoreClient | None:
+        """Take note of how a host's store is reached; return what is to be closed, if that is new."""
         with self._changed:
+            before = self._known.get(access.host)
             self._known[access.host] = access
             self.announced = True
             self._names[access.host] = access.name
             self._changed.notify_all()
+            if before is None or before == access:
+                return None
+            self._not_near.discard(access.host)
+            return self._stores.pop(access.host, None)
 
     def lose(self, message: HostGone) -> StoreClient | None:
         """Take note that a host is gone; return what is to be closed."""

@@ -26,7 +26,7 @@ from ipkernel.client.sending import Sender
 from ipkernel.client.stored import Stored
 from ipkernel.client.waiting import wait_for
 from ipkernel.errors import ConnectError
-from ipkernel.objects.interfaces import Buffer
+from ipkernel.objects.interfaces import Buffer, StoreClient
 from ipkernel.objects.ref import ObjectRef, resolving
 from ipkernel.objects.transfer import Transfer
 from ipkernel.serialize.payload import loads
@@ -99,11 +99,9 @@ class Objects:
     def received(self, message: Message) -> None:
         """Take a message about objects; others are ignored. For the thread that receives them."""
         if isinstance(message, HostAccess):
-            self.hosts.learn(message)
+            self._close(self.hosts.learn(message))
         elif isinstance(message, HostGone):
-            store = self.hosts.lose(message)
-            if store is not None:
-                self.mover.providers.submit(store.close)
+            self._close(self.hosts.lose(message))
         elif isinstance(message, Provide):
             self.outbox.provide(message)
         elif isinstance(message, Free):
@@ -112,6 +110,10 @@ class Objects:
             self._asking.answer((Source, message.object), message)
         elif isinstance(message, Relay):
             self._asking.answer((Relay, message.host), message)
+
+    def _close(self, store: StoreClient | None) -> None:
+        if store is not None:
+            self.mover.providers.submit(store.close)
 
     def relay(self, host: int) -> bytes:
         """Ask the controller for a way to a host through itself; return the token for it.

@@ -44,6 +44,8 @@ class Workers:
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Have a call made by one of the threads.
 
+        At the end of the process, when no thread can be started any more, it is made here and now.
+
         Returns:
             Its outcome; cancelled if this is closed before it is its turn.
         """
@@ -55,11 +57,22 @@ class Workers:
             self._jobs.append((future, call))
             if self._waiting >= len(self._jobs):
                 self._changed.notify()
-            elif len(self._threads) < self._limit:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                return future
+            if len(self._threads) >= self._limit or self._start():
+                return future
+            self._jobs.pop()
+        _do(future, call)
         return future
+
+    def _start(self) -> bool:
+        """Start a thread; return whether there is one now."""
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.discard(thread)
+        return bool(self._threads)
 
     def _run(self) -> None:
         while True:

@@ -77,6 +77,15 @@ def test_hosts_that_are_gone(hosts, connector):
     assert hosts.named([2, 1, 3]) == [1]
 
 
+def test_a_host_that_is_reached_in_a_new_way(hosts, connector):
+    store = hosts.store(2)
+    assert hosts.learn(connector.access(2)) is None, "nothing new"
+    hosts.distrust(1, ConnectError("broken"))
+    assert hosts.learn(connector.access(2, "new")) is store
+    assert hosts.name(2) == "new" and hosts.store(2) is store
+    assert hosts.learn(connector.access(1, "new")) is None and hosts.is_near(1)
+
+
 def test_without_a_connector_there_is_no_store(connector):
     hosts = Hosts(None)
     hosts.learn(connector.access(1))

@@ -101,6 +101,19 @@ def test_closing_ends_threads_and_cancels_what_waits(workers):
     assert not [t for t in threading.enumerate() if t.name == "test-workers"]
 
 
+def test_without_new_threads_calls_are_made_by_the_caller(workers, monkeypatch):
+    def refused(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert workers.submit(threading.get_ident).result(0) == threading.get_ident()
+    assert workers.submit(threading.get_ident).result(10) != threading.get_ident()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert workers.submit(lambda: 5).result(10) == 5, "there is one already"
+
+
 def test_a_worker_may_close_its_own_crew():
     workers = Workers("test-own", 1)
     assert workers.submit(lambda: workers.close(10)).result(10) is None
