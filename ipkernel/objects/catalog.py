@@ -304,12 +304,6 @@ class Catalog:
         """Give back memory and files that have not been used since the last call."""
         return self._room.tidy()
 
-    def close(self) -> list[Instruction]:
-        """Fail everybody who waits. Nothing but questions may be asked afterwards."""
-        error = ObjectError("the store of this host is closed")
-        out = _fail(self._waiting.take_where(lambda _: True), error)
-        return out + [Fail(want.wait, error) for want in self._room.wants if want.wait]
-
     # ---------------------------------------------------------------- objects
 
     def _all(self) -> Iterator[Entry]:
@@ -386,7 +380,6 @@ class Catalog:
         wants = self._room.withdraw(entry)
         out: list[Instruction] = [Fail(want.wait, error) for want in wants if want.wait]
         if entry.busy:
-            self._room.use(entry)
             self._freed.setdefault(entry.object_id, []).append(entry)
         return out + self._settle(entry) + self._gone(entry.object_id, error)
 

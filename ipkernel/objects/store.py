@@ -269,10 +269,15 @@ class HostStore:
         """Return the bytes of an object: shared with everybody, writable; for any thread.
 
         Only who has a lease on the object, or writes it, may look there.
+
+        Raises:
+            ObjectError: The store was closed meanwhile.
         """
-        start = placement.offset
-        view: memoryview = self._segments[placement.segment].view
-        return view[start : start + placement.size]
+        segment = self._segments.get(placement.segment)
+        if segment is None:
+            raise _closed()
+        view: memoryview = segment.view
+        return view[placement.offset : placement.offset + placement.size]
 
     def segment(self, number: int) -> int | str:
         """Return what another process needs to map a segment.
@@ -300,8 +305,10 @@ class HostStore:
         """
         if self._closed:
             return
-        self._do(self._catalog.close())
         self._closed = True
+        self._todo.clear()
+        for number in list(self._requests):
+            self._answer(number, _closed())
         if self._tidying is not None:
             self._tidying.cancel()
             self._tidying = None
@@ -325,7 +332,7 @@ class HostStore:
         number = self._last_request
         deferred: Deferred[Any] = Deferred(lambda _: self._cancel(number))
         if self._closed:
-            deferred.errback(ObjectError("the store of this host is closed"))
+            deferred.errback(_closed())
             return deferred
         request.deferred = deferred
         self._requests[number] = request
@@ -372,6 +379,8 @@ class HostStore:
 
         Carrying one out may lead to more. They wait until it is their turn.
         """
+        if self._closed:
+            return
         self._todo.extend(instructions)
         if self._busy:
             return
@@ -432,12 +441,10 @@ class HostStore:
         """Copy an object between memory and disk in a thread."""
 
         def succeed(_: None) -> None:
-            if not self._closed:
-                self._do(done(job))
+            self._do(done(job))
 
         def fail(failure: Failure) -> None:
-            if not self._closed:
-                self._do(failed(job, _text(failure.value)))
+            self._do(failed(job, _text(failure.value)))
 
         view = self.view(placement)
         copied = self._defer_to_thread(copy, disk.segment, disk.offset, view)
@@ -456,6 +463,10 @@ class HostStore:
     def _tidy(self) -> None:
         self._tidying = None
         self._do(self._catalog.tidy())
+
+
+def _closed() -> ObjectError:
+    return ObjectError("the store of this host is closed")
 
 
 def _log_failure(failure: Failure) -> None:

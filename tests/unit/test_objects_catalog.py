@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipkernel.errors import ObjectError, StoreFull, TransferError, UnknownObject
+from ipkernel.errors import StoreFull, TransferError, UnknownObject
 from ipkernel.objects.entries import ObjectExists
 from ipkernel.objects.interfaces import TRANSIENT, ObjectInfo, Placement
 from tests.support.objects import PAGE, Books
@@ -320,21 +320,6 @@ class TestWhenSealed:
         wait = books.ask(books.catalog.when_sealed, A)
         books.do(books.catalog.session_gone(1))
         assert wait not in books.answers
-
-
-class TestClosing:
-    def test_everybody_who_waits_is_told(self):
-        books = Books(disk=1024)
-        books.put(A, 256)
-        waits = [
-            books.create(B, 64),
-            books.lease(C, bringer=1),
-            books.ask(books.catalog.when_sealed, D),
-            books.ask(books.catalog.wait_freed, A),
-        ]
-        books.do(books.catalog.close())
-        for wait in waits:
-            assert "closed" in books.error(wait, ObjectError)
 
 
 def test_stats():
