@@ -203,19 +203,17 @@ class LocalStore:
         if not region.size:
             return
         segment = self._segment(region.segment, connection)
-        try:
-            target = segment.shared(region.offset, region.size)
-        except (OSError, ValueError) as error:
-            raise _unmapped(error) from error
-        position = 0
-        with target:
-            for view in views:
-                for start in range(0, len(view), COPY_SLICE):
-                    piece = view[start : start + COPY_SLICE]
-                    target[position : position + len(piece)] = piece
-                    position += len(piece)
-                    if transfer is not None:
-                        transfer.advance(len(piece))
+        offset = region.offset
+        for view in views:
+            for start in range(0, len(view), COPY_SLICE):
+                piece = view[start : start + COPY_SLICE]
+                try:
+                    segment.write(offset, piece)
+                except (OSError, ValueError) as error:
+                    raise _unmapped(error) from error
+                offset += len(piece)
+                if transfer is not None:
+                    transfer.advance(len(piece))
 
     # -------------------------------------------------------------- reading
 
@@ -369,7 +367,7 @@ def _cancelled(transfer: Transfer) -> TransferCancelled:
 
 
 def _unmapped(error: Exception) -> ObjectError:
-    return ObjectError(f"the memory of the store cannot be mapped: {error}")
+    return ObjectError(f"the memory of the store cannot be used: {error}")
 
 
 def _bounded(timeout: float) -> float:

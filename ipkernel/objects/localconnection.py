@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import hmac
 import os
 import socket
@@ -161,7 +162,7 @@ class Connection:
             return segment.name
         if not descriptors:
             raise ObjectError(
-                "the memory of the store cannot be mapped: too many files are open in this process"
+                "the memory of the store cannot be used: too many files are open in this process"
             )
         return descriptors[0]
 
@@ -257,7 +258,8 @@ class Connection:
         """Close it. The store undoes what this connection was in the middle of."""
         self.broken = True
         self._confirm()
-        self._socket.close()
+        with contextlib.suppress(OSError):  # user code may have closed the descriptor
+            self._socket.close()
 
     def _confirm(self) -> None:
         """Say that the last lease has arrived if that was not said; twice does no harm."""

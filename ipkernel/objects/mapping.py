@@ -1,9 +1,10 @@
 """Memory of a host's store in a process that uses it.
 
-What a process writes into the store goes through one shared mapping per segment, which is kept: to touch
-the pages of a new mapping for the first time costs ten times as much as the copy itself. What
-it reads is mapped object by object, copy-on-write: it may be written to, and the store's bytes stay what
-they are.
+What a process writes into the store for the first time goes there as into a file, for to touch the pages of
+a mapping for the first time costs ten times as much as the copy itself. Where it writes again it goes
+through a mapping that is kept, which is the fastest way once its pages are there. What it
+reads is mapped object by object, copy-on-write: it may be written to, and the store's bytes stay what they
+are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ __all__ = ["COPY_SLICE", "SegmentMemory", "Segments", "most_mappings"]
 
 #: Bytes that are copied at a time: the interpreter's lock is held meanwhile.
 COPY_SLICE: Final = 4 << 20
+#: Bytes of which it is remembered as a whole whether this process has written there.
+_BLOCK: Final = 1 << 16
 #: Segments that are kept mapped, the least recently used ones go first.
 KEPT: Final = 64
 
@@ -50,10 +53,37 @@ class SegmentMemory:
 
     def __init__(self, description: int | str) -> None:
         self._description = description
+        self._size = 0
         if isinstance(description, int):
             weakref.finalize(self, os.close, description).atexit = False
+            self._size = os.fstat(description).st_size
         self._lock = threading.Lock()
         self._shared = memoryview(b"")
+        self._written = bytearray(-(-self._size // _BLOCK))
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Copy ``data`` there, for everybody to see.
+
+        Raises:
+            OSError, ValueError: It cannot be written, or is not that long.
+        """
+        if not isinstance(self._description, int) or self._was_written(offset, len(data)):
+            self.shared(offset, len(data))[:] = data
+            return
+        while data:
+            count = os.pwrite(self._description, data, offset)
+            data = data[count:]
+            offset += count
+
+    def _was_written(self, offset: int, size: int) -> bool:
+        """Tell whether this process has written all of this before; from now on it has."""
+        first, end = offset // _BLOCK, -(-(offset + size) // _BLOCK)
+        with self._lock:
+            written = self._written.find(0, first, end) < 0
+            if not written:
+                end = min(end, len(self._written))
+                self._written[first:end] = b"\1" * (end - first)
+            return written
 
     def shared(self, offset: int, size: int) -> memoryview:
         """Return some of it, writable and shared with everybody who has it mapped.
@@ -64,7 +94,8 @@ class SegmentMemory:
         end = offset + size
         with self._lock:
             if len(self._shared) < end:
-                self._shared = memoryview(self._map(0, self._length(end), mmap.ACCESS_WRITE))
+                whole = self._size or end  # of a name the size is not known
+                self._shared = memoryview(self._map(0, whole, mmap.ACCESS_WRITE))
             if len(self._shared) < end:
                 raise ValueError(f"the segment has {len(self._shared)} bytes, not {end}")
             return self._shared[offset:end]
@@ -97,12 +128,6 @@ class SegmentMemory:
                 raise ValueError(f"the segment ends before {offset + size} bytes")
             done += count
         return copied
-
-    def _length(self, end: int) -> int:
-        """Return how much of it to map so that there are ``end`` bytes: all, if that is known."""
-        if isinstance(self._description, int):
-            return os.fstat(self._description).st_size
-        return end
 
     def _map(self, offset: int, size: int, access: int) -> mmap.mmap:
         if isinstance(self._description, int):

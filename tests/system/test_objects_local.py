@@ -228,7 +228,7 @@ def test_what_cannot_be_mapped_is_released(served: Served) -> None:
         engine.map_placed(Placed(object_id, 77, 0, 100))
     served.idle(object_id)
     run_in_reactor(lambda: served.store.lease(object_id, "engine"))
-    with pytest.raises(ObjectError, match="cannot be mapped"):
+    with pytest.raises(ObjectError, match="cannot be used"):
         engine.map_placed(Placed(object_id, placement.segment, 1 << 40, 100))
     served.idle(object_id)
 

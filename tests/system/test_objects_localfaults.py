@@ -191,7 +191,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Monk
     ("segment", "error"),
     [
         (wire.Segment(), "too many files are open"),
-        (wire.Segment("ipk-no-such-name"), "the memory of the store cannot be mapped"),
+        (wire.Segment("ipk-no-such-name"), "the memory of the store cannot be used"),
         (wire.Problem("error", "no segment"), "no segment"),
     ],
 )

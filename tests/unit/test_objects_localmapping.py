@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ipkernel.objects import mapping
 from ipkernel.objects.mapping import SegmentMemory, Segments, most_mappings
 from ipkernel.objects.memory import NamedMemory, NativeMemory, portable
 
 PAGE = mmap.ALLOCATIONGRANULARITY
-SIZE = 16 * PAGE
+SIZE = 48 * PAGE
 
 
 class Made:
@@ -46,6 +48,38 @@ def made(request: pytest.FixtureRequest) -> Iterator[Made]:
 def test_what_is_written_there_is_everybodys(made: Made) -> None:
     made.memory.shared(PAGE, 5)[:] = b"hello"
     assert made.segment.view[PAGE : PAGE + 5] == b"hello"
+
+
+@given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)), max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_writes_in_any_order_leave_what_was_written_last(
+    made: Made, writes: list[tuple[int, int]]
+) -> None:
+    made.segment.view[:] = expected = bytearray(SIZE)
+    for number, (offset, size) in enumerate(writes, 1):
+        data = bytes([number]) * min(size, SIZE - offset)
+        made.memory.write(offset, memoryview(data))
+        expected[offset : offset + len(data)] = data
+        assert made.segment.view == expected
+
+
+@pytest.mark.skipif(portable(), reason="no descriptors are passed")
+def test_only_what_is_written_again_goes_through_a_mapping() -> None:
+    made, data = Made(NativeMemory()), memoryview(b"x" * 100)
+    made.memory.write(0, data)
+    made.memory.write(mapping._BLOCK - 50, data)
+    assert not made.memory._shared
+    made.memory.write(200, data)
+    assert len(made.memory._shared) == SIZE
+    made.close()
+
+
+def test_what_does_not_fit_is_not_written(made: Made) -> None:
+    data = memoryview(b"x" * 100)
+    for offset in (SIZE - 50, SIZE - 50, SIZE, 1 << 40):
+        with pytest.raises((OSError, ValueError)):
+            made.memory.write(offset, data)
+    assert len(made.segment.view) == SIZE
 
 
 def test_the_mapping_to_write_is_made_once(made: Made) -> None:
