@@ -6,11 +6,11 @@ the next one to be there. Either side notices within :data:`SLICE` seconds that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Final, Self
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
-from ipkernel.errors import TransferError, UnknownObject
+from ipkernel.errors import ConnectError, ObjectError, TransferError, UnknownObject
 from ipkernel.objects.chunks import Chunk, Flag, Window, chunk_id, frame, stop_id, unframe
 from ipkernel.objects.interfaces import TRANSIENT, Buffer, StoreClient
 
@@ -22,6 +22,7 @@ __all__ = [
     "FlowReader",
     "FlowStopped",
     "FlowWriter",
+    "closing",
 ]
 
 #: Bytes of payload of a chunk, where there are enough of them.
@@ -93,17 +94,6 @@ class _Side:
         self._check()
         if self._idle is not None:
             self._idle()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave nothing in the store."""
@@ -199,6 +189,11 @@ class FlowWriter(_Side):
             error = bytes(unframe(data, 0).payload)
         raise FlowStopped("the reader of this stream has stopped", error)
 
+    def wake(self) -> None:
+        """Have :meth:`look_for_stop` return at once in the thread that waits there."""
+        framed, size = frame(0, Flag.LAST, [b""])
+        self._store.put(stop_id(self._key), framed, size, owner=self._session + TRANSIENT)
+
     def close(self) -> None:
         """Free what is in the store; to be called at the end in any case.
 
@@ -221,6 +216,8 @@ def _gone() -> UnknownObject:
 class FlowReader(_Side):
     """Takes the chunks of a flow out of a store.
 
+    Whatever is interrupted may be done again: a chunk can be read until it is freed.
+
     Args:
         store: The store.
         key: The flow's.
@@ -229,7 +226,7 @@ class FlowReader(_Side):
         window: As the writer's.
 
     Attributes:
-        ended: Whether the last chunk was read.
+        index: The number of the chunk that is to be read.
     """
 
     def __init__(
@@ -243,38 +240,43 @@ class FlowReader(_Side):
     ) -> None:
         super().__init__(store, key, session, idle)
         self._most = window
-        self._index = 0
-        self._held = False
-        self.ended = False
+        self.index = 0
+        self._freed = 0
+        self._last: int | None = None
+        self._error: bytes | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last chunk was read."""
+        return self._last is not None
 
     def read(self) -> Chunk:
-        """Return the next chunk, when it is there.
-
-        The caller lets go of its payload, and of all views of it, before it calls :meth:`free`.
+        """Return a chunk, when it is there: the same one until :meth:`free` is called.
 
         Raises:
-            EOFError: There was a last one.
+            EOFError: The last one was freed.
             FlowFailed: The writer has ended the flow with an error.
             UnknownObject: The client that the flow belongs to is gone.
             TransferError, ConnectError: The store does not give it.
             Exception: As given to :meth:`stop`, or raised by ``idle``.
         """
-        if self.ended:
-            raise EOFError("this stream has ended")
-        if self._held:
-            self.free()
-        chunk = self._next()
-        if chunk.flags:
-            self.ended = True
-        if chunk.flags & Flag.ERROR:
+        if self._error is None:
+            if self._freed < self.index:
+                self._send_freed()
+            if self._last is not None and self.index > self._last:
+                raise EOFError("this stream has ended")
+            chunk = self._next()
+            if chunk.flags:
+                self._last = self.index
+            if not chunk.flags & Flag.ERROR:
+                return chunk
             with chunk.payload:
-                error = bytes(chunk.payload)
+                self._error = bytes(chunk.payload)
             self.free()
-            raise FlowFailed("the writer of this stream has failed", error)
-        return chunk
+        raise FlowFailed("the writer of this stream has failed", self._error)
 
     def _next(self) -> Chunk:
-        name = chunk_id(self._key, self._index)
+        name = chunk_id(self._key, self.index)
         self._check()
         while True:
             try:
@@ -284,16 +286,18 @@ class FlowReader(_Side):
                 continue
             except UnknownObject:
                 raise _gone() from None
-            self._held = True
             with data:  # else what is raised, and its traceback, keep it in the store
-                return unframe(data, self._index)
+                return unframe(data, self.index)
 
     def free(self) -> None:
-        """Free the chunk that was read last: the writer may go on."""
-        if self._held:
-            self._held = False
-            self._index += 1
-            self._store.free([chunk_id(self._key, self._index - 1)])
+        """Free the chunk that was read, and go on to the next: the writer may go on, too."""
+        self.index += 1
+        self._send_freed()
+
+    def _send_freed(self) -> None:
+        index = self.index
+        self._store.free([chunk_id(self._key, one) for one in range(self._freed, index)])
+        self._freed = index
 
     def refuse(self, error: bytes = b"") -> None:
         """Tell the writer that the rest is not wanted; :meth:`close` takes it back.
@@ -310,6 +314,19 @@ class FlowReader(_Side):
         Raises:
             ConnectError: The store is gone, and everything with it.
         """
-        self._held = False
-        left = [chunk_id(self._key, self._index + ahead) for ahead in range(self._most + 1)]
-        self._store.free([*left, stop_id(self._key)])
+        left = range(self._freed, self.index + self._most + 1)
+        names = [chunk_id(self._key, index) for index in left]
+        self._store.free([*names, stop_id(self._key)])
+
+
+Side = TypeVar("Side", bound=_Side)
+
+
+@contextlib.contextmanager
+def closing(flow: Side) -> Iterator[Side]:
+    """Close a flow at the end; if its store is gone, there is nothing to be closed."""
+    try:
+        yield flow
+    finally:
+        with contextlib.suppress(ObjectError, ConnectError):
+            flow.close()

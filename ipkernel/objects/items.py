@@ -8,14 +8,15 @@ nobody waits they travel by the thousand; no timer is involved.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ipkernel.objects.chunks import Flag, length_of, pack
-from ipkernel.objects.flow import FlowWriter
+from ipkernel.objects.chunks import Flag, length_of, pack, unpack
+from ipkernel.objects.flow import FlowReader, FlowWriter
 from ipkernel.objects.interfaces import Buffer
 
-__all__ = ["RecordWriter"]
+__all__ = ["RecordReader", "RecordWriter"]
 
 #: The most bytes and records of one chunk; a record that is larger is a chunk of its own.
 BATCH_BYTES: Final = 1 << 20
@@ -147,3 +148,43 @@ class RecordWriter:
             self._written = taken
             self._changed.notify_all()
         return not ending
+
+
+class RecordReader:
+    """Takes records out of a flow, one after the other. For one thread at a time.
+
+    What is interrupted while it waits can be done again, and no record is lost or comes twice.
+
+    Args:
+        flow: Where they come from.
+    """
+
+    def __init__(self, flow: FlowReader) -> None:
+        self._flow = flow
+        #: A chunk's number and the records of it that were not taken yet.
+        self._batch: tuple[int, deque[memoryview]] = (-1, deque())
+
+    @property
+    def ended(self) -> bool:
+        """Whether all records were taken."""
+        return self._flow.ended and self._batch[0] < self._flow.index and not self._batch[1]
+
+    def take(self) -> memoryview:
+        """Return the next record, when it is there; its memory belongs to no store.
+
+        Raises:
+            EOFError: There is none any more.
+            Exception: As :meth:`FlowReader.read`.
+        """
+        flow = self._flow
+        while True:
+            index, records = self._batch
+            if index == flow.index:  # it was read, but it could not be freed
+                flow.free()
+            if records:
+                return records.popleft()
+            chunk = flow.read()
+            # Copied: what somebody keeps of it must not keep the store full.
+            with chunk.payload:
+                memory = memoryview(bytearray(chunk.payload))
+            self._batch = (flow.index, deque(unpack(memory)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ipkernel.errors import ConnectError, StoreFull, TransferError, UnknownObject
 from ipkernel.objects import chunks, flow
 from ipkernel.objects.chunks import Flag
-from ipkernel.objects.flow import FlowFailed, FlowReader, FlowStopped, FlowWriter
+from ipkernel.objects.flow import FlowFailed, FlowReader, FlowStopped, FlowWriter, closing
 from ipkernel.objects.interfaces import TRANSIENT
 from tests.support.flowstore import FlowStore
 
@@ -76,13 +76,36 @@ class TestOneAfterTheOther:
         with pytest.raises(EOFError):
             into.read()
 
-    def test_reading_on_frees_what_was_read(self):
+    def test_a_chunk_can_be_read_until_it_is_freed(self):
         store = FlowStore()
         out, into = writer(store), reader(store)
+        for letter in (b"a", b"b"):
+            out.write([letter])
         for _ in range(2):
-            out.write([b"x"])
+            assert bytes(into.read().payload) == b"a"
+        into.free()
+        assert list(store.objects) == [chunks.chunk_id(KEY, 1)]
+        assert bytes(into.read().payload) == b"b"
+
+    def test_freeing_that_was_interrupted_is_made_up_for(self):
+        class Interrupted(FlowStore):
+            interrupt = True
+
+            def free(self, object_ids):
+                if self.interrupt:
+                    self.interrupt = False
+                    raise KeyboardInterrupt
+                super().free(object_ids)
+
+        store = Interrupted()
+        out, into = writer(store), reader(store)
+        for letter in (b"a", b"b"):
+            out.write([letter])
         into.read()
-        into.read()
+        with pytest.raises(KeyboardInterrupt):
+            into.free()
+        assert len(store.objects) == 2
+        assert bytes(into.read().payload) == b"b"
         assert list(store.objects) == [chunks.chunk_id(KEY, 1)]
 
     def test_chunks_belong_to_the_session(self):
@@ -102,10 +125,13 @@ class TestOneAfterTheOther:
         out.write([b"a"])
         out.write([b"why"], Flag.LAST | Flag.ERROR)
         into.read()
+        into.free()
         with pytest.raises(FlowFailed) as caught:
             into.read()
         assert caught.value.error == b"why"
         assert into.ended
+        with pytest.raises(FlowFailed):
+            into.read()
         out.drain()
         assert store.objects == {}
 
@@ -149,7 +175,7 @@ class TestBothAtOnce:
         store = FlowStore()
 
         def write():
-            with writer(store, window=window, window_bytes=window_bytes) as out:
+            with closing(writer(store, window=window, window_bytes=window_bytes)) as out:
                 for payload in payloads:
                     out.write([payload])
                 out.write([], Flag.LAST)
@@ -171,7 +197,7 @@ class TestBothAtOnce:
         outcome = []
 
         def write():
-            with writer(store, window=window, watch=True) as out:
+            with closing(writer(store, window=window, watch=True)) as out:
                 try:
                     while True:
                         out.write([b"more"])
@@ -181,6 +207,7 @@ class TestBothAtOnce:
         with another_thread(write):
             for _ in range(wanted):
                 into.read()
+                into.free()
             into.refuse(b"enough")
         into.close()
         assert outcome == [b"enough"]
@@ -273,7 +300,7 @@ class TestTheStore:
     def test_a_full_store_is_said_to_be_full_and_nothing_is_left(self):
         store = FlowStore(limit=1000)
         with pytest.raises(StoreFull):
-            with writer(store) as out:
+            with closing(writer(store)) as out:
                 for _ in range(3):
                     out.write([bytes(500)])
         assert store.objects == {}
@@ -306,7 +333,7 @@ class TestTheStore:
 
         store = Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            with writer(store) as out:
+            with closing(writer(store)) as out:
                 out.write([b"a"])
         assert store.objects == {}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ipkernel.errors import ConnectError, StoreFull
 from ipkernel.objects import chunks, items
 from ipkernel.objects.flow import FlowFailed, FlowReader, FlowStopped, FlowWriter
-from ipkernel.objects.items import RecordWriter
+from ipkernel.objects.items import RecordReader, RecordWriter
 from tests.support.flowstore import FlowStore
 
 KEY = bytes(range(16))
@@ -243,4 +243,87 @@ class TestEnds:
         out = RecordWriter(FlowWriter(store, KEY, SESSION), idle=called.set)
         out.send([b"x"])
         assert called.wait(20)
+        out.close()
+
+
+class TestReading:
+    def test_records_come_one_by_one(self):
+        store = FlowStore()
+        out = records_of(store)
+        for number in range(3):
+            out.send([b"%d" % number])
+        thread = threading.Thread(target=out.finish)
+        thread.start()
+        into = RecordReader(reader(store))
+        assert [bytes(into.take()) for _ in range(3)] == [b"0", b"1", b"2"]
+        with pytest.raises(EOFError):
+            into.take()
+        assert into.ended
+        thread.join()
+        out.close()
+        assert store.objects == {}
+
+    def test_what_is_kept_of_them_keeps_nothing_in_the_store(self):
+        store = FlowStore()
+        out = records_of(store)
+        out.send([b"x" * 100])
+        into = RecordReader(reader(store))
+        kept = into.take()
+        assert store.leased == 0
+        kept[0] = 0
+        assert bytes(kept) == b"\0" + b"x" * 99
+        out.close()
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(st.binary(max_size=5), max_size=30), st.sets(st.integers(0, 60)), st.integers(1, 9)
+    )
+    def test_interrupts_neither_lose_nor_repeat_anything(self, sent, interrupts, size):
+        class Interrupted(FlowStore):
+            calls = 0
+
+            def interrupt(self):
+                self.calls += 1
+                if self.calls in interrupts:
+                    raise KeyboardInterrupt
+
+            def get(self, *args, **options):
+                self.interrupt()
+                data = super().get(*args, **options)
+                self.interrupt()
+                return data
+
+            def free(self, *args):
+                self.interrupt()
+                super().free(*args)
+                self.interrupt()
+
+        store = Interrupted()
+        flow = FlowWriter(store, KEY, SESSION, window=100)
+        for start in range(0, len(sent), size):
+            flow.write(chunks.pack(sent[start : start + size]))
+        flow.write(chunks.pack([]), chunks.Flag.LAST)
+        into, found = RecordReader(reader(store)), []
+        while True:
+            try:
+                found.append(bytes(into.take()))
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                break
+        assert found == sent
+        assert store.objects == {}
+
+    def test_an_error_comes_in_its_place(self):
+        store = FlowStore()
+        out = records_of(store)
+        out.send([b"x"])
+        thread = threading.Thread(target=lambda: out.finish(b"why"))
+        thread.start()
+        into = RecordReader(reader(store))
+        assert bytes(into.take()) == b"x"
+        for _ in range(2):
+            with pytest.raises(FlowFailed):
+                into.take()
+        thread.join()
         out.close()
