@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ipkernel.errors import ObjectError, StoreFull
+from ipkernel.errors import ConnectError, ObjectError, StoreFull
 from ipkernel.objects.interfaces import Buffer, StoreClient
 from ipkernel.objects.tickets import result_id
 from ipkernel.objects.transfer import Transfer, TransferCancelled
@@ -119,12 +119,12 @@ class EngineObjects:
             KeyboardInterrupt: An interrupt has arrived meanwhile.
             KernelError: The store cannot be reached.
         """
-        store = self.store
         object_id = result_id(self._where[2], task)
         try:
-            store.put(
-                object_id, pieces, size, owner=task >> 40, transfer=_Watched(self._opened, size)
-            )
+            try:
+                self._put(object_id, pieces, size, task >> 40)
+            except ConnectError:  # user code may close any descriptor, those of connections too
+                self._put(object_id, pieces, size, task >> 40)
         except TransferCancelled:
             self._opened[1] = False
             raise KeyboardInterrupt from None
@@ -135,6 +135,10 @@ class EngineObjects:
                 "memory (store_memory)"
             ) from None
         return object_id
+
+    def _put(self, object_id: bytes, pieces: Sequence[Buffer], size: int, owner: int) -> None:
+        transfer = _Watched(self._opened, size)
+        self.store.put(object_id, pieces, size, owner=owner, transfer=transfer)
 
 
 class _Watched(Transfer):

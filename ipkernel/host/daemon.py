@@ -20,8 +20,11 @@ from ipkernel.errors import ConnectError, KernelError, SecurityError
 from ipkernel.host.engines import Engines
 from ipkernel.host.interfaces import Begun
 from ipkernel.host.processes import signal_number
+from ipkernel.host.storage import make_storage
+from ipkernel.host.storeoptions import DEFAULTS, StoreOptions
 from ipkernel.host.uplink import Uplink
 from ipkernel.wire.channel import Channel
+from ipkernel.wire.connect import ends_of
 from ipkernel.wire.doors import RIHost
 from ipkernel.wire.furl import read_furl
 from ipkernel.wire.link import Received
@@ -104,6 +107,7 @@ class HostDaemon:
         begun: The engine processes that it was asked for already.
         host: Name of this host.
         log_dir: Where the output of engines is kept, or None.
+        store: How the store for large objects is to be.
         wait: Seconds in which the controller must be reached at first.
         grace: Seconds for which a lost controller is looked for.
         report: Is told what happens: an event's name, and its fields.
@@ -124,6 +128,7 @@ class HostDaemon:
         *,
         host: str,
         log_dir: Path | None = None,
+        store: StoreOptions = DEFAULTS,
         wait: float = 60.0,
         grace: float = 10.0,
         report: Callable[..., None] = lambda event, **fields: None,
@@ -143,8 +148,15 @@ class HostDaemon:
         self._names: list[int] = []
         self._ending_because = ""
         self.finished: Deferred[None] = Deferred()
+        self._storage = make_storage(reactor, tub.identity, self._uplink, store)
         self.engines = Engines(
-            reactor, starter, self._uplink, host=host, log_dir=log_dir, changed=self._changed
+            reactor,
+            starter,
+            self._uplink,
+            host=host,
+            log_dir=log_dir,
+            objects=self._storage,
+            changed=self._changed,
         )
         self.engines.add(begun)
         starter.attach(reactor, self.engines)
@@ -208,6 +220,7 @@ class HostDaemon:
                 raise JoinFailed(str(error)) from None
             raise
         reference = await connect(self._tub, furl, seconds)
+        here, there = ends_of(reference)
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
         hello = HostHello(
             host=self._host,
@@ -216,6 +229,7 @@ class HostDaemon:
             engines=self.engines.ids,
             version=__version__,
             python=python,
+            store=self._storage.access(here.host) if self._storage is not None else None,
         )
         try:
             answer = await call(reference, "register", self._door, pack(hello))
@@ -233,6 +247,8 @@ class HostDaemon:
         if self._stopping is not None:
             channel.close("the host daemon stops")
             return
+        if self._storage is not None:
+            self._storage.joined(grant.host_id, there.host, there.port)
         self._joined(channel, grant)
 
     def _make_channel(self) -> Channel:
@@ -261,6 +277,8 @@ class HostDaemon:
             logger.info("the connection to the controller was lost: %s", reason)
             self._report("lost", message=reason)
             self.engines.drop_waiting()
+            if self._storage is not None:
+                self._storage.disconnected()
             self._run(self._rejoin())
 
     # ------------------------------------------------------------- reporting
@@ -314,6 +332,8 @@ class HostDaemon:
         if channel is not None:
             channel.flush_now()
             channel.close("the host daemon stops")
+        if self._storage is not None:
+            await self._storage.close()
         await self._tub.stopService()
         stopping.callback(None)
         if error is not None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ipkernel.host.storeoptions import StoreOptions
+from ipkernel.host.storeoptions import DEFAULTS, StoreOptions
 
 __all__ = ["Options", "run"]
 
@@ -52,7 +52,7 @@ class Options:
         lifeline: bool = False,
         log_level: str = "info",
         title: str = "ipdaemon",
-        store: StoreOptions = StoreOptions(),  # noqa: B008 - it cannot be changed
+        store: StoreOptions = DEFAULTS,
     ) -> None:
         self.furl_file = furl_file
         self.engines = engines
@@ -139,6 +139,7 @@ def _serve(options: Options, report: Report, starter: Any, begun: list[Any]) -> 
         begun,
         host=socket.gethostname(),
         log_dir=directory / "log" if directory else None,
+        store=options.store,
         wait=options.wait,
         grace=options.grace,
         report=report,

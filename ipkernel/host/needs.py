@@ -52,8 +52,8 @@ class Objects(Protocol):
     def give_back(self, placed: Iterable[Placed], holder: str) -> None:
         """End leases that :meth:`require` has taken."""
 
-    def drop(self, holder: str) -> None:
-        """End all leases of a holder, who is gone."""
+    def drop(self, holder: str, tasks: Iterable[int]) -> None:
+        """End all leases of an engine that is gone, and forget results of tasks it has not done."""
 
     def handle(self, message: Message) -> None:
         """Deal with a message of the controller; those that are not about objects are ignored."""
@@ -73,7 +73,7 @@ class NoObjects:
     def give_back(self, placed: Iterable[Placed], holder: str) -> None:
         """There are no leases."""
 
-    def drop(self, holder: str) -> None:
+    def drop(self, holder: str, tasks: Iterable[int]) -> None:
         """There are no leases."""
 
     def handle(self, message: Message) -> None:
@@ -147,4 +147,4 @@ class Needs:
     def lost(self, engine: Engine) -> None:
         """An engine's process is gone, and with it all that it had leased."""
         self.let_go(engine, [*engine.waits, *engine.leases])
-        self._objects.drop(engine.subject)
+        self._objects.drop(engine.subject, [message.task for message, _ in engine.lane.flight])

@@ -76,6 +76,9 @@ class Store(Protocol):
     def free(self, object_ids: Iterable[bytes]) -> None:
         """Forget objects as soon as nobody reads them."""
 
+    def free_all(self) -> None:
+        """Forget all objects."""
+
     def session_gone(self, session: int) -> None:
         """This session brings no more objects."""
 
@@ -207,9 +210,15 @@ class HostObjects:
         for one in placed:
             self._store.release(one.object, holder)
 
-    def drop(self, holder: str) -> None:
-        """End all leases of a holder, who is gone, and forget what it was writing."""
+    def drop(self, holder: str, unreported: Iterable[bytes]) -> None:
+        """End all leases of an engine that is gone.
+
+        Args:
+            holder: As given to :meth:`require`.
+            unreported: Objects that it may have made, and that nobody else knows of.
+        """
         self._store.drop(holder)
+        self._store.free(unreported)
 
     # ----------------------------------------------------------------- searching
 
@@ -262,9 +271,11 @@ class HostObjects:
 
     def _source(self, message: Source) -> None:
         search = self._searches.get(message.object)
-        if search is None or search.transfer is not None:
+        if search is None:
+            self._unwanted(message)
+        elif search.transfer is not None:
             return
-        if message.problem:
+        elif message.problem:
             self._give_up(search, ObjectLost(message.problem))
         elif not message.host:
             self._expect(search)
@@ -275,7 +286,18 @@ class HostObjects:
                 self._try_elsewhere(search, message.host, "its address is not known here")
             else:
                 fetched = Deferred.fromCoroutine(self._fetch(search, access, message.length))
-                fetched.addErrback(self._crashed, search)
+                fetched.addErrback(self._crashed, search, access.host)
+
+    def _unwanted(self, message: Source) -> None:
+        """Nobody looks for it any more; but the controller must not wait for our copy."""
+        if message.problem or not message.host:
+            return
+        info = self._store.info(message.object)
+        if info is not None and info.sealed:
+            self._uplink.send(Copied([message.object]))
+        else:
+            problem = "it is not looked for any more"
+            self._uplink.send(Seek(message.object, message.host, problem))
 
     def _expect(self, search: _Search) -> None:
         """Wait for an object that its owner puts here; if he cannot, the controller says more."""
@@ -312,13 +334,13 @@ class HostObjects:
             except ObjectExists:  # another one writes it
                 await self._store.lease(object_id, FETCHER)
                 self._store.release(object_id, FETCHER)
-        except StoreFull as error:
-            self._give_up(search, error)
         except KernelError as error:
             search.transfer = None
             if self._searches.get(object_id) is search:
                 logger.info("%s could not be fetched: %s", what, error)
                 self._try_elsewhere(search, access.host, str(error))
+                if isinstance(error, StoreFull):
+                    self._give_up(search, error)
         else:
             self._found(search)
 
@@ -334,9 +356,11 @@ class HostObjects:
             raise
         store.seal(object_id, digest)
 
-    def _crashed(self, failure: Failure, search: _Search) -> None:
+    def _crashed(self, failure: Failure, search: _Search, host: int) -> None:
         logger.error("a fetch has failed: %s", failure.getTraceback())
-        self._give_up(search, ObjectError(f"internal error: {failure.getErrorMessage()}"))
+        error = ObjectError(f"internal error: {failure.getErrorMessage()}")
+        self._try_elsewhere(search, host, str(error))
+        self._give_up(search, error)
 
     def _free(self, objects: Iterable[bytes]) -> None:
         for object_id in objects:
@@ -346,6 +370,15 @@ class HostObjects:
         self._store.free(objects)
 
     # ---------------------------------------------------------- the connection
+
+    def joined(self, number: int) -> None:
+        """A controller was joined, which knows of no object here.
+
+        Args:
+            number: This host's number there.
+        """
+        self.number = number
+        self._store.free_all()
 
     def disconnected(self) -> None:
         """The controller is gone: it knows of no object here any more, and nobody can be asked."""

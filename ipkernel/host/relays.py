@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
 from ipkernel.errors import ConnectError
@@ -27,9 +27,13 @@ class Relays:
         uplink: The way to the controller.
         serve: Is called with a token when somebody waits at the controller to be connected with
             this host.
+
+    Attributes:
+        connected: Whether there is a controller to be asked.
     """
 
     def __init__(self, reactor: Any, uplink: Uplink, serve: Callable[[bytes], None]) -> None:
+        self.connected = False
         self._reactor = reactor
         self._uplink = uplink
         self._serve = serve
@@ -45,6 +49,8 @@ class Relays:
             Fires with the token that is to be sent ahead; fails with
             :class:`~ipkernel.errors.ConnectError`.
         """
+        if not self.connected:
+            return fail(ConnectError("there is no controller to go by way of"))
         answer: Deferred[bytes] = Deferred()
         self._waiting.setdefault(host, deque()).append(answer)
         self._uplink.send(Relay(host))
@@ -78,6 +84,7 @@ class Relays:
 
     def disconnected(self) -> None:
         """The controller is gone, and answers nothing any more."""
+        self.connected = False
         waiting, self._waiting = self._waiting, {}
         for answers in waiting.values():
             for answer in answers:

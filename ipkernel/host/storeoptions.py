@@ -7,50 +7,41 @@ from typing import Final, NamedTuple
 
 from ipkernel.sizes import parse_size
 
-__all__ = ["StoreOptions", "add_store_options", "chosen_store"]
-
-#: Share of the machine's memory that a store may use by default.
-DEFAULT_MEMORY: Final = "30%"
+__all__ = ["DEFAULTS", "StoreOptions", "add_store_options", "chosen_store"]
 
 
 class StoreOptions(NamedTuple):
     """How large a host's store may become, and where others reach it.
 
     Attributes:
-        memory: Memory for it: bytes, or a share of the machine's; 0 for no store at all.
+        memory: Memory for it: bytes, or a share of the machine's; 0 for no store at all, None for
+            the default.
         spill_dir: Where objects go for which there is no memory; empty for the usual place for
             temporary files.
-        spill_limit: Bytes that may be there; 0 for none, None for four times the memory.
+        spill_limit: Bytes that may be there; 0 for none, None for the default.
         interface: Address on which the data port listens; empty for the one that leads to the
             controller.
         port: The data port, 0 for any.
     """
 
-    memory: str | int = DEFAULT_MEMORY
+    memory: str | int | None = None
     spill_dir: str = ""
     spill_limit: str | int | None = None
     interface: str = ""
     port: int = 0
 
-    def limits(self, machine: int) -> tuple[int, int]:
-        """Return how many bytes there may be in memory, and how many on disk.
 
-        Args:
-            machine: The machine's memory in bytes.
-        """
-        memory = parse_size(self.memory, machine)
-        if self.spill_limit is None:
-            return memory, 4 * memory
-        return memory, parse_size(self.spill_limit)
+DEFAULTS: Final = StoreOptions()
+"""Nothing was chosen."""
 
 
 def add_store_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about the store to the command line of a host daemon."""
     group = parser.add_argument_group("large objects")
     group.add_argument(
-        "--store-memory", type=_memory, default=DEFAULT_MEMORY, metavar="SIZE",
+        "--store-memory", type=_memory, default=None, metavar="SIZE",
         help="memory for large objects, such as 4GB or 50%%; 0 sends all results by way of the "
-        f"controller (default: {DEFAULT_MEMORY}%)",
+        "controller (default: 30%% of the machine's)",
     )  # fmt: skip
     group.add_argument(
         "--spill-dir", default="", metavar="DIR",

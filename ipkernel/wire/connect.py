@@ -149,6 +149,20 @@ def _why(failure: Failure, target: Furl) -> str:
     return f"cannot connect to {where}: {text or type(failure.value).__name__}"
 
 
+def ends_of(reference: Any) -> tuple[Any, Any]:
+    """Return the addresses of a reference's connection: of this side, and of the other.
+
+    Both have ``host`` and ``port``.
+
+    Raises:
+        ConnectError: The connection is lost.
+    """
+    broker = _broker(reference)
+    if broker.disconnected:
+        raise ConnectError("the connection to the controller was lost")
+    return broker.transport.getHost(), broker.transport.getPeer()
+
+
 # -------------------------------------------------------------------------- calls
 
 

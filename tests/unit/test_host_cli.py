@@ -91,20 +91,6 @@ def test_impossible_options_about_the_store(
     assert repr(arguments[1]) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("options", "limits"),
-    [
-        (StoreOptions(), (300, 1200)),
-        (StoreOptions(memory="50%", spill_limit=0), (500, 0)),
-        (StoreOptions(memory=100), (100, 400)),
-        (StoreOptions(memory=0), (0, 0)),
-        (StoreOptions(memory="100", spill_limit="1K"), (100, 1024)),
-    ],
-)
-def test_limits_of_the_store(options: StoreOptions, limits: tuple[int, int]) -> None:
-    assert options.limits(1000) == limits
-
-
 def test_what_a_cluster_tells_its_host_daemons(tmp_path: Path) -> None:
     assert store_arguments(None, None, None, "") == ()
     arguments = store_arguments("50%", tmp_path / "spill", 0, "127.0.0.1")

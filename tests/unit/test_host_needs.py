@@ -49,7 +49,7 @@ class Objects:
         self.waiting: list[tuple[list[bytes], str, int, Deferred[list[Placed]]]] = []
         self.cancelled = 0
         self.leased: list[tuple[bytes, str]] = []
-        self.dropped: list[str] = []
+        self.dropped: list[tuple[str, list[int]]] = []
         self.handled: list[Any] = []
         self.there: set[bytes] = set()
 
@@ -79,8 +79,8 @@ class Objects:
         for one in placed:
             self.leased.remove((one.object, holder))
 
-    def drop(self, holder: str) -> None:
-        self.dropped.append(holder)
+    def drop(self, holder: str, tasks: Iterable[int]) -> None:
+        self.dropped.append((holder, list(tasks)))
         self.leased = [one for one in self.leased if one[1] != holder]
 
     def handle(self, message: Any) -> None:
@@ -297,7 +297,7 @@ def test_a_lost_engine_drops_its_leases_and_its_tasks_go_back() -> None:
     scene.objects.there = {oid(7), oid(8)}
     scene.handle(assign(A, 7), assign(A + 1, 8), assign(A + 2, 9), assign(A + 3))
     assert scene.traffic.lost(scene.engine, 1) == ([A], [A + 1, A + 2, A + 3])
-    assert scene.objects.dropped == ["engine:1:1"]
+    assert scene.objects.dropped == [("engine:1:1", [A])]
     assert scene.objects.leased == [] and scene.objects.cancelled == 1
     assert not scene.engine.waits and not scene.engine.leases
 

@@ -62,9 +62,11 @@ def test_an_object_that_is_needed_twice_is_leased_twice(scene: Scene) -> None:
 
 def test_a_holder_that_is_gone_holds_nothing(scene: Scene) -> None:
     scene.has(A)
+    scene.has(B)
     scene.require(A)
-    scene.objects.drop("e")
+    scene.objects.drop("e", [B, oid(3)])
     assert scene.quiet()
+    assert scene.store.info(B) is None and scene.store.info(A) is not None
 
 
 # ---------------------------------------------------------------- fetched
@@ -140,8 +142,15 @@ def test_a_second_answer_while_it_is_fetched_changes_nothing(scene: Scene) -> No
 
 
 def test_answers_about_what_nobody_seeks(scene: Scene) -> None:
-    scene.say(Source(A, SIZE, 2), Source(A, problem="no"), Source(A), Closing("bye"))
-    assert scene.sent == [] and not scene.fetches and scene.quiet()
+    """The controller is not left waiting for a copy that nobody makes."""
+    scene.say(Source(A, problem="no"), Source(A), Closing("bye"))
+    assert scene.sent == []
+    scene.say(Source(A, SIZE, 2))
+    assert scene.sent.pop() == Seek(A, 2, "it is not looked for any more")
+    scene.has(A)
+    scene.say(Source(A, SIZE, 2))
+    assert scene.sent == [Copied([A])]
+    assert not scene.fetches and scene.quiet()
 
 
 def test_an_object_that_does_not_fit_ends_the_task(scene: Scene) -> None:
@@ -149,6 +158,7 @@ def test_an_object_that_does_not_fit_ends_the_task(scene: Scene) -> None:
     scene.say(Source(A, 2 * LIMIT, 2))
     assert isinstance(needed.error, StoreFull)
     assert scene.quiet()
+    assert scene.sent[-1].failed == 2  # the other host may serve somebody else
 
 
 def test_an_internal_error_in_a_fetch_ends_the_search(scene: Scene) -> None:
@@ -157,6 +167,7 @@ def test_an_internal_error_in_a_fetch_ends_the_search(scene: Scene) -> None:
     scene.fetches[0].fail(ZeroDivisionError("oops"))
     assert isinstance(needed.error, KernelError) and "oops" in str(needed.error)
     assert scene.quiet() and scene.store.info(A) is None
+    assert scene.sent[-1].failed == 2
 
 
 # ---------------------------------------------------------------- brought

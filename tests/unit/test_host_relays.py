@@ -25,6 +25,7 @@ class Scene:
         self.sent: list[Any] = []
         self.served: list[bytes] = []
         self.relays = Relays(self.clock, self, self.served.append)
+        self.relays.connected = True
 
     def send(self, message: Any, payload: Any = b"") -> None:
         self.sent.append(message)
@@ -103,3 +104,4 @@ def test_a_lost_controller_answers_nobody(scene: Scene) -> None:
     assert "was lost" in waiting[0] and "within" in late[0]
     assert not scene.clock.getDelayedCalls()
     scene.relays.handle(Relay(8, TOKEN))
+    assert "no controller" in scene.ask(8)[0]

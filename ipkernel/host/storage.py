@@ -1,0 +1,213 @@
+"""The store of a host as the daemon has it from its start: addresses, and nothing behind them yet.
+
+Most clusters never move a large object. So all that exists at first are sockets that listen; the
+store itself, and the modules that it is made of, come with the first process that connects to
+one of them or with the first task that needs an object.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+from ipkernel.errors import ConnectError
+from ipkernel.host.listening import Acceptor, Trigger, listen_tcp
+from ipkernel.host.needs import Uplink
+from ipkernel.host.storeoptions import StoreOptions
+from ipkernel.objects.addresses import listen, machine_id
+from ipkernel.objects.tickets import make_key, make_ticket, result_id
+from ipkernel.sizes import parse_size
+from ipkernel.wire.furl import local_location
+from ipkernel.wire.messages import HostAccess, HostGone, Message, Placed, Relay
+from ipkernel.wire.records import StoreAccess
+
+if TYPE_CHECKING:
+    from ipkernel.host.objectplane import ObjectPlane
+    from ipkernel.wire.identity import Identity
+
+__all__ = ["Storage", "make_storage"]
+
+logger = logging.getLogger(__name__)
+
+
+class Storage:
+    """This host's store, made when it is first needed.
+
+    Args:
+        reactor: Twisted's reactor.
+        identity: Of this process, whose certificate the data port shows.
+        uplink: The way to the controller.
+        options: How it is to be.
+
+    Raises:
+        OSError: It cannot listen for processes of this machine.
+    """
+
+    def __init__(
+        self, reactor: Any, identity: Identity, uplink: Uplink, options: StoreOptions
+    ) -> None:
+        self._reactor = reactor
+        self._identity = identity
+        self._uplink = uplink
+        self._options = options
+        self._key = make_key()
+        self._plane: ObjectPlane | None = None
+        #: What the controller has said, for a store that is not there yet.
+        self._hosts: dict[int, HostAccess] = {}
+        self._number = 0
+        self._controller = ""
+        self._local = listen()
+        self._address = str(self._local[1])
+        self._first = Trigger(reactor, self._local[0], self._open)
+        self._interface = ""
+        self._port: Acceptor | None = None
+
+    # --------------------------------------------------------- who reaches it
+
+    def admit(self, subject: str) -> tuple[str, bytes]:
+        """Return the address for a process of this machine, and its ticket."""
+        return self._address, make_ticket(self._key, subject)
+
+    def access(self, interface: str) -> StoreAccess:
+        """Return how others reach the store, having the data port listen.
+
+        Args:
+            interface: The address of this host that leads to the controller. That is where it
+                listens, unless the options name another one.
+        """
+        return StoreAccess(
+            pin=self._identity.pin,
+            key=self._key,
+            hints=self._listen(self._options.interface or interface),
+            local=self._address,
+            machine=machine_id(),
+        )
+
+    def _listen(self, interface: str) -> list[str]:
+        if self._port is not None and interface != self._interface:
+            self._port.close()
+            self._port = None
+        if self._port is None:
+            try:
+                sock = listen_tcp(interface, self._options.port)
+            except ConnectError as error:
+                logger.warning(
+                    "objects of this host go by way of the controller, as there is no data port: %s",
+                    error,
+                )
+                return []
+            self._interface = interface
+            self._port = Acceptor(self._reactor, sock, self._accepted)
+        return local_location(interface, self._port.port)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        self._open().serve(sock)
+
+    def _open(self) -> ObjectPlane:
+        """Return the store, making it if there is none."""
+        if self._plane is None:
+            from ipkernel.host.objectplane import ObjectPlane
+
+            self._first.stop()
+            self._plane = plane = ObjectPlane(
+                self._reactor,
+                self._identity,
+                self._uplink,
+                self._options,
+                self._key,
+                self._local,
+            )
+            if self._number:
+                plane.joined(self._number, self._controller)
+            for access in self._hosts.values():
+                plane.handle(access)
+            self._hosts.clear()
+        return self._plane
+
+    # --------------------------------------------------------- what tasks need
+
+    def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
+        """Have objects here; see :meth:`HostObjects.require`."""
+        return self._open().objects.require(ids, holder, owner)
+
+    def give_back(self, placed: Iterable[Placed], holder: str) -> None:
+        """End leases; see :meth:`HostObjects.give_back`."""
+        if self._plane is not None:
+            self._plane.objects.give_back(placed, holder)
+
+    def drop(self, holder: str, tasks: Iterable[int]) -> None:
+        """Forget an engine that is gone.
+
+        Args:
+            holder: As given to :meth:`admit`.
+            tasks: Those that it had and has not done; their results are forgotten as well.
+        """
+        if self._plane is not None:
+            ticket = make_ticket(self._key, holder)
+            self._plane.objects.drop(holder, [result_id(ticket, task) for task in tasks])
+
+    # --------------------------------------------------------- the controller
+
+    def handle(self, message: Message) -> None:
+        """Deal with a message of the controller."""
+        if self._plane is not None:
+            self._plane.handle(message)
+        elif isinstance(message, HostAccess):
+            self._hosts[message.host] = message
+        elif isinstance(message, HostGone):
+            self._hosts.pop(message.host, None)
+        elif isinstance(message, Relay) and message.token:
+            self._open().handle(message)
+
+    def joined(self, number: int, host: str, port: int) -> None:
+        """A controller was joined, which knows of no object here.
+
+        Args:
+            number: This host's number there.
+            host: Address of the controller, by which it was reached.
+            port: Its port.
+        """
+        controller = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+        self._number, self._controller = number, controller
+        if self._plane is not None:
+            self._plane.joined(number, controller)
+
+    def disconnected(self) -> None:
+        """The controller is gone."""
+        self._number = 0
+        self._hosts.clear()
+        if self._plane is not None:
+            self._plane.disconnected()
+
+    async def close(self) -> None:
+        """Give everything back; no thread is at work any more when this returns."""
+        self._first.stop()
+        if self._port is not None:
+            self._port.close()
+            self._port = None
+        if self._plane is None:
+            self._local[0].close()
+        else:
+            await self._plane.close()
+
+
+def make_storage(
+    reactor: Any, identity: Identity, uplink: Uplink, options: StoreOptions
+) -> Storage | None:
+    """Return a host's store, or None if it shall have none; see :class:`Storage`.
+
+    Raises:
+        ValueError: Objects cannot be kept where the options say.
+        OSError: It cannot listen for processes of this machine.
+    """
+    if options.memory is not None and not parse_size(options.memory, 100):
+        return None
+    directory = options.spill_dir
+    if directory and not (os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)):
+        raise ValueError(f"objects cannot go to {directory}: it is not a directory to write to")
+    return Storage(reactor, identity, uplink, options)
