@@ -162,6 +162,15 @@ class Catalog:
             return self._room.serve()
         return []
 
+    def share(self, object_ids: Iterable[bytes], holder: str, other: str) -> None:
+        """Give ``other`` a lease on each of these objects that ``holder`` has one on."""
+        for object_id in object_ids:
+            entries = [e for e in self._incarnations(object_id) if holder in e.pins]
+            for entry in entries:
+                entry.pins.add(other)
+            if entries:
+                self._held.setdefault(other, Counter())[object_id] += 1
+
     def release(self, object_id: bytes, holder: str) -> list[Instruction]:
         """End one lease. Nothing happens if there is none."""
         if not self.is_leased(object_id, holder):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeAlias
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from ipkernel.errors import ConnectError, KernelError, ObjectError
@@ -107,7 +107,7 @@ class LocalSession:
         self._subjects = subjects
         self._answer = answer
         self._over = False
-        self._held = False
+        self._parent = ""
         self._waiting: Deferred[Any] | None = None
         self._writing: set[bytes] = set()
         #: The object of a lease that may not have arrived.
@@ -246,17 +246,13 @@ class LocalSession:
         freed = maybeDeferred(self._store.wait_freed, message.object, message.timeout)
         return freed.addCallback(Ok)
 
-    def _hold(self, message: Hold) -> Deferred[Answer]:
-        if not self._held:
-            self._held = True
-            parent, self.subject = self.subject, self._subjects.child_of(self.subject)
+    def _hold(self, message: Hold) -> Answer:
+        if not self._parent:
+            self._parent, self.subject = self.subject, self._subjects.child_of(self.subject)
             self._subjects.join(self.subject)
-            self._subjects.leave(parent)
-        leases = [
-            maybeDeferred(self._store.lease, object_id, self.subject)
-            for object_id in message.objects
-        ]
-        return DeferredList(leases, consumeErrors=True).addCallback(lambda _: Ok())
+            self._subjects.leave(self._parent)
+        self._store.share(message.objects, self._parent, self.subject)
+        return Ok()
 
     # --------------------------------------------------------------- ending
 

@@ -164,7 +164,7 @@ class WaitFreed(_Message, tag=10):
 
 
 class Hold(_Message, tag=11):
-    """Lease these objects to whoever has this connection open, and to no other: :class:`Ok`.
+    """Lease what the subject has leased of these to whoever has this connection open: :class:`Ok`.
 
     A process that forks does so, for its child has the same memory mapped. What the child may
     do besides is to end.

@@ -220,6 +220,16 @@ class HostStore:
             late,
         )
 
+    def share(self, object_ids: Iterable[bytes], holder: str, other: str) -> None:
+        """Lease objects to somebody else, too, even those that were freed.
+
+        Args:
+            object_ids: Which; those on which ``holder`` has no lease are left out.
+            holder: Who has leases on them.
+            other: Who gets a lease on each, as often as it occurs.
+        """
+        self._catalog.share(object_ids, holder, other)
+
     def release(self, object_id: bytes, holder: str) -> None:
         """End one lease. Nothing happens if this holder has none on this object."""
         self._do(self._catalog.release(object_id, holder))

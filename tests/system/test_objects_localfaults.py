@@ -378,11 +378,14 @@ class Forked:
 
 
 @needs_fork
-def test_a_forked_child_keeps_what_it_has_mapped(served: Served) -> None:
+@pytest.mark.parametrize("freed", ["before", "after"])
+def test_a_forked_child_keeps_what_it_has_mapped(served: Served, freed: str) -> None:
     client = served.client()
     data = os.urandom(3 * MB)
     object_id = served.put(client, data)
     views = [client.get(object_id)]
+    if freed == "before":
+        client.free([object_id])
     child = Forked(lambda: views[0] == data)
     views.clear()
     client.free([object_id])

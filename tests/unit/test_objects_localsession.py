@@ -425,6 +425,7 @@ def test_a_child_holds_what_its_parent_has_mapped(scene: Scene) -> None:
 def test_each_child_is_another_one(scene: Scene) -> None:
     parent, *children = (scene.peer() for _ in range(3))
     parent.write(A)
+    parent.ask(wire.Get(A))
     for child in children:
         child.ask(wire.Hold([A]))
     assert (scene.leases("x/1"), scene.leases("x/2")) == (1, 1)
@@ -432,13 +433,28 @@ def test_each_child_is_another_one(scene: Scene) -> None:
     assert (scene.leases("x/1"), scene.leases("x/2")) == (0, 1)
 
 
-def test_a_child_that_ends_before_all_is_held_holds_nothing(scene: Scene) -> None:
-    writer, lifeline = scene.peer("y"), scene.peer()
-    writer.ask(wire.Create(A, SIZE, 1))
-    assert lifeline.ask(wire.Hold([A])) is None
+def test_a_child_holds_what_was_freed_before_it_was_made(scene: Scene) -> None:
+    parent, lifeline, other = scene.peer(), scene.peer(), scene.peer("y")
+    parent.write(A)
+    parent.ask(wire.Get(A))
+    parent.ask(wire.Kept(A))
+    other.ask(wire.Free([A]))
+    assert lifeline.ask(wire.Hold([A])) == wire.Ok()
+    parent.ask(wire.Release([A]))
+    assert scene.leases("x/1") == 1
+    assert scene.store.stats().used > 0
     lifeline.session.end()
-    writer.ask(wire.Seal(A))
-    assert scene.leases("x/1") == 0
+    assert scene.store.stats().used == 0
+
+
+def test_a_child_holds_nothing_that_its_parent_has_not_leased(scene: Scene) -> None:
+    writer, reader, lifeline = scene.peer("y"), scene.peer("y"), scene.peer()
+    writer.write(A)
+    writer.ask(wire.Create(B, SIZE, 1))
+    reader.ask(wire.Get(A))
+    assert lifeline.ask(wire.Hold([A, B, C])) == wire.Ok()
+    assert [scene.leases("x/1", object_id) for object_id in (A, B, C)] == [0, 0, 0]
+    lifeline.session.end()
 
 
 # ------------------------------------------------------------- in any order
