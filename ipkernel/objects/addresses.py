@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import socket
 import sys
 from functools import cache
@@ -98,7 +97,7 @@ def listen(native: bool | None = None) -> tuple[socket.socket, LocalAddress]:
         native = native_sockets()
     sock = socket.socket(socket.AF_UNIX if native else socket.AF_INET)
     try:
-        wanted = LocalAddress(name=f"ipkernel-{os.getpid()}-{secrets.token_hex(8)}")
+        wanted = LocalAddress(name=f"ipkernel-{os.getpid()}-{os.urandom(8).hex()}")
         sock.bind(wanted.sockaddr if native else ("127.0.0.1", 0))
         sock.listen(_BACKLOG)
         sock.setblocking(False)

@@ -65,7 +65,7 @@ class _Peer:
         self._session = make_session(self._answer)
         self._incoming = requests()
         self._pumping = False
-        self._patience = reactor.callLater(HELLO_TIMEOUT, self.close)
+        self._patience = reactor.callLater(HELLO_TIMEOUT, self._late)
         sock.setblocking(False)
         reactor.addReader(self)
 
@@ -134,6 +134,11 @@ class _Peer:
             self.close()
         else:
             self._pump()
+
+    def _late(self) -> None:
+        """It should have shown a ticket by now; perhaps it has, and this process was slow."""
+        if self.doRead() is not None or self.stranger:
+            self.close()
 
     def close(self) -> None:
         """End it."""

@@ -277,6 +277,19 @@ def test_a_stranger_has_some_seconds(scene: Scene) -> None:
     assert not scene.closed(known)
 
 
+def test_a_slow_server_blames_nobody_else(scene: Scene) -> None:
+    prompt, gone = scene.connect(), scene.connect()
+    prompt.sendall(scene.hello())
+    gone.close()
+    # It is in the other end's socket by now, also where that takes a moment.
+    [served, _] = scene.server._peers
+    assert select.select([served], [], [], 5)[0]
+    scene.reactor.advance(HELLO_TIMEOUT)
+    [welcome] = scene.read(prompt, 1)
+    assert isinstance(welcome, wire.Welcome)
+    assert list(scene.server._peers) == [served]
+
+
 @pytest.mark.parametrize(
     "data",
     [
