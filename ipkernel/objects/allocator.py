@@ -98,8 +98,8 @@ class Allocator:
         segment_size: Bytes of a usual segment; larger ones are multiples of it.
         page: Regions begin and end at multiples of this many bytes.
         discards: Whether the system takes back pages in the middle of a segment.
-        warm: Bytes that are kept, though unused, for what comes next; the segment that became
-            idle last is kept in any case.
+        warm: Bytes that are kept, though unused, for what comes next. Of usual and of large
+            segments, the one that became idle last is kept in any case.
 
     Attributes:
         limit: As given.
@@ -187,12 +187,16 @@ class Allocator:
 
     def trim(self) -> list[Cut]:
         """Give back idle segments, the longest idle first, while there is too much idle."""
+        if self.idle <= self._warm:
+            return []
         given = []
         idle = [segment for segment in self._segments.values() if segment.idle]
-        for segment in idle[:-1]:
+        kept = {segment.large: segment.number for segment in idle}  # the last one of each kind
+        for segment in idle:
             if self.idle <= self._warm:
                 break
-            given.append(self._remove(segment))
+            if kept[segment.large] != segment.number:
+                given.append(self._remove(segment))
         return given
 
     def tidy(self) -> list[Cut]:

@@ -159,6 +159,14 @@ class TestWarmth:
         assert room.trim() == []
         assert room.allocate(5 * SEGMENT) == Fit(region)
 
+    def test_so_is_the_last_one_of_the_other_kind(self):
+        room = allocator(warm=0)
+        large, small, other = take(room, 3 * SEGMENT), take(room, SEGMENT), take(room, SEGMENT)
+        for region in (large, small, other):
+            room.free(region)
+        assert room.trim() == [Cut(small, whole=True)]
+        assert room.allocate(3 * SEGMENT) == Fit(large)
+
     def test_a_segment_in_use_is_not_trimmed(self):
         room = allocator(warm=0)
         first, _, other = take(room, 64), take(room, 64), take(room, SEGMENT)
