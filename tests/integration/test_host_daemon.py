@@ -243,7 +243,9 @@ async def test_orders_of_the_controller(controller: HostController, daemon: Daem
     await controller.engines(4)
 
     task = controller.execute("while True: pass", engine=1)
-    await controller.until(lambda: any(isinstance(m, Started) for m, _ in controller.messages))
+    await controller.until(
+        lambda: any(isinstance(m, Started) and task in m.tasks for m, _ in controller.messages)
+    )
     assert (await ask("signal_engines", engines=[1], signal="SIGINT")).engines == [1]
     assert (await controller.error(task)).ename == "KeyboardInterrupt"
     assert "no signal" in (await ask("signal_engines", signal="SIGNONE")).problem
