@@ -83,7 +83,7 @@ class Scene:
             segment_size=1 << 18,
         )
         self.objects = HostObjects(self.store, self, self)
-        self.objects.number = 1
+        self.objects.searches.number = 1
         for host in (2, 3):
             self.say(HostAccess(host, f"n{host}", "tub", "pin"))
 
@@ -134,4 +134,4 @@ class Scene:
     def quiet(self) -> bool:
         """Whether nothing is leased, and nobody waits."""
         stats = self.store.stats()
-        return stats.leased == 0 and stats.waiting == 0 and not self.objects._searches
+        return stats.leased == 0 and stats.waiting == 0 and not self.objects.searches

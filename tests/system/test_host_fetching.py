@@ -358,7 +358,7 @@ async def test_a_fetch_that_nobody_wants_any_more(net: Net, one: Host, two: Host
     waiting = two.require(blob)
     failures: list[Any] = []
     waiting.addErrback(lambda failure: failures.append(failure.type))
-    while two.storage._plane.objects._searches[blob].transfer is None:  # type: ignore[union-attr]
+    while two.storage._plane.objects.searches._searches[blob].transfer is None:  # type: ignore[union-attr]
         await deferLater(reactor(), 0)
     two.storage.handle(Free([blob]))
     assert failures == [ObjectLost]
@@ -374,7 +374,7 @@ async def test_a_fetch_that_nobody_wants_any_more(net: Net, one: Host, two: Host
 async def test_a_host_that_is_lost_while_it_is_fetched_from(net: Net, one: Host, two: Host) -> None:
     blob = await one.put(os.urandom(40 * MB))
     waiting = two.require(blob)
-    while two.storage._plane.objects._searches[blob].transfer is None:  # type: ignore[union-attr]
+    while two.storage._plane.objects.searches._searches[blob].transfer is None:  # type: ignore[union-attr]
         await deferLater(reactor(), 0)
     net.holders[blob] = []
     net.relays = False
@@ -393,7 +393,7 @@ async def test_closing_in_the_middle_of_a_fetch(net: Net, one: Host, two: Host) 
     waiting = two.require(blob)
     failures: list[Any] = []
     waiting.addErrback(lambda failure: failures.append(failure.type))
-    while two.storage._plane.objects._searches[blob].transfer is None:  # type: ignore[union-attr]
+    while two.storage._plane.objects.searches._searches[blob].transfer is None:  # type: ignore[union-attr]
         await deferLater(reactor(), 0)
     two.client.close()
     await two.storage.close()

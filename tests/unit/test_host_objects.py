@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from ipkernel.errors import KernelError, ObjectLost, StoreFull, TransferError
-from ipkernel.host.objects import MAX_TRIES
+from ipkernel.host.searches import MAX_TRIES
 from ipkernel.objects.transfer import TransferCancelled
 from ipkernel.wire.messages import (
     Closing,
