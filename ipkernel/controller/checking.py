@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of
+from ipkernel.controller.objectchecks import validate_objects
+from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_WINDOW
 from ipkernel.controller.tasks import QUEUED, State
 
@@ -22,6 +24,7 @@ def validate(core: Core) -> None:
     _check_engines(core)
     _check_sessions(core)
     _check_nothing_idles(core)
+    _check_objects(core)
 
 
 def _check_places(core: Core) -> None:
@@ -31,6 +34,7 @@ def _check_places(core: Core) -> None:
             if task.state is State.READY:
                 assert task.target < 0, task
                 assert choice_of(task.message.targets) == line.choice, task
+                assert task.near == line.near, task
                 places[task.id] += 1
     for engine in core.engines.values():
         for task in engine.direct:
@@ -56,7 +60,13 @@ def _check_lines(core: Core) -> None:
     lines = core.lines
     assert lines.count == sum(line.count for line in lines.all())
     turning = list(lines.rotation)
+    for host, waiting in lines.near.items():
+        assert waiting.lines, host
+        assert all(line.near == host and not line.loose for line in waiting.lines)
+        assert waiting.mark <= lines.rounds
+        turning += waiting.lines
     assert len(set(turning)) == len(turning)
+    assert all(line.loose or not line.near for line in lines.rotation)
     for line in lines.all():
         assert line.count == sum(t.state is State.READY for t in line.queue), line.choice
         assert line.turning == (line in turning)
@@ -110,10 +120,40 @@ def _check_sessions(core: Core) -> None:
 def _check_nothing_idles(core: Core) -> None:
     """No task waits that an engine has room for."""
     if core.ladder.open:
-        for line in core.lines.rotation:
-            assert line.choice, "a task is ready and an engine has room"
-            engines = [core.engines[n] for n in line.choice if n in core.engines]
-            assert all(engine.rung < 0 for engine in engines)
+        near = [line for waiting in core.lines.near.values() for line in waiting.lines]
+        for line in (*core.lines.rotation, *near):
+            _check_line_is_blocked(core, line)
     for engine in core.engines.values():
         if engine.open_for_direct():
             assert not [t for t in engine.direct if t.state in QUEUED], engine.id
+
+
+def _check_line_is_blocked(core: Core, line: Line) -> None:
+    assert line.choice, "a task is ready and an engine has room"
+    engines = [core.engines[n] for n in line.choice if n in core.engines]
+    assert all(engine.rung < 0 for engine in engines)
+
+
+def _check_objects(core: Core) -> None:
+    """The directory agrees with the tasks, sessions, hosts and results that it is about."""
+    objects = core.objects
+    assert not objects.busy
+    validate_objects(objects)
+    needs: dict[bytes, set[int]] = {}
+    for tid, task in core.tasks.items():
+        for object_id in task.message.needs:
+            needs.setdefault(object_id, set()).add(tid)
+        if task.state in QUEUED and task.message.needs:
+            assert all(not objects.entries[o].lost for o in task.message.needs), task
+    assert {o: e.tasks for o, e in objects.entries.items() if e.tasks} == needs
+    assert set(objects.at_host) == set(core.hosts)
+    attached = {number for number, session in core.sessions.items() if session.attached}
+    assert set(objects.with_client) <= attached
+    for referrer in objects.references:
+        known = referrer in core.sessions or referrer in core.departed
+        assert known or referrer in core.retained, referrer
+    for session in core.departed:
+        assert session not in core.sessions
+        assert core.retained.of_session(session)
+    for host in core.hosts.values():
+        assert host.told <= set(core.hosts)

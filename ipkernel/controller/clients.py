@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from ipkernel.controller import holdings
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import (
-    Result,
     SessionDetached,
     SessionHeld,
     SessionOpened,
@@ -19,8 +19,9 @@ from ipkernel.controller.tasks import QUEUED, Task
 
 def opened(core: Core, event: SessionOpened) -> None:
     """A client has come."""
-    core.sessions[event.session] = Session(event.session, event.client, event.now)
+    core.sessions[event.session] = Session(event.session, event.client, event.now, event.tub_id)
     core.records.append(SessionBegan(event.session, event.now, event.client))
+    holdings.client_came(core, core.sessions[event.session])
 
 
 def detached(core: Core, event: SessionDetached) -> None:
@@ -31,7 +32,11 @@ def detached(core: Core, event: SessionDetached) -> None:
     _set_held(core, session, False)
     session.attached = False
     core.client_items(session.id).clear()
-    _retain(core, event.undelivered)
+    holdings.client_went(core, session)
+    for message, payload in event.undelivered:
+        core.retain(message, payload)
+        if message.object:  # it is kept with the result now
+            core.objects.release(session.id, [message.object])
     for task in [t for t, watchers in core.watchers.items() if session.id in watchers]:
         core.watchers[task].remove(session.id)
         if not core.watchers[task]:
@@ -42,12 +47,8 @@ def detached(core: Core, event: SessionDetached) -> None:
 
 def undelivered(core: Core, event: Undelivered) -> None:
     """Results did not reach their client any more: keep them."""
-    _retain(core, event.items)
-
-
-def _retain(core: Core, results: list[Result]) -> None:
-    for message, payload in results:
-        core.forgotten += core.retained.keep(message, payload, core.now)
+    for message, payload in event.items:
+        core.retain(message, payload)
 
 
 def held(core: Core, event: SessionHeld) -> None:

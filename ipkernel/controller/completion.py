@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import losses, recall
+from ipkernel.controller import holdings, losses, recall
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import FromHost
 from ipkernel.controller.registry import Host
@@ -53,6 +53,8 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
     session = core.sessions.get(owner)
     end = len(items)
     if engine is None or session is None:
+        if items[start][0].object:  # type: ignore[attr-defined]
+            core.objects.stray(host.id, items[start][0].object)  # type: ignore[attr-defined]
         return start + 1
     tasks = core.tasks
     assigned_pop = engine.assigned.pop
@@ -72,6 +74,8 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         at += 1
         task = assigned_pop(tid, None)
         if task is None:
+            if message.object:
+                core.objects.stray(host.id, message.object)
             continue
         del tasks[tid]
         outcome = message.outcome
@@ -79,7 +83,8 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
             engine.running.discard(tid)
         began = message.started
         completed = message.completed
-        length = task.message.size
+        submit = task.message
+        length = submit.size
         size += length
         charge += length if task.target < 0 else task.charge
         done += 1
@@ -91,6 +96,8 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
             core.count_end(outcome)
         seconds += completed - began
         finished = Finished(tid, outcome, number, began, completed, message.size, task.attempts + 1)
+        if submit.needs or message.object:
+            finished = holdings.done(core, host, task, message, finished)
         if send is not None:
             item = (finished, payload)
             send(item)
@@ -129,6 +136,8 @@ def _other(core: Core, host: Host, message: Message, payload: Payload) -> None:
         losses.engine_joined(core, host, message)
     elif isinstance(message, EngineLeft):
         losses.engine_left(core, host, message)
+    else:
+        holdings.from_host(core, host, message)
 
 
 def _started(core: Core, host: Host, started: list[int]) -> None:
@@ -161,4 +170,4 @@ def _output(core: Core, host: Host, message: Output, payload: Payload) -> None:
         for watcher in watchers:
             core.client_items(watcher).append((message, payload))
     else:
-        core.forgotten += core.retained.keep_output(message, payload)
+        core.forget(core.retained.keep_output(message, payload))

@@ -17,11 +17,12 @@ from ipkernel.controller.instructions import (
     ToHost,
 )
 from ipkernel.controller.journal import Ended, Forgotten, Record, SessionClosed
+from ipkernel.controller.objects import Directory
 from ipkernel.controller.queues import Line, Lines
 from ipkernel.controller.registry import Host, Ids
 from ipkernel.controller.sessions import Retained, Session
 from ipkernel.controller.slots import READY, Engine, Ladder
-from ipkernel.controller.tasks import ENDS, Payload, State, Task
+from ipkernel.controller.tasks import ENDS, QUEUED, Payload, State, Task
 from ipkernel.wire.messages import (
     Finished,
     ForgetFunctions,
@@ -60,6 +61,9 @@ class Core:
         parked: Direct tasks of held sessions, by session.
         watchers: Sessions that asked for the result of another one's task, by task.
         retained: Results of clients that have gone.
+        objects: Large values, wherever they are.
+        departed: Sessions that are no more, but have results among ``retained``; what they refer
+            to lives as long as those.
         totals: How many tasks have ended.
         now: Time of the latest event.
     """
@@ -78,6 +82,8 @@ class Core:
         self.parked: dict[int, list[Task]] = {}
         self.watchers: dict[int, list[int]] = {}
         self.retained = retained
+        self.objects = Directory()
+        self.departed: set[int] = set()
         self.totals = Totals()
         self.now = 0.0
         # what the current call of the scheduler has to say
@@ -108,6 +114,10 @@ class Core:
     def tell_all(self, item: Item) -> None:
         """Send a message to every client."""
         self._to_all.append(item)
+
+    def instruct(self, instruction: Instruction) -> None:
+        """Have something done that is not about messages."""
+        self._rest.append(instruction)
 
     def drop_client(self, session: int, reason: str) -> None:
         """End the connection of a client that broke the rules."""
@@ -150,15 +160,39 @@ class Core:
         self.ended.append(item)
         task = message.task
         session = self.sessions.get(task >> 40)
-        delivered = False
+        receivers = []
         if session is not None and session.attached:
-            self.client_items(session.id).append(item)
-            delivered = True
-        for watcher in self.watchers.pop(task, ()) if self.watchers else ():
-            self.client_items(watcher).append(item)  # of another session, and attached
-            delivered = True
-        if not delivered:
-            self.forgotten += self.retained.keep(message, payload, self.now)
+            receivers.append(session.id)
+        if self.watchers:
+            receivers += self.watchers.pop(task, ())  # of other sessions, and attached
+        for receiver in receivers:
+            self.client_items(receiver).append(item)
+            if message.object:
+                self.objects.refer(receiver, message.object)
+        if not receivers:
+            self.retain(message, payload)
+
+    def retain(self, message: Finished, payload: Payload) -> None:
+        """Keep a result for whoever comes for it, and the object that it is."""
+        if message.object:
+            self.objects.refer(message.task, message.object)
+        self.forget(self.retained.keep(message, payload, self.now))
+
+    def forget(self, tasks: list[int]) -> None:
+        """Note that the results of these tasks are not kept any more."""
+        if not tasks:
+            return
+        self.forgotten += tasks
+        for task in tasks:
+            self.not_retained(task)
+
+    def not_retained(self, task: int) -> None:
+        """Let go of the objects that lived for the result of a task, which was kept here."""
+        self.objects.leave(task)
+        session = task >> 40
+        if session in self.departed and not self.retained.of_session(session):
+            self.departed.discard(session)
+            self.objects.leave(session)
 
     def reject(self, task: int, outcome: Outcome, reason: Reason) -> None:
         """End a task that never was taken in."""
@@ -170,6 +204,8 @@ class Core:
         """End a task that stands in no queue and on no engine any more."""
         task.state = ENDS[outcome]
         del self.tasks[task.id]
+        if task.message.needs:
+            self.objects.need_no_more(task.id, task.message.needs)
         self.count_end(outcome)
         payload = encode_reason(reason)
         engine = max(reason.engine, task.engine)
@@ -177,6 +213,28 @@ class Core:
             Finished(task.id, outcome, engine, 0.0, 0.0, len(payload), task.attempts), payload
         )
         self.discharge(self.sessions[task.session], 1, task.charge)
+
+    def end_queued(self, task: Task, outcome: Outcome, reason: Reason) -> None:
+        """End a task that stands in a queue here."""
+        if task.target < 0:
+            line = self.line_of(task)
+            self.end(task, outcome, reason)
+            self.lines.dropped(line, task)
+            return
+        session = self.sessions[task.session]
+        parked = self.parked.get(task.session, [])
+        self.end(task, outcome, reason)
+        if session.held and task in parked:
+            parked.remove(task)
+            return
+        engine = self.engines[task.target]
+        task.payload = b""
+        engine.shelved += 1
+        if engine.shelved > 64 + len(engine.direct) // 2:
+            live = [t for t in engine.direct if t.state in QUEUED]
+            engine.direct.clear()
+            engine.direct.extend(live)
+            engine.shelved = 0
 
     def count_end(self, outcome: Outcome) -> None:
         """Count one more task that has ended."""
@@ -203,6 +261,10 @@ class Core:
         self.lines.forget(session.id)
         self.parked.pop(session.id, None)
         self._forget_functions(session)
+        if self.retained.of_session(session.id):
+            self.departed.add(session.id)
+        else:
+            self.objects.leave(session.id)
         self.records.append(SessionClosed(session.id, self.now))
         self._rest.append(SessionEnded(session.id))
 
@@ -222,9 +284,14 @@ class Core:
     def requeue_first(self, task: Task) -> None:
         """Put a task that was on an engine back to the head of its queue.
 
-        The engine that a direct task is bound to must be usable.
+        The engine that a direct task is bound to must be usable. A task whose objects have been
+        lost meanwhile ends instead.
         """
         task.engine = -1
+        needs = task.message.needs
+        if needs and (problem := self.objects.problem(needs)):
+            self.end(task, Outcome.LOST, Reason("object", problem[:4000]))
+            return
         if task.target >= 0:
             engine = self.engines[task.target]
             task.state = State.READY if engine.state == READY else State.WAITING
@@ -242,7 +309,7 @@ class Core:
     def line_of(self, task: Task) -> Line:
         """Return the line in which a load-balanced task waits."""
         session = self.sessions[task.session]
-        line = self.lines.line(session.id, choice_of(task.message.targets))
+        line = self.lines.line(session.id, choice_of(task.message.targets), task.near)
         line.held = session.held
         return line
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ipkernel.controller.tasks import Payload
 from ipkernel.wire.messages import Finished, Message
+from ipkernel.wire.records import StoreAccess
 
 Item: TypeAlias = tuple[Message, Payload]
 """A message and its payload, as channels deliver them."""
@@ -39,6 +40,7 @@ class SessionOpened(Struct, frozen=True, eq=False):
     session: int
     now: float
     client: str = ""
+    tub_id: str = ""
 
 
 class SessionDetached(Struct, frozen=True, eq=False):
@@ -72,6 +74,8 @@ class HostJoined(Struct, frozen=True, eq=False):
     pid: int
     engines: list[int]
     now: float
+    tub_id: str = ""
+    store: StoreAccess | None = None
 
 
 class HostLost(Struct, frozen=True, eq=False):

@@ -47,6 +47,9 @@ def _assigned(core: Core, task: Task) -> str:
     engine = core.engines[task.engine]
     if task.cancelled:
         return f"it was cancelled, and the host of engine {engine.id} was asked to give it back"
+    lacking = core.objects.why(engine.host.id, task.message.needs) if task.message.needs else ""
+    if lacking:
+        return f"it waits at engine {engine.id} for what it needs: {lacking}"
     head = next(iter(engine.assigned))
     if head == task.id:
         return f"engine {engine.id} has it and is about to run it, or has just begun"
@@ -77,4 +80,7 @@ def _shared(core: Core, task: Task) -> str:
         coming = sum(1 for e in some if e.usable)
         hope = f"{coming} are being started" if coming else "it waits for one to join"
         return f"no {which}: {hope}"
+    near = core.hosts.get(task.near)
+    if near is not None:
+        which += f", best those of {near.name} that has what it needs,"
     return f"all {alive} {which} are busy; {line.count} tasks are ready in its line"

@@ -49,4 +49,20 @@ class SessionEnded(Struct, frozen=True, eq=False):
     session: int
 
 
-Instruction: TypeAlias = Commit | ToHost | ToClient | ToAllClients | DropClient | SessionEnded
+class JoinPeers(Struct, frozen=True, eq=False):
+    """Connect a client, or a host, with a host that it cannot reach directly.
+
+    Attributes:
+        host: Whom they want to reach.
+        session: The client that asks, or 0.
+        asker: The host that asks, or 0.
+    """
+
+    host: int
+    session: int = 0
+    asker: int = 0
+
+
+Instruction: TypeAlias = (
+    Commit | ToHost | ToClient | ToAllClients | DropClient | SessionEnded | JoinPeers
+)

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 from attrs import frozen
 
+from ipkernel.controller import holdings
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import (
     EnginesAdded,
@@ -54,7 +55,9 @@ class Loss:
 
 def host_joined(core: Core, event: HostJoined) -> None:
     """A host daemon has come; its engines follow when they are ready."""
-    core.hosts[event.host] = Host(event.host, event.name, event.pid, event.now)
+    host = Host(event.host, event.name, event.pid, event.now, event.tub_id, event.store)
+    core.hosts[event.host] = host
+    holdings.host_came(core, host)
     engines_added(core, EnginesAdded(event.host, event.engines, event.now))
 
 
@@ -93,7 +96,7 @@ def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
     core.ladder.update(engine)
     if engine.direct:
         core.pending[engine] = None
-    core.tell_all((EngineJoined(engine.id, host.name, engine.pid), b""))
+    core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
 
 
 # ------------------------------------------------------------------------------- going
@@ -128,6 +131,7 @@ def host_lost(core: Core, event: HostLost) -> None:
         _leave(core, engine, Loss(text, "host", frozenset(started)), DEAD)
         _remove(core, engine)
         core.tell_all((EngineLeft(engine.id, text, False), b""))
+    holdings.host_went(core, host, event.reason)
     _end_impossible(core)
 
 

@@ -1,6 +1,8 @@
 """Load-balanced tasks that wait for an engine, in one line per session and choice of engines.
 
-The lines take turns, so a client that submits a million tasks does not shut others out.
+The lines take turns, so a client that submits a million tasks does not shut others out. Tasks that
+some host is best for, because it has what they need, stand in lines of their own: that host's
+engines look at these first.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from ipkernel.controller.tasks import State, Task
 _READY: Final = State.READY
 #: From so many lines on, empty ones are removed before their sessions end.
 _MANY: Final = 1024
+#: After other lines were served so many times, those that wait for a host may go to any.
+PATIENCE: Final = 64
 
 Choice: TypeAlias = tuple[int, ...]
 """The engines that may run a task, sorted; empty stands for any."""
@@ -30,13 +34,17 @@ class Line:
         count: How many of them are ready.
         turning: Whether the line stands in the rotation.
         held: The session's client does not take its results: nothing of it is to be started.
+        near: The host that is best for its tasks, or 0.
+        loose: It has waited for that host for too long: any engine will do.
     """
 
-    __slots__ = ("choice", "count", "held", "queue", "session", "turning")
+    __slots__ = ("choice", "count", "held", "loose", "near", "queue", "session", "turning")
 
-    def __init__(self, session: int, choice: Choice) -> None:
+    def __init__(self, session: int, choice: Choice, near: int = 0) -> None:
         self.session = session
         self.choice = choice
+        self.near = near
+        self.loose = False
         self.queue: deque[Task] = deque()
         self.count = 0
         self.turning = False
@@ -50,28 +58,48 @@ class Line:
             self.queue = deque(t for t in self.queue if t.state is _READY)
 
 
+class NearLines:
+    """The lines that wait for one host, in turn.
+
+    Attributes:
+        lines: The lines.
+        mark: How often others had been served when one of these lines was served last.
+    """
+
+    __slots__ = ("lines", "mark")
+
+    def __init__(self, mark: int) -> None:
+        self.lines: deque[Line] = deque()
+        self.mark = mark
+
+
 class Lines:
     """All lines, and the rotation of those that have ready tasks.
 
     Attributes:
-        rotation: The lines that take turns; the first is next.
+        rotation: The lines that take turns at all engines; the first is next.
+        near: The lines with ready tasks that wait for a host, by its number; that which was
+            served longest ago comes first.
+        rounds: How often the rotation was served.
         count: Ready tasks in all lines, those of held ones included.
     """
 
-    __slots__ = ("_lines", "_many", "count", "rotation")
+    __slots__ = ("_lines", "_many", "count", "near", "rotation", "rounds")
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[int, Choice], Line] = {}
+        self._lines: dict[tuple[int, Choice, int], Line] = {}
         self._many = _MANY
         self.rotation: deque[Line] = deque()
+        self.near: dict[int, NearLines] = {}
+        self.rounds = 0
         self.count = 0
 
-    def line(self, session: int, choice: Choice) -> Line:
+    def line(self, session: int, choice: Choice, near: int = 0) -> Line:
         """Return the line for these tasks, made if need be."""
-        key = (session, choice)
+        key = (session, choice, near)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(session, choice)
+            line = self._lines[key] = Line(session, choice, near)
         return line
 
     def grown(self, line: Line, count: int) -> None:
@@ -79,8 +107,7 @@ class Lines:
         line.count += count
         self.count += count
         if not line.turning and not line.held:
-            line.turning = True
-            self.rotation.append(line)
+            self._enter(line)
 
     def dropped(self, line: Line, task: Task) -> None:
         """Note that a ready task of ``line`` was aborted."""
@@ -92,15 +119,60 @@ class Lines:
         for line in self.of_session(session):
             line.held = held
             if held and line.turning:
-                line.turning = False
-                self.rotation.remove(line)
+                self.leave(line)
             elif not held and line.count and not line.turning:
-                line.turning = True
-                self.rotation.append(line)
+                self._enter(line)
+
+    def _enter(self, line: Line) -> None:
+        line.turning = True
+        line.loose = False
+        if not line.near:
+            self.rotation.append(line)
+            return
+        waiting = self.near.get(line.near)
+        if waiting is None:
+            waiting = self.near[line.near] = NearLines(self.rounds)
+        waiting.lines.append(line)
+
+    def leave(self, line: Line) -> None:
+        """Take a line out of the turns."""
+        line.turning = False
+        if not line.near or line.loose:
+            self.rotation.remove(line)
+            return
+        waiting = self.near[line.near]
+        waiting.lines.remove(line)
+        if not waiting.lines:
+            del self.near[line.near]
+
+    def waiting_near(self) -> int:
+        """Return how many tasks stand in lines that wait for a host."""
+        return sum(line.count for waiting in self.near.values() for line in waiting.lines)
+
+    def served(self, host: int) -> None:
+        """Note that a line which waits for a host has got something."""
+        waiting = self.near.pop(host, None)
+        if waiting is not None:
+            waiting.mark = self.rounds
+            self.near[host] = waiting
+
+    def let_go(self, host: int) -> None:
+        """Have the lines that wait for a host take turns at all engines."""
+        for line in self.near.pop(host).lines:
+            line.loose = True
+            self.rotation.append(line)
+
+    def let_go_late(self) -> None:
+        """Do so where a host has kept its lines waiting for too long while others were served."""
+        while self.near:
+            host, waiting = next(iter(self.near.items()))
+            if self.rounds - waiting.mark <= PATIENCE:
+                return
+            self.let_go(host)
 
     def of_session(self, session: int) -> list[Line]:
         """Return the lines of a session."""
-        return [line for (owner, _), line in self._lines.items() if owner == session]
+        return [line for line in self._lines.values() if line.session == session]
 
     @property
     def crowded(self) -> bool:
@@ -108,9 +180,9 @@ class Lines:
         return len(self._lines) > self._many
 
     def tidy(self) -> None:
-        """Remove empty lines. Nobody may hold on to one that has a choice of engines."""
+        """Remove empty lines. Nobody may hold on to one that has a choice of engines or a host."""
         for key, line in list(self._lines.items()):
-            if line.choice and not line.count and not line.turning:
+            if (line.choice or line.near) and not line.count and not line.turning:
                 del self._lines[key]
         self._many = max(_MANY, 2 * len(self._lines))
 
@@ -122,5 +194,5 @@ class Lines:
         """Remove the lines of a session that has no tasks left."""
         for line in self.of_session(session):
             if line.turning:
-                self.rotation.remove(line)
-            del self._lines[(line.session, line.choice)]
+                self.leave(line)
+            del self._lines[(line.session, line.choice, line.near)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipkernel.controller.core import Core
 from ipkernel.controller.slots import PREFETCH, Engine
-from ipkernel.controller.tasks import QUEUED, State, Task
+from ipkernel.controller.tasks import State, Task
 from ipkernel.wire.messages import Outcome, Reason, Reclaim
 
 
@@ -24,7 +24,7 @@ def cancel(core: Core, wanted: list[int]) -> None:
             task.note(core.now, "its client cancelled it; its host was asked to give it back")
             asked.setdefault(core.engines[task.engine], []).append(tid)
         elif task.state is not State.RUNNING:
-            _abort_queued(core, task)
+            core.end_queued(task, Outcome.ABORTED, aborted(task))
     for engine, tasks in asked.items():
         _reclaim(core, engine, tasks)
 
@@ -33,28 +33,6 @@ def aborted(task: Task) -> Reason:
     """Return the reason of a task that was cancelled before it began."""
     where = f" for engine {task.target}" if task.target >= 0 else ""
     return Reason("aborted", f"cancelled before it began, while it waited{where}")
-
-
-def _abort_queued(core: Core, task: Task) -> None:
-    if task.target < 0:
-        line = core.line_of(task)
-        core.end(task, Outcome.ABORTED, aborted(task))
-        core.lines.dropped(line, task)
-        return
-    session = core.sessions[task.session]
-    parked = core.parked.get(task.session, [])
-    core.end(task, Outcome.ABORTED, aborted(task))
-    if session.held and task in parked:
-        parked.remove(task)
-        return
-    engine = core.engines[task.target]
-    task.payload = b""
-    engine.shelved += 1
-    if engine.shelved > 64 + len(engine.direct) // 2:
-        live = [t for t in engine.direct if t.state in QUEUED]
-        engine.direct.clear()
-        engine.direct.extend(live)
-        engine.shelved = 0
 
 
 def _reclaim(core: Core, engine: Engine, tasks: list[int]) -> None:

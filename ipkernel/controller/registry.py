@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from ipkernel.controller.slots import Engine
+from ipkernel.objects.tickets import make_ticket
+from ipkernel.wire.messages import HostAccess
+from ipkernel.wire.records import StoreAccess
 
 
 class Ids:
@@ -68,14 +71,43 @@ class Host:
         since: When it came.
         engines: Its engines by id.
         known: Digests of the functions that were sent to it.
+        told: Numbers of the hosts whose stores it was told how to reach.
+        tub_id: Its TubID.
     """
 
-    __slots__ = ("engines", "id", "known", "name", "pid", "since")
+    __slots__ = ("_store", "engines", "id", "known", "name", "pid", "since", "told", "tub_id")
 
-    def __init__(self, number: int, name: str, pid: int, now: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        pid: int,
+        now: float,
+        tub_id: str = "",
+        store: StoreAccess | None = None,
+    ) -> None:
         self.id = number
         self.name = name
         self.pid = pid
         self.since = now
         self.engines: dict[int, Engine] = {}
         self.known: set[bytes] = set()
+        self.told: set[int] = set()
+        self.tub_id = tub_id
+        self._store = store  # with a secret: only tickets made of it leave this object
+
+    @property
+    def has_store(self) -> bool:
+        """Whether it has a store that others may use."""
+        return self._store is not None
+
+    def access_for(self, tub_id: str) -> HostAccess | None:
+        """Return how a peer reaches this host's store, with a ticket for that peer only."""
+        store = self._store
+        if store is None:
+            return None
+        ticket = make_ticket(store.key, tub_id)
+        return HostAccess(
+            self.id, self.name, self.tub_id, store.pin,
+            store.hints, store.local, store.machine, ticket,
+        )  # fmt: skip

@@ -26,7 +26,9 @@ from ipkernel.controller.events import (
     Undelivered,
 )
 from ipkernel.controller.explaining import explain
+from ipkernel.controller.holdings import settle
 from ipkernel.controller.instructions import Instruction
+from ipkernel.controller.objects import Directory
 from ipkernel.controller.recall import relieve
 from ipkernel.controller.registry import Host
 from ipkernel.controller.sessions import Retained, Session
@@ -37,7 +39,7 @@ from ipkernel.wire.records import QueueCounts, TaskStory
 
 
 def _tick(core: Core, event: Tick) -> None:
-    core.forgotten += core.retained.expire(event.now)
+    core.forget(core.retained.expire(event.now))
 
 
 _PARTS: dict[type, Callable[[Core, Any], None]] = {
@@ -88,6 +90,8 @@ class Scheduler:
             core.now = event.now
             _PARTS[type(event)](core, event)
             self.handled += 1
+        if core.objects.busy:
+            settle(core)
         fill(core)
         if core.deep:
             relieve(core)
@@ -121,6 +125,11 @@ class Scheduler:
     def tasks(self) -> dict[int, Task]:
         """All tasks that have not ended, by id; to be read only."""
         return self._core.tasks
+
+    @property
+    def objects(self) -> Directory:
+        """The objects that the controller knows of; to be read only."""
+        return self._core.objects
 
     @property
     def retained(self) -> Retained:

@@ -401,4 +401,5 @@ def engine_info(engine: Engine, now: float) -> EngineInfo:
         completed=engine.completed,
         restarts=engine.restarts,
         uptime=max(0.0, now - engine.since) if engine.state == "ready" else 0.0,
+        host_id=engine.host.id,
     )

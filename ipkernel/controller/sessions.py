@@ -38,6 +38,7 @@ class Session:
         functions: The functions that the client has sent, by digest.
         function_bytes: Their size.
         recent: The targets of its latest load-balanced task that had some, and their line.
+        tub_id: The client's TubID.
     """
 
     __slots__ = (
@@ -51,9 +52,10 @@ class Session:
         "open",
         "recent",
         "since",
+        "tub_id",
     )
 
-    def __init__(self, number: int, client: str, now: float) -> None:
+    def __init__(self, number: int, client: str, now: float, tub_id: str = "") -> None:
         self.id = number
         self.client = client
         self.since = now
@@ -64,6 +66,7 @@ class Session:
         self.functions: dict[bytes, Payload] = {}
         self.function_bytes = 0
         self.recent: tuple[list[int], Line] | None = None
+        self.tub_id = tub_id
 
     def keep_function(self, digest: bytes, blob: Payload) -> bool:
         """Keep a function; return False when the session has too many of them."""
@@ -105,13 +108,14 @@ class Retained:
         size: How many bytes are kept; the oldest results make room for new ones.
     """
 
-    __slots__ = ("_output", "_results", "_seconds", "_size", "bytes")
+    __slots__ = ("_output", "_results", "_seconds", "_sessions", "_size", "bytes")
 
     def __init__(self, seconds: float = RETAIN_SECONDS, size: int = RETAIN_BYTES) -> None:
         self._seconds = seconds
         self._size = size
         self._results: OrderedDict[int, tuple[float, Result]] = OrderedDict()
         self._output: OrderedDict[int, OutputTail] = OrderedDict()
+        self._sessions: dict[int, int] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -123,6 +127,10 @@ class Retained:
     def __iter__(self) -> Iterator[int]:
         return iter(self._results)
 
+    def of_session(self, session: int) -> int:
+        """Return how many results of a session's tasks are here."""
+        return self._sessions.get(session, 0)
+
     def since(self, task: int) -> float:
         """Return when the result of ``task``, which must be here, was put here."""
         return self._results[task][0]
@@ -133,6 +141,8 @@ class Retained:
             self._remove(message.task)
         self._results[message.task] = (now, (message, payload))
         self.bytes += len(payload) + _OVERHEAD
+        session = message.task >> 40
+        self._sessions[session] = self._sessions.get(session, 0) + 1
         return self._shrink()
 
     def keep_output(self, message: Output, payload: Payload) -> list[int]:
@@ -175,6 +185,12 @@ class Retained:
     def _remove(self, task: int) -> None:
         _, (_, payload) = self._results.pop(task)
         self.bytes -= len(payload) + _OVERHEAD
+        session = task >> 40
+        left = self._sessions[session] - 1
+        if left:
+            self._sessions[session] = left
+        else:
+            del self._sessions[session]
         self.take_output(task)
 
     def _shrink(self) -> list[int]:

@@ -53,6 +53,7 @@ class Engine:
         mean: Moving average of the seconds that a task takes, or 0.0 at first.
         reclaims: Requests to give tasks back that are not answered yet.
         turn: Whether the next single place belongs to load-balanced tasks.
+        near_turn: Whether the next single place for them is not for one that needs its host.
         ending: It is being stopped on purpose.
         rung: Its place on the :class:`Ladder`, or -1.
         completed: Tasks that it has ended.
@@ -69,6 +70,7 @@ class Engine:
         "host",
         "id",
         "mean",
+        "near_turn",
         "pid",
         "reason",
         "reclaims",
@@ -99,6 +101,7 @@ class Engine:
         self.mean = 0.0
         self.reclaims = 0
         self.turn = False
+        self.near_turn = False
         self.ending = False
         self.rung = -1
         self.completed = 0
@@ -212,6 +215,15 @@ class Ladder:
         while not rungs[rung]:
             rung += 1
         return rung - lowest
+
+    def all(self) -> list[Engine]:
+        """Return the engines with room, the least loaded first."""
+        engines: list[Engine] = []
+        for rung in self._rungs:
+            if len(engines) == self.open:
+                break
+            engines += rung
+        return engines
 
     def idle(self) -> list[Engine]:
         """Return the engines that hold nothing."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import recall
+from ipkernel.controller import holdings, recall
 from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of
 from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
+from ipkernel.controller.nearness import best_host
 from ipkernel.controller.queues import Line
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import READY as ENGINE_READY
@@ -52,7 +53,7 @@ def from_client(core: Core, event: FromClient) -> None:
             if type(message) is Submit:
                 lasting = True
                 tid = message.task
-                if not message.targets:
+                if not message.targets and not message.needs:
                     if tid >> 40 != number or tid in tasks:
                         raise _BrokenRules(f"task id {tid} is taken or of another session")
                     if message.digest and message.digest not in functions:
@@ -99,7 +100,7 @@ def _unknown_function(core: Core, message: Submit, task: int) -> None:
 
 
 def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -> None:
-    count = 1 if message.spread else len(message.targets)
+    count = 1 if message.spread or not message.targets else len(message.targets)
     first = message.task
     tasks = core.tasks
     if first >> 40 != session.id or (first + count - 1) >> 40 != session.id:
@@ -110,35 +111,50 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
     if message.digest and message.digest not in session.functions:
         for tid in range(first, first + count):
             _unknown_function(core, message, tid)
-    elif message.spread:
-        _restricted(core, session, message, payload)
+    elif message.needs and (problem := core.objects.problem(message.needs)):
+        reason = Reason("object", problem[:4000])
+        for tid in range(first, first + count):
+            core.reject(tid, Outcome.LOST, reason)
+    elif message.spread or not message.targets:
+        _spread(core, session, message, payload)
     else:
         for tid, target in zip(range(first, first + count), message.targets, strict=True):
             _direct(core, session, message, payload, tid, target)
 
 
-def _restricted(core: Core, session: Session, message: Submit, payload: Payload) -> None:
+def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> None:
+    """Take in a load-balanced task that has a choice of engines, or needs objects."""
     targets = message.targets
     engines = core.engines
-    if not any((e := engines.get(t)) is not None and e.usable for t in targets):
+    if targets and not any((e := engines.get(t)) is not None and e.usable for t in targets):
         core.reject(message.task, Outcome.IMPOSSIBLE, no_engine(core, targets))
         return
-    recent = session.recent
-    if recent is not None and recent[0] == targets:
-        line = recent[1]
-    else:
-        if core.lines.crowded:
-            for other in core.sessions.values():
-                other.recent = None
-            core.lines.tidy()
-        line = core.lines.line(session.id, choice_of(targets))
-        session.recent = (targets, line)
+    line = _line_for(core, session, message)
     line.held = session.held
     task = core.new_task(message.task, message, payload, core.now)
     task.state = _READY
+    task.near = line.near
     core.tasks[task.id] = task
+    if message.needs:
+        core.objects.need(task.id, message.needs)
     line.queue.append(task)
     _grown(core, session, line, 1, message.size)
+
+
+def _line_for(core: Core, session: Session, message: Submit) -> Line:
+    targets = message.targets
+    recent = session.recent
+    if recent is not None and recent[0] == targets and not message.needs:
+        return recent[1]
+    if core.lines.crowded:
+        for other in core.sessions.values():
+            other.recent = None
+        core.lines.tidy()
+    near = best_host(core, message) if message.needs else 0
+    line = core.lines.line(session.id, choice_of(targets), near)
+    if not near and targets:
+        session.recent = (targets, line)
+    return line
 
 
 def _direct(
@@ -150,6 +166,8 @@ def _direct(
         return
     task = core.new_task(tid, message, payload, core.now, target)
     core.tasks[tid] = task
+    if message.needs:
+        core.objects.need(tid, message.needs)
     session.open += 1
     session.bytes += task.charge
     if engine.state == ENGINE_READY:
@@ -199,7 +217,7 @@ def _other(core: Core, session: Session, message: Message, payload: Payload) -> 
         assert isinstance(message, Fetch)
         for task in message.tasks:
             _fetch(core, session, task)
-    else:
+    elif not holdings.from_client(core, session, message):
         raise _BrokenRules(f"a client does not send {kind.__name__}")
 
 
@@ -210,6 +228,9 @@ def _fetch(core: Core, session: Session, task: int) -> None:
         output, result = found
         items += output
         items.append(result)
+        if result[0].object:
+            core.objects.refer(session.id, result[0].object)
+        core.not_retained(task)
     elif task in core.tasks:
         items += core.retained.take_output(task)
         if task >> 40 != session.id and not _watch(core, session, task):

@@ -96,6 +96,7 @@ class Task(Struct, gc=False, eq=False):
         assigned: When it was assigned.
         attempts: How many engines began it and were lost.
         cancelled: Its client wants it aborted, and its host has been asked to give it back.
+        near: The host that is best for a load-balanced task because of what it needs, or 0.
         notes: Unusual steps as ``(time, text)``, oldest first.
     """
 
@@ -109,6 +110,7 @@ class Task(Struct, gc=False, eq=False):
     assigned: float = 0.0
     attempts: int = 0
     cancelled: bool = False
+    near: int = 0
     notes: tuple[tuple[float, str], ...] = ()
 
     @property

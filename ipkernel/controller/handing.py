@@ -1,0 +1,85 @@
+"""Handing tasks out: what an engine's host is sent, and what is written down about it."""
+
+from __future__ import annotations
+
+from ipkernel.controller.core import Core
+from ipkernel.controller.events import Item
+from ipkernel.controller.queues import Line
+from ipkernel.controller.slots import MAX_BYTES, Engine
+from ipkernel.controller.tasks import State, Task
+from ipkernel.wire.messages import Assign, Function, Submit
+
+_READY = State.READY
+_ASSIGNED = State.ASSIGNED
+
+
+def assign(core: Core, engine: Engine, task: Task, items: list[Item]) -> None:
+    """Hand one task to an engine; the caller sees to the ladder."""
+    message = task.message
+    task.state = _ASSIGNED
+    task.engine = engine.id
+    task.assigned = core.now
+    engine.assigned[task.id] = task
+    engine.bytes += message.size
+    digest = message.digest
+    if digest and digest not in engine.host.known:
+        send_function(core, engine, task)
+    if message.needs or message.keep:
+        made = _with_objects(message, task.id, engine.id, engine.epoch)
+    else:
+        made = Assign(task.id, engine.id, message.kind, message.size, digest, engine.epoch)
+    items.append((made, task.payload))
+
+
+def _with_objects(message: Submit, task: int, engine: int, epoch: int) -> Assign:
+    return Assign(
+        task, engine, message.kind, message.size, message.digest, epoch,
+        message.needs, message.stored, message.keep,
+    )  # fmt: skip
+
+
+def send_function(core: Core, engine: Engine, task: Task) -> None:
+    """Send the function of ``task`` ahead of it, the first time a host needs it."""
+    digest = task.message.digest
+    blob = core.sessions[task.session].functions[digest]
+    engine.host.known.add(digest)
+    core.host_items(engine.host.id).append((Function(digest, len(blob)), blob))
+
+
+def assign_run(core: Core, engine: Engine, line: Line, quota: int) -> int:
+    """Assign up to ``quota`` tasks of a line, at least one; return how many."""
+    now = core.now
+    number = engine.id
+    epoch = engine.epoch
+    host = engine.host
+    known = host.known
+    assigned = engine.assigned
+    append = core.host_items(host.id).append
+    queue = line.queue
+    popleft = queue.popleft
+    size = engine.bytes
+    taken = 0
+    ready = _READY
+    new = _ASSIGNED
+    while taken < quota and queue and size < MAX_BYTES:
+        task = popleft()
+        if task.state is not ready:
+            continue
+        message = task.message
+        task.state = new
+        task.engine = number
+        task.assigned = now
+        tid = task.id
+        assigned[tid] = task
+        length = message.size
+        size += length
+        digest = message.digest
+        if digest and digest not in known:
+            send_function(core, engine, task)
+        if message.needs or message.keep:
+            append((_with_objects(message, tid, number, epoch), task.payload))
+        else:
+            append((Assign(tid, number, message.kind, length, digest, epoch), task.payload))
+        taken += 1
+    engine.bytes = size
+    return taken
