@@ -11,6 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.tcp import _reservedFD
 from zope.interface import implementer
 
+from ipkernel.objects.local import LocalStore
+from ipkernel.objects.tickets import make_ticket
 from ipkernel.serialize.failure import decode
 from ipkernel.serialize.functions import FunctionCache, dump_call
 from ipkernel.serialize.payload import dumps, loads
@@ -141,6 +143,28 @@ class HostController:
 
     def engines(self, count: int) -> Deferred[None]:
         return self.until(lambda: len(self.joined) >= count)
+
+    def local_store(self) -> LocalStore:
+        """A client's access to the store of the host, which is on this machine."""
+        access = self.hellos[-1].store
+        assert access is not None
+        return LocalStore(access.local, "client", make_ticket(access.key, "client"))
+
+    def submit_stored(
+        self, function: Any, needs: Any, *args: Any, keep: bool = False, engine: int = 0
+    ) -> tuple[int, bytes]:
+        """Submit a call whose payload is the first of ``needs``; returns the task and the payload."""
+        call_ = dump_call(function, args, {}, self.cache)
+        assert self.channel is not None
+        if call_.digest and call_.digest not in self.sent:
+            self.sent.add(call_.digest)
+            blob = call_.blob or self.cache.lookup(function)[1]
+            self.channel.send(Function(call_.digest, len(blob)), blob)
+        task = next(self.tasks)
+        self.channel.send(
+            Assign(task, engine, Kind.APPLY, 0, call_.digest, 0, list(needs), True, keep)
+        )
+        return task, b"".join(call_.pieces)
 
     def submit(
         self, function: Any, *args: Any, engine: int = 0, kind: Kind = Kind.APPLY, epoch: int = 0
