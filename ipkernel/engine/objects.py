@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ipkernel.errors import ConnectError, ObjectError, StoreFull
-from ipkernel.objects.interfaces import Buffer, StoreClient
-from ipkernel.objects.tickets import result_id
-from ipkernel.objects.transfer import Transfer, TransferCancelled
 from ipkernel.wire.messages import EngineSetup, Placed
 
-__all__ = ["EngineObjects", "Store", "open_store"]
+if TYPE_CHECKING:
+    from ipkernel.objects.interfaces import Buffer
+    from ipkernel.objects.local import LocalStore
+
+__all__ = ["EngineObjects", "open_store"]
+
+# What is imported in functions below is what engines do without that move nothing large.
 
 
-class Store(StoreClient, Protocol):
-    """What of :class:`~ipkernel.objects.local.LocalStore` is used here."""
-
-    def map_placed(self, placed: Placed) -> memoryview:
-        """Map an object that is leased already."""
-
-
-def open_store(address: str, subject: str, ticket: bytes) -> Store:
+def open_store(address: str, subject: str, ticket: bytes) -> LocalStore:
     """Connect to a store on this machine.
 
     Args:
@@ -48,13 +44,13 @@ class EngineObjects:
     def __init__(
         self,
         opened: list[bool],
-        connect: Callable[[str, str, bytes], Store] = open_store,
+        connect: Callable[[str, str, bytes], LocalStore] = open_store,
     ) -> None:
         self._opened = opened
         self._connect = connect
         self._where = ("", "", b"")
         self._host = ""
-        self._store: Store | None = None
+        self._store: LocalStore | None = None
 
     def set_up(self, setup: EngineSetup) -> None:
         """Take note of where the store is and what gives the right to use it."""
@@ -70,7 +66,7 @@ class EngineObjects:
         return bool(self._where[0])
 
     @property
-    def store(self) -> Store:
+    def store(self) -> LocalStore:
         """The connection to the store.
 
         Raises:
@@ -119,6 +115,9 @@ class EngineObjects:
             KeyboardInterrupt: An interrupt has arrived meanwhile.
             KernelError: The store cannot be reached.
         """
+        from ipkernel.objects.tickets import result_id
+        from ipkernel.objects.transfer import TransferCancelled
+
         object_id = result_id(self._where[2], task)
         try:
             try:
@@ -137,22 +136,7 @@ class EngineObjects:
         return object_id
 
     def _put(self, object_id: bytes, pieces: Sequence[Buffer], size: int, owner: int) -> None:
-        transfer = _Watched(self._opened, size)
+        from ipkernel.engine.watched import Watched
+
+        transfer = Watched(self._opened, size)
         self.store.put(object_id, pieces, size, owner=owner, transfer=transfer)
-
-
-class _Watched(Transfer):
-    """A transfer that an interrupt cancels.
-
-    A signal handler cannot do that itself: it may come while this thread holds the lock.
-    """
-
-    def __init__(self, opened: list[bool], size: int) -> None:
-        super().__init__("put the result", size)
-        self._opened = opened
-
-    def advance(self, count: int) -> None:
-        """Count bytes; see :meth:`Transfer.advance`."""
-        if self._opened[1]:
-            self.cancel()
-        super().advance(count)

@@ -6,6 +6,8 @@ import gc
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -320,3 +322,17 @@ def test_a_child_that_user_code_forked_puts_nothing(bench: Bench, store: FakeSto
     done, _ = bench.run()[task]
     assert loads(store.objects[done.object]) == b"y" * LARGE
     assert len(store.objects) == 1
+
+
+def test_engines_load_no_modules_of_the_store() -> None:
+    """Until something large comes: engines are to start fast."""
+    code = (
+        "import sys\n"
+        "from ipkernel.engine import zygote\n"
+        "zygote.preload()\n"
+        "print([m for m in sys.modules if m.startswith(('ipkernel.objects.', 'attr', 'twisted'))])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert eval(found) == ["ipkernel.objects.ref"]
