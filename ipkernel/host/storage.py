@@ -11,11 +11,11 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from ipkernel.errors import ConnectError
+from ipkernel.errors import ConnectError, ObjectError
 from ipkernel.host.listening import Acceptor, Trigger, listen_tcp
 from ipkernel.host.needs import Uplink
 from ipkernel.host.storeoptions import StoreOptions
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Storage", "make_storage"]
 
 logger = logging.getLogger(__name__)
+
+#: Addresses that are told at most.
+MAX_HINTS: Final = 32
 
 
 class Storage:
@@ -63,14 +66,18 @@ class Storage:
         self._controller = ""
         self._local = listen()
         self._address = str(self._local[1])
-        self._first = Trigger(reactor, self._local[0], self._open)
+        self._first = Trigger(reactor, self._local[0], self._connected)
         self._interface = ""
         self._port: Acceptor | None = None
+        #: Why there can be no store, or empty.
+        self._problem = ""
 
     # --------------------------------------------------------- who reaches it
 
     def admit(self, subject: str) -> tuple[str, bytes]:
         """Return the address for a process of this machine, and its ticket."""
+        if self._problem:
+            return "", b""
         return self._address, make_ticket(self._key, subject)
 
     def access(self, interface: str) -> StoreAccess:
@@ -103,37 +110,52 @@ class Storage:
                 return []
             self._interface = interface
             self._port = Acceptor(self._reactor, sock, self._accepted)
-        return local_location(interface, self._port.port)
+        return local_location(interface, self._port.port)[:MAX_HINTS]
+
+    def _connected(self) -> None:
+        """A process of this machine connects for the first time."""
+        if self._open() is None:
+            self._local[0].close()
 
     def _accepted(self, sock: socket.socket) -> None:
-        self._open().serve(sock)
+        plane = self._open()
+        if plane is None:
+            sock.close()
+        else:
+            plane.serve(sock)
 
-    def _open(self) -> ObjectPlane:
-        """Return the store, making it if there is none."""
-        if self._plane is None:
-            from ipkernel.host.objectplane import ObjectPlane
-
+    def _open(self) -> ObjectPlane | None:
+        """Return the store, making it if there is none; None if that is not possible."""
+        if self._plane is None and not self._problem:
             self._first.stop()
-            self._plane = plane = ObjectPlane(
-                self._reactor,
-                self._identity,
-                self._uplink,
-                self._options,
-                self._key,
-                self._local,
-            )
-            if self._number:
-                plane.joined(self._number, self._controller)
-            for access in self._hosts.values():
-                plane.handle(access)
-            self._hosts.clear()
+            try:
+                self._plane = self._make()
+            except Exception as error:
+                logger.exception("there is no store on this host")
+                self._problem = f"the store of this host could not be made: {error}"
         return self._plane
+
+    def _make(self) -> ObjectPlane:
+        from ipkernel.host.objectplane import ObjectPlane
+
+        plane = ObjectPlane(
+            self._reactor, self._identity, self._uplink, self._options, self._key, self._local
+        )
+        if self._number:
+            plane.joined(self._number, self._controller)
+        for access in self._hosts.values():
+            plane.handle(access)
+        self._hosts.clear()
+        return plane
 
     # --------------------------------------------------------- what tasks need
 
     def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
         """Have objects here; see :meth:`HostObjects.require`."""
-        return self._open().objects.require(ids, holder, owner)
+        plane = self._open()
+        if plane is None:
+            return fail(ObjectError(self._problem))
+        return plane.objects.require(ids, holder, owner)
 
     def give_back(self, placed: Iterable[Placed], holder: str) -> None:
         """End leases; see :meth:`HostObjects.give_back`."""
@@ -161,8 +183,8 @@ class Storage:
             self._hosts[message.host] = message
         elif isinstance(message, HostGone):
             self._hosts.pop(message.host, None)
-        elif isinstance(message, Relay) and message.token:
-            self._open().handle(message)
+        elif isinstance(message, Relay) and message.token and self._open() is not None:
+            self.handle(message)
 
     def joined(self, number: int, host: str, port: int) -> None:
         """A controller was joined, which knows of no object here.

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ipkernel.errors import ConnectError
+from ipkernel.errors import ConnectError, ObjectError
 from ipkernel.host.listening import Acceptor, Trigger, listen_tcp
 from ipkernel.host.objectplane import store_limits
 from ipkernel.host.storage import Storage, make_storage
@@ -22,7 +22,7 @@ from ipkernel.host.storeoptions import DEFAULTS, StoreOptions
 from ipkernel.objects.addresses import machine_id
 from ipkernel.objects.tickets import is_ticket
 from ipkernel.wire.identity import Identity
-from ipkernel.wire.messages import Copied, Free, HostAccess, HostGone, SessionGone
+from ipkernel.wire.messages import Copied, Free, HostAccess, HostGone, Relay, SessionGone
 
 MACHINE = psutil.virtual_memory().total
 
@@ -135,6 +135,29 @@ def test_what_does_not_need_a_store_makes_none(storage: Storage) -> None:
     storage.drop("engine:1:1", [1 << 40])
     storage.disconnected()
     assert storage._plane is None
+
+
+def test_a_store_that_cannot_be_made(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Say so to those who need it, and go on without."""
+    import ipkernel.host.objectplane as module
+
+    def fails() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "make_memory", fails)
+    hint = storage.access("127.0.0.1").hints[0]
+    problems: list[Any] = []
+    storage.require([b"x" * 16], "engine:1:1", 5).addErrback(problems.append)
+    assert problems[0].check(ObjectError) and "No space left" in problems[0].getErrorMessage()
+    storage.require([b"x" * 16], "engine:1:1", 5).addErrback(problems.append)
+    assert len(problems) == 2 and caplog.text.count("there is no store on this host") == 1
+    assert storage.admit("engine:1:1") == ("", b"")
+    storage.handle(Relay(0, b"t" * 32))
+    with socket.create_connection(("127.0.0.1", int(hint.rpartition(":")[2]))) as far:
+        storage._port.doRead()  # type: ignore[union-attr]
+        assert far.recv(1) == b""
 
 
 def test_a_daemon_loads_no_modules_of_the_store() -> None:
