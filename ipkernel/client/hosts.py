@@ -48,8 +48,6 @@ class Hosts:
         self._gone: dict[int, HostGone] = {}
         self._names: dict[int, str] = {}
         self._stores: dict[int, StoreClient] = {}
-        #: Whether there ever was one.
-        self.announced = False
         #: Hosts of this machine whose stores this process cannot reach as a neighbour.
         self._not_near: set[int] = set()
         #: Hosts that were waited for in vain.
@@ -71,7 +69,6 @@ class Hosts:
         with self._changed:
             before = self._known.get(access.host)
             self._known[access.host] = access
-            self.announced = True
             self._names[access.host] = access.name
             self._changed.notify_all()
             if before is None or before == access:

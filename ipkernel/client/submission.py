@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ipkernel.client.engines import Engines
 from ipkernel.client.objects import Objects
 from ipkernel.client.outbox import Outgoing
+from ipkernel.client.sending import COPY_LIMIT
 from ipkernel.client.task import METHODS, Payload, TaskRecord, size_of
 from ipkernel.client.waiting import deadline_of, left_until, reactor_threads, wait_until
 from ipkernel.objects import INLINE_LIMIT
@@ -95,6 +96,10 @@ class Submission:
         """Take the bytes of a result that were fetched, or why they cannot be had."""
         raise RuntimeError("this half of a session receives nothing")
 
+    def watch(self, records: Iterable[TaskRecord], result: AsyncResult) -> None:
+        """Make tasks, some of them perhaps done, those of a new result."""
+        raise RuntimeError("this half of a session receives nothing")
+
     def _close(self, result: AsyncResult, total: int) -> None:
         """Settle how many tasks a result has."""
         raise RuntimeError("this half of a session receives nothing")
@@ -155,15 +160,13 @@ class Submission:
         if call.digest and self._is_too_much(call):
             call = inlined(call)
         digest, blob, pieces, needs = call
-        payload = pieces[0]
+        payload: Sequence[Payload] | Payload = pieces[0]
         if len(pieces) == 1 and type(payload) is bytes:
             size = len(payload)
         else:
             size = size_of(pieces)
             if size < INLINE_LIMIT:
                 payload = b"".join(pieces)  # callers may change what it was made of at once
-            elif not self.objects.hosts.announced:
-                payload = pieces  # type: ignore[assignment]
         if label:
             _check_label(label)
         if self._failure is not None:
@@ -176,9 +179,12 @@ class Submission:
             chosen, spread = [target], False
         made = None
         needed = list(needs) if needs else _NONE
-        if size >= INLINE_LIMIT and self.objects.hosts.announced:
+        if size >= INLINE_LIMIT:
             made = self._stash(result, kind, pieces, size, chosen)
-            payload, size, needed = b"", 0, [made, *needs]
+            if made is None:
+                payload = _settled(pieces, size)
+            else:
+                payload, size, needed = b"", 0, [made, *needs]
         try:
             with self._submitting:
                 task = self._next
@@ -214,10 +220,12 @@ class Submission:
         pieces: Sequence[Payload],
         size: int,
         targets: Sequence[int],
-    ) -> bytes:
-        """Make an object of a payload and announce it; return its id."""
-        engines = targets or self.engines.ids
-        made, outgoing = self.objects.stash(pieces, size, engines, METHODS[kind])
+    ) -> bytes | None:
+        """Make an object of a payload and announce it; return its id, or None if there is no store."""
+        stashed = self.objects.stash(pieces, size, targets or self.engines.ids, METHODS[kind])
+        if stashed is None:
+            return None
+        made, outgoing = stashed
         self.queue.append((made, b""))
         if outgoing is not None:
             if result._outgoing is None:
@@ -286,12 +294,14 @@ class Submission:
         if self.queued_bytes - self.sent_bytes > MAX_UNSENT:
             self._wait_for_room()
         result._total = len(targets)
-        made, payload, needed = None, b"", list(needs)
-        if size >= INLINE_LIMIT and self.objects.hosts.announced:
+        made, needed = None, list(needs)
+        payload: Sequence[Payload] | Payload = b""
+        if size >= INLINE_LIMIT:
             made = self._stash(result, kind, pieces, size, targets)
-            size, needed = 0, [made, *needs]
+        if made is None:
+            payload = _settled(pieces, size)
         else:
-            payload = b"".join(pieces)
+            size, needed = 0, [made, *needs]
         now = time.time()
         try:
             with self._submitting:
@@ -455,6 +465,11 @@ class Submission:
             unused = self.objects.settle(min(dropped, MAX_LIST))
             if unused:
                 yield Release(unused), b""
+
+
+def _settled(pieces: Sequence[Payload], size: int) -> Sequence[Payload] | Payload:
+    """Return a payload that goes with its task, copied if it is small."""
+    return b"".join(pieces) if size < COPY_LIMIT else pieces
 
 
 def _check_label(label: object) -> None:

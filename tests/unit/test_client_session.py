@@ -156,7 +156,6 @@ def test_small_buffers_may_be_changed_after_submitting(session):
 
 
 def test_large_buffers_are_not_copied(session):
-    session.received([(HostAccess(1, "h", "t", "p"), b"")])
     data = bytearray(2 << 20)
     result = AsyncResult(session, True)
     session.submit(result, Kind.PUSH, CallPayload(b"", b"", [b"head", memoryview(data)]))
@@ -462,8 +461,6 @@ def is_looking(wire):
 def test_dropped_references_are_given_back_soon():
     wire = Wire()
     references = wire.session.objects.references
-    wire.other.send(HostAccess(3, "h", "t", "p"), b"")
-    wire.pump()
     result = submit(wire.session, bytearray(1 << 17))
     wire.pump()
     made, task, release = [message for message, _ in wire.other.inbox]
@@ -472,6 +469,7 @@ def test_dropped_references_are_given_back_soon():
     assert not is_looking(wire), "nothing is referred to"
     id_of_result = b"r" * 16
     wire.session.objects.hosts._connector = FakeConnector(near=[3])
+    wire.other.send(HostAccess(3, "h", "t", "p"), b"")
     wire.other.send(Finished(result.msg_ids[0], Outcome.OK, 0, 1.0, 2.0, 0, 1, id_of_result, 9, 3))
     wire.pump()
     assert result.done() and id_of_result in references

@@ -83,15 +83,16 @@ def test_outcomes_are_not_kept_by_threads(workers):
 
 
 def test_closing_ends_threads_and_cancels_what_waits(workers):
-    gate, inside = threading.Event(), threading.Event()
+    gate, inside = threading.Event(), threading.Semaphore(0)
 
     def call():
-        inside.set()
+        inside.release()
         return gate.wait(10)
 
     running = [workers.submit(call) for _ in range(2)]
     waiting = workers.submit(lambda: 1)
-    assert inside.wait(10)
+    for _ in running:
+        assert inside.acquire(timeout=10)
     workers.close(0)
     assert waiting.cancelled()
     assert workers.submit(lambda: 1).cancelled()
