@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ipkernel.errors import ConnectError, TransferError, UnknownObject
+from ipkernel.errors import ConnectError, KernelError, TransferError, UnknownObject
 from ipkernel.objects.compress import Compressor, choose, compressor, decompressor
 from ipkernel.objects.datawire import AHEAD, Done, Exists, Get, Go, Put, PutRange, Release, Sending
 from ipkernel.objects.lines import Guard, HostLine, Lines
@@ -93,8 +93,13 @@ class Move(ABC):
             raise
         finally:
             self._ended.set()
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._forget()
+            try:
+                raise _light(failure)
+            finally:
+                del failure
         if self._share is not None:
             self._count(self._share.size - self._counted)
 
@@ -124,6 +129,10 @@ class Move(ABC):
     @abstractmethod
     def _use(self, line: HostLine) -> None:
         """Move pieces over a connection until there are no more."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Let go of the object's memory: whoever keeps the error keeps this as well."""
 
     # ---------------------------------------------------------------- connections
 
@@ -261,6 +270,13 @@ class Move(ABC):
         share.give_back(piece)
 
 
+def _light(error: Exception) -> Exception:
+    """Return an error without the stack of whoever met it, which has views of the object's memory."""
+    if isinstance(error, KernelError | TimeoutError):
+        error.__traceback__ = error.__context__ = None
+    return error
+
+
 class Upload(Move):
     """An object on its way to a host.
 
@@ -294,6 +310,9 @@ class Upload(Move):
     @property
     def _complete(self) -> bool:
         return self._sealed
+
+    def _forget(self) -> None:
+        self._pieces = Pieces(())
 
     def _use(self, line: HostLine) -> None:
         share = self._whole
@@ -398,6 +417,7 @@ class Fetch(Move):
         super().run()
         self.digest = combined_digest(self._digests)
         if self._recorded and self._recorded != self.digest:
+            self._forget()
             raise TransferError(
                 f"{self._what} is damaged in the store of host {self._host}: its digest is "
                 f"{self.digest.hex()}, and was {self._recorded.hex()} when it was stored"
@@ -406,6 +426,9 @@ class Fetch(Move):
     @property
     def _complete(self) -> bool:
         return self._share is not None and self._share.complete
+
+    def _forget(self) -> None:
+        self._target = memoryview(b"")
 
     def _use(self, line: HostLine) -> None:
         asked: deque[Piece] = deque()

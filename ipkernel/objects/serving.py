@@ -56,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a connection on which nothing is asked for is closed.
 IDLE: Final = 60.0
-#: Seconds between two signs of life while an answer takes long.
-SIGN_OF_LIFE: Final = 5.0
+#: Signs of life within the time after which a peer is taken for frozen.
+_SIGNS: Final = 3
 #: Seconds after which it is seen that nobody waits for an answer any more.
 _LOOK: Final = 1.0
 #: Objects that one connection may have leased.
@@ -99,7 +99,8 @@ class Resources:
         uploads: What comes in.
         digests: Digests of what goes out.
         key: The store's key.
-        timeout: Seconds without progress after which a connection is given up.
+        timeout: Seconds without progress after which a connection is given up. Those at the other
+            end should not have less.
     """
 
     reactor: Any
@@ -184,6 +185,7 @@ class Conversation:
         self._lock = threading.Lock()
         self._cut = False
         self._call: _Call[Any] | None = None
+        self._quiet_since = 0.0
 
     def run(self) -> None:
         """Serve until the connection ends, and close it."""
@@ -241,6 +243,7 @@ class Conversation:
         request = self._line.hear()
         self.idle_since = None
         self._line.stream.set_timeout(self._resources.timeout)
+        self._quiet_since = time.monotonic()
         return request
 
     # ---------------------------------------------------------------- requests
@@ -284,21 +287,26 @@ class Conversation:
                 raise StreamBroken("the host ends the connection")
             call = self._call = _Call[Any](self._resources.reactor, function, *args)
         try:
-            quiet_until = time.monotonic() + SIGN_OF_LIFE
+            self._quiet_since = time.monotonic()
             while True:
                 try:
-                    return call.wait(_LOOK)
+                    return call.wait(min(_LOOK, self._resources.timeout / _SIGNS))
                 except queue.Empty:
                     if self._line.stream.peer_is_gone:
                         raise StreamBroken("nobody waits for the answer") from None
-                if time.monotonic() >= quiet_until:
-                    self._line.tell(Waiting())
-                    quiet_until = time.monotonic() + SIGN_OF_LIFE
+                self._show_life()
         except StreamBroken:
             call.cancel()
             raise
         finally:
             self._call = None
+
+    def _show_life(self, count: int = 0) -> None:
+        """Tell the peer, if he has not heard anything for long, that something is going on."""
+        now = time.monotonic()
+        if now - self._quiet_since >= self._resources.timeout / _SIGNS:
+            self._quiet_since = now
+            self._line.tell(Waiting())
 
     # ---------------------------------------------------------------- what comes in
 
@@ -332,14 +340,15 @@ class Conversation:
             raise StreamBroken(str(error)) from None
         if target is None:
             target = memoryview(bytearray(length))  # a piece at most, and hardly ever
-            digest = self._line.receive_range(target, _nothing, unpack)
+            digest = self._line.receive_range(target, self._show_life, unpack)
             self._trailer()
             self._line.tell(Done(digest))
             return
         right = None
         complete = False
         try:
-            digest = self._line.receive_range(target, _nothing, unpack)
+            # What is sent over a slow network is on its way for long after the sender is done.
+            digest = self._line.receive_range(target, self._show_life, unpack)
             right = digest if self._trailer() == digest else None
         finally:
             del target

@@ -28,7 +28,9 @@ __all__ = ["FROZEN_AFTER", "StreamBroken", "TlsStream", "WrongPeer"]
 FROZEN_AFTER: Final = 15.0
 #: Bytes of a TLS record: what OpenSSL reads or writes at a time.
 _RECORD: Final = 16384
-#: A call that returns earlier than this share of the timeout was interrupted, not late.
+#: Whoever closes a socket throws away what is on its way.
+_LINGER: Final = struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0)
+#: A call that fails after a smaller share of the timeout was interrupted, or may be repeated.
 _EARLY: Final = 0.9
 #: What a blocking call fails with when the socket's timeout is over.
 _LATE: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ETIMEDOUT, 10060})
@@ -88,9 +90,11 @@ class TlsStream:
         # exception and a system call more.
         value: int | bytes
         if sys.platform == "win32":
+            # There it is an error that ends the connection.
             value = max(1, int(seconds * 1000))
         else:
-            value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6) + 1)
+            # After a half it is seen whether anything moved: a call may have sent a part and begun anew.
+            value = struct.pack("@ll", int(seconds / 2), int(seconds / 2 % 1 * 1e6) + 1)
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
@@ -101,13 +105,13 @@ class TlsStream:
         Raises:
             StreamBroken: It failed.
         """
+        since = time.monotonic()
         while True:
-            began = time.monotonic()
             try:
                 self._connection.do_handshake()
                 break
             except SSL.Error as error:
-                self._failed(error, began)
+                self._failed(error, since)
         peer = certificate_of(self._connection)
         if peer is None:
             raise StreamBroken("the peer shows no certificate")
@@ -135,12 +139,13 @@ class TlsStream:
         """
         view = memoryview(data)
         send, size, sent = self._connection.send, len(view), 0
+        since = time.monotonic()
         while sent < size:
-            began = time.monotonic()
             try:
                 sent += send(view[sent:])
+                since = time.monotonic()
             except SSL.Error as error:
-                self._failed(error, began)
+                self._failed(error, since)
 
     def receive_into(self, target: memoryview) -> None:
         """Fill ``target``.
@@ -149,12 +154,13 @@ class TlsStream:
             StreamBroken: The connection is lost, or nothing comes.
         """
         receive, size, received = self._connection.recv_into, len(target), 0
+        since = time.monotonic()
         while received < size:
-            began = time.monotonic()
             try:
                 received += receive(target[received : received + _RECORD])
+                since = time.monotonic()
             except SSL.Error as error:
-                self._failed(error, began)
+                self._failed(error, since)
 
     def receive(self, size: int) -> bytearray:
         """Return the next ``size`` bytes; for small ones."""
@@ -178,6 +184,9 @@ class TlsStream:
     def cut(self) -> None:
         """End the connection at once, whatever goes on; from any thread. The owner closes it."""
         with self._closing, contextlib.suppress(OSError):
+            # The peer must see a reset when it is closed. After a mere shutdown, whoever waits there for
+            # room in our buffers waits on: the system tells nobody any more that they are empty.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -185,11 +194,16 @@ class TlsStream:
         with self._closing:
             self._socket.close()
 
-    def _failed(self, error: SSL.Error, began: float) -> None:
-        """Raise what an error of OpenSSL means; return if the operation is to be repeated."""
+    def _failed(self, error: SSL.Error, since: float) -> None:
+        """Raise what an error of OpenSSL means; return if the operation is to be repeated.
+
+        Args:
+            error: The error.
+            since: When something moved for the last time.
+        """
         wants = isinstance(error, SSL.WantReadError | SSL.WantWriteError)
-        if wants and time.monotonic() - began < _EARLY * self._timeout:
-            return  # a signal
+        if wants and time.monotonic() - since < _EARLY * self._timeout:
+            return  # a signal, or the first half of the time
         code = error.args[0] if isinstance(error, SSL.SysCallError) and error.args else 0
         if wants or code in _LATE:
             text = f"frozen: nothing moved for {self._timeout:g} s"

@@ -32,6 +32,7 @@ _LET_GO: Final = 5.0
 _PATIENCE: Final = 8
 #: Stretches that are told at most; what is not told is sent again.
 _STRETCHES: Final = 4096
+_NOTHING: Final = memoryview(b"")
 
 
 class Store(Protocol):
@@ -160,6 +161,7 @@ class Upload:
             self._changed.notify_all()
             complete = digest is not None and self._there.total == self.size
             if self._ended is not None and not self._claims:
+                self._view = _NOTHING
                 self._ended()
             return complete
 
@@ -176,7 +178,10 @@ class Upload:
             self._ended = then
             for writer in self._claims.values():
                 writer.cut()
-            return not self._claims
+            if self._claims:
+                return False
+            self._view = _NOTHING
+            return True
 
     @property
     def have(self) -> list[tuple[int, int]]:
@@ -231,8 +236,9 @@ class Uploads:
             upload = self._uploads.get(object_id)
             if upload is not None and (upload.subject, upload.size) == (subject, size):
                 return self._attached(upload, writer)
+            del upload  # or it keeps the memory of another's object while this one waits
             self._count += 1
-            name = f"data:{self._count}"
+            name = f"upload:{self._count}"  # not that of a connection: it lives on without
             try:
                 place = await self._store.create(object_id, size, owner=owner, writer=name)
             except ObjectExists:

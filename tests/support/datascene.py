@@ -69,7 +69,8 @@ class DataScene:
     ) -> RemoteStore:
         """Return access to the store."""
         identity = identity or Identity.create()
-        options = {"pauses": QUICK, "unreachable": Unreachable(), "streams": 1, **options}
+        defaults = {"pauses": QUICK, "unreachable": Unreachable(), "streams": 1}
+        options = {**defaults, "compression": "off", **options}
         access = self.access(identity, port, **(changes or {}))
         client = RemoteStore(access, identity, **options)
         self._clients.append(client)
