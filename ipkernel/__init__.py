@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
     from ipkernel.client.client import Client
     from ipkernel.client.executor import ViewExecutor
+    from ipkernel.client.feeding import stream
     from ipkernel.client.remotefunction import (
         ParallelFunction,
         RemoteFunction,
@@ -85,6 +86,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "ipkernel.client.client": ("Client",),
     "ipkernel.client.view": ("BroadcastView", "DirectView", "LoadBalancedView"),
     "ipkernel.client.executor": ("ViewExecutor",),
+    "ipkernel.client.feeding": ("stream",),
     "ipkernel.client.asyncresult": ("AsyncMapResult", "AsyncResult"),
     "ipkernel.client.remotefunction": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
     "ipkernel.cluster.cluster": ("Cluster",),
@@ -198,6 +200,7 @@ __all__ = [
     "parallel",
     "remote",
     "serialize_object",
+    "stream",
     "uncan",
     "uncan_map",
     "unpack_apply_message",

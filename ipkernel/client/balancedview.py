@@ -7,12 +7,12 @@ from itertools import repeat
 from typing import Any, ClassVar
 
 from ipkernel.client.baseview import View, name_of
+from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, chunks
 from ipkernel.client.result import AsyncResult
 from ipkernel.serialize.calls import CallPayload
-from ipkernel.serialize.functions import dump_call
 from ipkernel.wire.messages import Kind
 
 _NOBODY: tuple[int, ...] = ()
@@ -64,10 +64,13 @@ class LoadBalancedView(View):
             name = name_of(func)
         session = self._session
         result = AsyncResult(session, True, name, owner=client)
+        call, streams = dump_with_streams(func, args, kwargs, client._functions)
+        if streams:
+            attach(streams, result)
         record = session.submit(
             result,
             Kind.APPLY,
-            dump_call(func, args, kwargs, client._functions),
+            call,
             -1,
             self._choice(),
             self.retries,
@@ -76,6 +79,9 @@ class LoadBalancedView(View):
         )
         self._issued.append(record.id)
         return result
+
+    def _places(self) -> tuple[list[tuple[int, Sequence[int]]], bool]:
+        return [(-1, self._choice())], True
 
     def _balanced_call(self, func: Any) -> Any:
         return lambda *args: self._submit_call(func, args, {})

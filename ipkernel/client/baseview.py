@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self
 
+from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import LazyMapIterator, MapCalls
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.result import AsyncResult
 from ipkernel.errors import NoEnginesRegistered
-from ipkernel.serialize.functions import dump_call
 from ipkernel.wire.messages import Kind
 
 if TYPE_CHECKING:
@@ -185,6 +185,28 @@ class View:
         """
         return self._submit_call(f, args, kwargs, keep=True)
 
+    def stream(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``f(*args, **kwargs)`` and iterate here over what the iterable that it returns yields.
+
+        The engine makes items while they are consumed, a little ahead; so there may be any number of
+        them. Its generator is closed when the iterator is, or when nobody refers to that any more.
+
+        Returns:
+            A :class:`~ipkernel.client.streams.RemoteItems`, which is an iterator; for a direct view of
+            several engines a list of one for each.
+
+        Raises:
+            SerializationError: Something cannot be sent; the text names it.
+            ControllerLost: The connection to the controller is gone.
+        """
+        from ipkernel.client.streams import remote_items
+
+        return remote_items(self, f, args, kwargs)
+
+    def _places(self) -> tuple[list[tuple[int, Sequence[int]]], bool]:
+        """Where a stream comes from: an engine, or -1 and those to choose from; whether it is one."""
+        raise TypeError("a View of no kind cannot call anything")
+
     def map(
         self,
         f: Callable[..., Any],
@@ -291,7 +313,9 @@ class View:
     ) -> AsyncResult:
         client = self.client
         result = AsyncResult(self._session, True, name_of(func), owner=client)
-        call = dump_call(func, args, kwargs, client._functions)
+        call, streams = dump_with_streams(func, args, kwargs, client._functions)
+        if streams:
+            attach(streams, result)
         record = self._session.submit(
             result, Kind.APPLY, call, -1, targets, self.retries, self.label, self.keep
         )

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ipkernel.client.baseview import View, name_of
+from ipkernel.client.feeding import ItemStream, attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, dist_of, indexable
 from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.result import AsyncResult
 from ipkernel.serialize.calls import CallPayload
-from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps_with_needs
 from ipkernel.wire.messages import Kind
 
@@ -67,10 +67,13 @@ class DirectView(View):
         label: str | None = None,
         convert: Callable[[Any, Any], Any] | None = None,
         keep: bool = False,
+        streams: Sequence[ItemStream] = (),
     ) -> AsyncResult:
         """Submit the same task to each engine."""
         engines, single = self._resolve(targets)
         result = AsyncResult(self._session, single, fname, owner=self.client)
+        if streams:
+            attach(streams, result, len(engines))
         result._convert = convert
         label = self.label if label is None else label
         if single:
@@ -88,9 +91,13 @@ class DirectView(View):
         label: str | None = None,
         keep: bool | None = None,
     ) -> AsyncResult:
-        call = dump_call(func, args, kwargs, self.client._functions)
+        call, streams = dump_with_streams(func, args, kwargs, self.client._functions)
         keep = self.keep if keep is None else keep
-        return self._send(Kind.APPLY, call, name_of(func), label=label, keep=keep)
+        return self._send(Kind.APPLY, call, name_of(func), label=label, keep=keep, streams=streams)
+
+    def _places(self) -> tuple[list[tuple[int, Sequence[int]]], bool]:
+        engines, single = self._resolve(None)
+        return [(engine, ()) for engine in engines], single
 
     def _submit_map(self, func: Any, sequences: Sequence[Any], options: MapCalls) -> AsyncMapResult:
         engines, _ = self._resolve(None)
@@ -347,6 +354,75 @@ class DirectView(View):
         self._session.submit_same(result, Kind.PULL, call, engines, label, self.retries)
         self._note(result)
         return self._finish(result, block)
+
+    # ------------------------------------------------- files
+
+    def send_file(
+        self,
+        local: str | os.PathLike[str],
+        remote: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = True,
+        block: bool | None = None,
+    ) -> Any:
+        """Send a file, or a directory with all that is in it, to each engine.
+
+        It arrives complete or not at all; of a directory that exists already, what has other names
+        stays. Permissions and times of modification come along. Links that stay within a directory
+        arrive as links; what others lead to is sent in their place.
+
+        Args:
+            local: Its path here.
+            remote: Where to; relative to the engine's current directory, ``~`` is the home directory
+                there. If it is a directory, or ends with a slash, the file is put into it. Directories
+                that do not exist are made. By default the current directory.
+            overwrite: Whether what is there may be replaced.
+            block: Wait until it is done; by default as the view does.
+
+        Returns:
+            A :class:`~ipkernel.client.files.FileResult` of its absolute path on the engine, or of one
+            for each engine; or that path.
+
+        Raises:
+            OSError: It cannot be read here; or, waiting for it, cannot be written there: then it is
+                also a RemoteError.
+            FileExistsError: It is there already, and ``overwrite`` is not set (from the engine).
+            TransferError: It could not be moved.
+        """
+        from ipkernel.client.files import send_file
+
+        return send_file(self, local, remote, overwrite, self.block if block is None else block)
+
+    def receive_file(
+        self,
+        remote: str | os.PathLike[str],
+        local: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = True,
+        block: bool | None = None,
+    ) -> Any:
+        """Get a file, or a directory with all that is in it, from each engine; see :meth:`send_file`.
+
+        Args:
+            remote: Its path there; relative to the engine's current directory.
+            local: Where to, as ``remote`` for :meth:`send_file`. ``{engine}`` in it is replaced by the
+                engine's id; without that, what comes from several engines is put into directories
+                called by their ids.
+            overwrite: Whether what is here may be replaced.
+            block: Wait until it is done; by default as the view does.
+
+        Returns:
+            A :class:`~ipkernel.client.files.FileResult` of its absolute path here, or of one for each
+            engine; or that path.
+
+        Raises:
+            OSError: Waiting for it, it cannot be written here; or cannot be read there: then it is
+                also a RemoteError.
+            TransferError: It could not be moved.
+        """
+        from ipkernel.client.files import receive_file
+
+        return receive_file(self, remote, local, overwrite, self.block if block is None else block)
 
     # ------------------------------------------------- imports and pickling
 

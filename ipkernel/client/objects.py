@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ipkernel.client.asking import Asking
 from ipkernel.client.engines import Engines
 from ipkernel.client.fetching import ANSWER, Fetcher
+from ipkernel.client.flows import Flows
 from ipkernel.client.hosts import Connector, Hosts
 from ipkernel.client.moving import Mover
 from ipkernel.client.outbox import Outbox, Outgoing
@@ -25,7 +26,7 @@ from ipkernel.client.references import References
 from ipkernel.client.sending import Sender
 from ipkernel.client.stored import Stored
 from ipkernel.client.waiting import wait_for
-from ipkernel.errors import ConnectError
+from ipkernel.errors import ConnectError, ObjectError
 from ipkernel.objects.interfaces import Buffer, StoreClient
 from ipkernel.objects.ref import ObjectRef, resolving
 from ipkernel.objects.transfer import Transfer
@@ -42,6 +43,10 @@ from ipkernel.wire.messages import (
     Source,
 )
 
+if TYPE_CHECKING:
+    from ipkernel.client.result import AsyncResult
+    from ipkernel.client.task import TaskRecord
+
 #: Seconds that transfers may take to end after they were cancelled.
 ENDING: Final = 3.0
 
@@ -51,6 +56,9 @@ class Mailbox(Protocol):
 
     number: int
     engines: Engines
+
+    def watch(self, records: Iterable[TaskRecord], result: AsyncResult) -> None:
+        """Make tasks those of a new result."""
 
     def tell(self, message: Message) -> None:
         """Send a message to the controller."""
@@ -78,6 +86,7 @@ class Objects:
         references: Counts who uses an object here.
         sender: Makes objects.
         fetcher: Brings objects here.
+        flows: Files and streams of items.
     """
 
     def __init__(self, session: Mailbox, connector: Connector | None = None) -> None:
@@ -91,6 +100,7 @@ class Objects:
         self.outbox = Outbox(session.number, self.hosts, self.mover, session.tell)
         self.sender = Sender(session.number, self.hosts, self.mover, self.outbox)
         self.fetcher = Fetcher(session, self.hosts, self.mover, self.references, self._asking)
+        self.flows = Flows(session, self.hosts, self._interrupt)
         self._homes: dict[bytes, int] = {}
         self._binding: Callable[[], _Binding | None] = lambda: None
 
@@ -127,11 +137,17 @@ class Objects:
             raise ConnectError(f"cannot reach host {self.hosts.name(host)}: {why}")
         return answer.token
 
+    def _interrupt(self, engine: int) -> None:
+        """Interrupt an engine, whichever task it runs. Blocking."""
+        client: Any = self.client()
+        if client is not None:
+            client.send_signal("SIGINT", [engine])
+
     # ------------------------------------------------- tasks
 
     def stash(
         self, pieces: Sequence[Buffer], size: int, engines: Iterable[int], what: str
-    ) -> tuple[ObjectMade, Outgoing | None]:
+    ) -> tuple[ObjectMade, Outgoing | None] | None:
         """Make an object of a payload; it counts as used until it is dropped.
 
         Args:
@@ -141,18 +157,20 @@ class Objects:
             what: What it is, for people.
 
         Returns:
-            What announces it, to be sent ahead of the task, and what is in the outbox, if it is there.
+            What announces it, to be sent ahead of the task, and what is in the outbox, if it is there;
+            None if there are engines, and none of their hosts has a store.
 
         Raises:
             StoreFull: The host on this machine has no room for it.
         """
+        numbers = self._session.engines.hosts(engines)
+        hosts = self.hosts.named(numbers)
+        if numbers and not hosts:
+            return None
         self.active = True
-        sent = self.sender.stash(pieces, size, self._hosts_of(engines), what)
+        sent = self.sender.stash(pieces, size, hosts, what)
         self.references.hold(sent.id)
         return ObjectMade(sent.id, size, sent.host, self._session.number), sent.outgoing
-
-    def _hosts_of(self, engines: Iterable[int]) -> list[int]:
-        return self.hosts.named(self._session.engines.hosts(engines))
 
     def result(self, message: Finished, keep: bool) -> Stored | ObjectRef | None:
         """Return what stands for a result that is an object; None while it is being fetched.
@@ -194,10 +212,15 @@ class Objects:
             inner: References in the value.
 
         Raises:
+            ObjectError: None of their hosts has a store.
             StoreFull, TransferError, ConnectError: As ``Sender.put``.
         """
+        numbers = self._session.engines.hosts(engines)
+        hosts = self.hosts.named(numbers)
+        if numbers and not hosts:
+            raise ObjectError("nothing can be put there: no host of these engines has a store")
         self.active = True
-        sent = self.sender.put(pieces, size, self._hosts_of(engines), "put")
+        sent = self.sender.put(pieces, size, hosts, "put")
         ref = self.refer(sent.id, size, sent.host, inner)
         self._session.tell(ObjectMade(sent.id, size, sent.host, self._session.number))
         return ref
@@ -264,6 +287,7 @@ class Objects:
             timeout: Seconds to wait for the threads.
         """
         self.mover.transfers.cancel()
+        self.flows.close(timeout)
         self.hosts.close()
         self.mover.close(timeout)
 
@@ -271,6 +295,7 @@ class Objects:
         """Begin afresh in the child of a fork: connections and threads are the parent's."""
         self.hosts.forked()
         self.mover.forked()
+        self.flows.forked()
         self.references.forked()
         self._asking.forked()
         self.outbox.forked()

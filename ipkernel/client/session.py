@@ -26,6 +26,7 @@ from ipkernel.wire.messages import (
     Kind,
     Message,
     Output,
+    Stream,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ class Session(Submission):
     def _other(self, message: Message, payload: Payload, touched: dict[int, AsyncResult]) -> None:
         if type(message) is Output:
             record = self.find(message.task)
-            if record is not None:
+            if message.stream is Stream.FLOW:
+                self.objects.flows.noted(message, payload, record)
+            elif record is not None:
                 record.add_output(message.stream, payload)
                 for watcher in record.watchers:
                     touched[id(watcher)] = watcher

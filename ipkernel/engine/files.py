@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipkernel.engine.flows import Opening
+from ipkernel.engine.flows import Opening, exception_of
 from ipkernel.objects.chunks import Flag
 from ipkernel.objects.filetree import Source, destination, expand
 from ipkernel.objects.filewriter import TreeWriter, check
@@ -41,7 +41,7 @@ def receive(
             try:
                 chunk = flow.read()
             except FlowFailed as problem:
-                raise FlowFailed(problem.error.decode("utf-8", "replace"), b"") from None
+                raise exception_of(problem.error) from None
             with chunk.payload:
                 writer.feed(chunk.payload)
             if not flow.ended:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from ipkernel.engine.current import State, state
+from ipkernel.engine.current import state
 from ipkernel.errors import ConnectError, ObjectError, RemoteError, UnknownObject
 from ipkernel.objects.chunks import Note, encode_note, flow_key
 from ipkernel.objects.flow import FlowFailed, FlowReader, FlowStopped, FlowWriter
@@ -43,7 +43,6 @@ class Opening:
     Args:
         master: The key that the client has made.
         size: How many bytes are to come out of it, if that is known.
-        identity: The record that says which task runs.
         clock: Tells the time in seconds.
 
     Attributes:
@@ -60,14 +59,12 @@ class Opening:
         master: bytes,
         size: int = 0,
         *,
-        identity: State = state,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if identity.loop is None or identity.forked or not identity.task:
+        if state.loop is None or state.forked or not state.task:
             raise RuntimeError("a stream needs a task that runs on an engine")
-        self._state = identity
-        self._loop = identity.loop
-        self._task = identity.task
+        self._loop = state.loop
+        self._task = state.task
         self._clock = clock
         self._note = Note(master, os.urandom(16), size=size)
         self._told = clock()
@@ -79,7 +76,7 @@ class Opening:
         """Tell the client that the flow is open, or that no more of it is wanted."""
         note = Note(self._note.master, self._note.attempt, stop, self._note.size)
         data = encode_note(note)
-        message = Output(self._task, self._state.engine, Stream.FLOW, len(data))
+        message = Output(self._task, state.engine, Stream.FLOW, len(data))
         main = threading.current_thread() is threading.main_thread()
         # A signal must not come while the loop's lock is held; other threads get none.
         with self._loop.uninterrupted() if main else contextlib.nullcontext():
@@ -90,11 +87,6 @@ class Opening:
         if self._clock() - self._told > AGAIN:
             self._told = self._clock()
             self.tell()
-
-    def check(self) -> None:
-        """Raise RuntimeError if the task that has opened the flow is over."""
-        if self._state.task != self._task:
-            raise RuntimeError("this stream belongs to a task that has ended")
 
     def reader(self) -> FlowReader:
         """Return the reading end."""
@@ -156,24 +148,11 @@ class Items:
         if wanted and self._opening is not None and state.task == self._task:
             self._opening.tell(stop=True)
 
-    def __del__(self) -> None:
-        # The garbage collector may come while this very thread holds the loop's lock.
-        opening = self._opening
-        if opening is not None and self._wanted:
-            with contextlib.suppress(RuntimeError):  # the engine is about to end
-                _thread.start_new_thread(_tell_stop, (opening,))
-
     def __reduce__(self) -> Any:
         raise TypeError("a stream cannot be sent anywhere else")
 
     def __repr__(self) -> str:
         return f"<stream of the client's items: {'open' if self._wanted else 'not open'}>"
-
-
-def _tell_stop(opening: Opening) -> None:
-    with contextlib.suppress(Exception):  # the engine may be about to end
-        opening.check()
-        opening.tell(stop=True)
 
 
 def received_items(master: bytes) -> Items:
@@ -188,12 +167,12 @@ def received_items(master: bytes) -> Items:
 
 
 def exception_of(error: bytes) -> BaseException:
-    """Return the exception with which a client has ended a stream, as what it was there."""
+    """Return the exception with which a client has ended a flow, as what it was there."""
     info = failure.decode(error)
     original = load_exception(info.pickled) if info.pickled else None
     if original is None:
         return RemoteError(info.ename, info.evalue, info.traceback)
-    original.add_note("It was raised on the client, by what feeds the stream:")
+    original.add_note("It was raised on the client, by what feeds this stream:")
     original.add_note("\n".join(info.traceback))
     return original
 
@@ -242,7 +221,8 @@ class _Production:
         #: Whether user code runs now, and how often it has been entered.
         self._inside = False
         self._entered = 0
-        self._stopped = False
+        #: Why nothing more can be sent, if that is so.
+        self._reason: BaseException | None = None
         self._over = threading.Event()
         self._signalling = threading.Lock()
         self._watcher = threading.Thread(target=self._watch, name="ipkernel-stop", daemon=True)
@@ -258,8 +238,8 @@ class _Production:
             except (FlowStopped, UnknownObject):
                 raise
             except BaseException as error:
-                if self._stopped:
-                    raise FlowStopped("the client has stopped") from error
+                if self._reason is not None:
+                    raise self._reason from error
                 self._records.finish(str(error).encode("utf-8", "replace"))
                 raise
             self._records.finish()
@@ -305,7 +285,7 @@ class _Production:
             except (ObjectError, ConnectError) as reason:
                 if self._over.is_set():
                     return
-                self._stopped = True
+                self._reason = reason
                 self._records.stop(reason)
                 self._interrupt_long()
                 return
@@ -324,7 +304,7 @@ class _Production:
         with self._signalling:  # so that no interrupt comes later
             self._over.set()
         with contextlib.suppress(ObjectError, ConnectError):
-            if not self._stopped:
+            if self._reason is None:
                 self._flow.wake()
         self._watcher.join()
         with contextlib.suppress(ObjectError, ConnectError):

@@ -127,9 +127,13 @@ class FlowWriter(_Side):
         super().__init__(store, key, session, idle)
         self._watch = watch
         self._window = Window(window, window_bytes)
+        #: Whether a chunk may be there that was not put to the end.
+        self._unsure = False
 
     def write(self, pieces: Sequence[Buffer], flags: Flag = Flag.NONE) -> None:
         """Put the next chunk there, as soon as there is room for it.
+
+        If that fails, another one can be put in its place.
 
         Args:
             pieces: Its payload; it may be changed as soon as this returns.
@@ -146,12 +150,14 @@ class FlowWriter(_Side):
         while (awaited := self._window.awaited(size)) is not None:
             self._wait_freed(awaited)
         self._check()
-        self._window.wrote(size)  # before it is there: what is put half-way must be freed, too
+        self._unsure = True
         name = chunk_id(self._key, index)
         try:
             self._store.put(name, framed, size, owner=self._session + TRANSIENT)
         except UnknownObject:
             raise _gone() from None
+        self._window.wrote(size)
+        self._unsure = False
 
     def drain(self) -> None:
         """Wait until the reader has used everything; raises what :meth:`write` raises."""
@@ -200,8 +206,11 @@ class FlowWriter(_Side):
         Raises:
             ConnectError: The store is gone, and everything with it.
         """
-        left = [chunk_id(self._key, index) for index in self._window.outstanding]
-        for index in self._window.outstanding:
+        there = self._window.outstanding
+        left = [chunk_id(self._key, index) for index in there]
+        if self._unsure:
+            left.append(chunk_id(self._key, self._window.written))
+        for index in there:
             self._window.note_freed(index)
         if self._watch:
             left.append(stop_id(self._key))

@@ -35,6 +35,7 @@ class FlowStore:
         broken: Set to make every call raise ConnectError.
         gone: Sessions that bring no more objects.
         leases: How often each object is being looked at.
+        changed: Is notified when anything changes.
     """
 
     def __init__(self, limit: int = 1 << 40, patience: float = 0.02) -> None:
@@ -47,7 +48,7 @@ class FlowStore:
         self._limit = limit
         self._patience = patience
         self.leases: Counter[bytes] = Counter()
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
 
     # ------------------------------------------------- StoreClient
 
@@ -64,7 +65,7 @@ class FlowStore:
         assert len(object_id) == 16 and len(data) == size
         if transfer is not None:
             transfer.advance(size)
-        with self._changed:
+        with self.changed:
             self._check()
             if object_id in self.objects:
                 return
@@ -76,7 +77,7 @@ class FlowStore:
             self.owners[object_id] = owner
             self.puts += 1
             self.most = (max(self.most[0], self.bytes), max(self.most[1], len(self.objects)))
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def get(
         self,
@@ -89,7 +90,7 @@ class FlowStore:
         def there() -> bool:
             return object_id in self.objects
 
-        with self._changed:
+        with self.changed:
             self._check()
             if not there():
                 if bringer is None:
@@ -107,12 +108,12 @@ class FlowStore:
         return memoryview(memory)
 
     def free(self, object_ids: Sequence[bytes]) -> None:
-        with self._changed:
+        with self.changed:
             self._check()
             self._forget(object_ids)
 
     def wait_freed(self, object_id: bytes, timeout: float) -> bool:
-        with self._changed:
+        with self.changed:
             self._check()
             self._wait(lambda: object_id not in self.objects, timeout)
             return object_id not in self.objects
@@ -134,20 +135,20 @@ class FlowStore:
 
     def session_gone(self, session: int) -> None:
         """This session brings no more objects."""
-        with self._changed:
+        with self.changed:
             self.gone.add(session)
             self._forget([o for o, owner in self.owners.items() if owner == session + TRANSIENT])
 
     def break_down(self) -> None:
         """Fail all calls from now on, those that wait included."""
-        with self._changed:
+        with self.changed:
             self.broken = True
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def wait_for(self, ready) -> None:
         """Wait until something is so of what is there."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: ready(self), 20)
+        with self.changed:
+            assert self.changed.wait_for(lambda: ready(self), 20)
 
     # ------------------------------------------------- how it works
 
@@ -163,15 +164,15 @@ class FlowStore:
             left = deadline - time.monotonic()
             if timeout is not None and left <= 0:
                 return
-            self._changed.wait(None if timeout is None else left)
+            self.changed.wait(None if timeout is None else left)
             self._check()
 
     def _release(self, object_id: bytes) -> None:
-        with self._changed:
+        with self.changed:
             self.leases[object_id] -= 1
 
     def _forget(self, object_ids: Sequence[bytes]) -> None:
         for object_id in object_ids:
             self.objects.pop(object_id, None)
             self.owners.pop(object_id, None)
-        self._changed.notify_all()
+        self.changed.notify_all()

@@ -305,6 +305,18 @@ class TestTheStore:
                     out.write([bytes(500)])
         assert store.objects == {}
 
+    def test_what_did_not_fit_can_be_replaced(self):
+        store = FlowStore(limit=1000)
+        out, into = writer(store), reader(store)
+        with pytest.raises(StoreFull):
+            out.write([bytes(2000)])
+        out.write([b"too large"], Flag.LAST | Flag.ERROR)
+        with pytest.raises(FlowFailed) as caught:
+            into.read()
+        assert caught.value.error == b"too large"
+        out.close()
+        assert store.objects == {}
+
     @pytest.mark.parametrize("act", ["read", "write", "drain"])
     def test_a_store_that_breaks_down_ends_all_waiting(self, act):
         store = FlowStore()
