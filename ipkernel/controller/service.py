@@ -20,6 +20,7 @@ from ipkernel.controller.events import HostJoined, SessionOpened, Tick
 from ipkernel.controller.instructions import (
     DropClient,
     Instruction,
+    JoinPeers,
     SessionEnded,
     ToAllClients,
     ToClient,
@@ -28,12 +29,14 @@ from ipkernel.controller.instructions import (
 from ipkernel.controller.journal import MemoryJournal
 from ipkernel.controller.links import ClientLink, HostLink, Link
 from ipkernel.controller.orders import Orders
+from ipkernel.controller.registry import Host
+from ipkernel.controller.relays import Relays
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.turn import Turn
-from ipkernel.errors import ConnectError, KernelError
+from ipkernel.errors import ConnectError, KernelError, TransferError
 from ipkernel.wire.furl import Furl
-from ipkernel.wire.messages import PROTOCOL, Closing
+from ipkernel.wire.messages import PROTOCOL, Closing, Relay
 from ipkernel.wire.records import (
     ClientHello,
     EngineInfo,
@@ -70,6 +73,7 @@ class Controller:
         tub: As given.
         scheduler: As given.
         orders: Carries out orders to engines.
+        relays: Connects peers that cannot reach each other.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Controller:
             self._follow,
         )
         self.orders = Orders(self.scheduler, self._turn, self._call_host)
+        self.relays = tub.relays = Relays(self._reactor)
         self._clients: dict[int, ClientLink] = {}
         self._hosts: dict[int, HostLink] = {}
         # Task ids contain the session's number. Hosts may outlive a controller and report tasks
@@ -174,6 +179,7 @@ class Controller:
         for link in [*self._clients.values(), *self._hosts.values()]:
             link.lost(self._closing)
         settled = self._turn.settled()
+        settled.addCallback(lambda _: self.relays.close())
         return settled.addCallback(lambda _: self.tub.stopService()).addCallback(lambda _: None)
 
     def _tick(self) -> None:
@@ -212,7 +218,7 @@ class Controller:
             tub_id,
         )
         self._clients[number] = link
-        self._turn.add(SessionOpened(number, self._turn.now(), who))
+        self._turn.add(SessionOpened(number, self._turn.now(), who, tub_id))
         ticket = self._admit(link, client)
         logger.info("session %d: %s", number, who)
 
@@ -282,7 +288,8 @@ class Controller:
         link = HostLink(self._reactor, self._turn, self._host_ended, number, tub_id)
         self._hosts[number] = link
         name = _plain(hello.host)
-        self._turn.add(HostJoined(number, name, hello.pid, ids, self._turn.now()))
+        now = self._turn.now()
+        self._turn.add(HostJoined(number, name, hello.pid, ids, now, tub_id, hello.store))
         ticket = self._admit(link, host)
         logger.info("host %s (pid %d) joined with engines %s", name, hello.pid, ids)
         grant = HostGrant(host_id=number, ticket=ticket, engines=ids, cluster=self._cluster)
@@ -317,6 +324,9 @@ class Controller:
             elif kind is DropClient:
                 assert isinstance(instruction, DropClient)
                 self._drop(instruction)
+            elif kind is JoinPeers:
+                assert isinstance(instruction, JoinPeers)
+                self._join(instruction)
             elif kind is SessionEnded:
                 assert isinstance(instruction, SessionEnded)
                 logger.info("session %d has ended", instruction.session)
@@ -335,6 +345,32 @@ class Controller:
         if client is not None:
             logger.warning("session %d is dropped: %s", instruction.session, instruction.reason)
             client.lost(instruction.reason)
+
+    def _join(self, instruction: JoinPeers) -> None:
+        """Give a token to two peers, with which they may connect here and meet each other."""
+        number = instruction.host
+        asker: Link | None
+        if instruction.session:
+            asker, who = self._clients.get(instruction.session), f"session {instruction.session}"
+        else:
+            asker, who = self._hosts.get(instruction.asker), self._host_name(instruction.asker)
+        host = self._hosts.get(number)
+        if asker is None:
+            return
+        if host is None:
+            asker.deliver([(Relay(number, b"", f"host {number} is gone"), b"")])
+            return
+        try:
+            token = self.relays.open(f"{who} with {self._host_name(number)}")
+        except TransferError as error:
+            asker.deliver([(Relay(number, b"", str(error)), b"")])
+            return
+        asker.deliver([(Relay(number, token), b"")])
+        host.deliver([(Relay(0, token), b"")])
+
+    def _host_name(self, number: int) -> str:
+        host = self.scheduler.hosts.get(number)
+        return f"host {host.name if host is not None else number}"
 
     def _acknowledge_late(self) -> None:
         for client in self._clients.values():
@@ -359,21 +395,24 @@ class Controller:
             location=",".join(self.tub.locationHints),
             uptime=self._turn.now() - self._began,
             version=__version__,
-            hosts=[
-                HostInfo(
-                    host_id=number,
-                    host=host.name,
-                    pid=host.pid,
-                    engines=sorted(host.engines),
-                    connected=number in self._hosts,
-                    since=host.since,
-                )
-                for number, host in sorted(scheduler.hosts.items())
-            ],
+            hosts=[self._host_info(host) for _, host in sorted(scheduler.hosts.items())],
             engines=self._engine_infos(),
             queue=scheduler.counts(),
             clients=len(self._clients),
             memory=psutil.Process().memory_info().rss,
+        )
+
+    def _host_info(self, host: Host) -> HostInfo:
+        objects, size = self.scheduler.objects.usage(host.id)
+        return HostInfo(
+            host_id=host.id,
+            host=host.name,
+            pid=host.pid,
+            engines=sorted(host.engines),
+            connected=host.id in self._hosts,
+            since=host.since,
+            objects=objects,
+            object_bytes=size,
         )
 
     def _engine_infos(self) -> list[EngineInfo]:

@@ -2,7 +2,8 @@
 """What is different from stock Foolscap between the first byte and a usable connection.
 
 * Only our TLS (:mod:`ipkernel.wire.security`), and clients check the FURL's pin.
-* A first byte of ``0x16`` is the ClientHello of a channel, on the same port.
+* A first byte of ``0x16`` is the ClientHello of a channel, on the same port; an ``R`` begins a
+  connection that is to be relayed (:mod:`ipkernel.wire.relay`), where there is somebody who does.
 * A stranger may look one name up, in 2 KB and 5 seconds, and has it right or is dropped.
   Nothing that he sends is kept beyond that, logged above debug level or shown as a traceback.
 """
@@ -20,6 +21,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from ipkernel.wire.channel import READ_SIZE
+from ipkernel.wire.relay import RELAY_BYTE, Guests, RelayGate
 from ipkernel.wire.security import peer_certificate
 from ipkernel.wire.tickets import TICKET_SIZE
 
@@ -205,6 +207,10 @@ class SecureNegotiation(negotiate.Negotiation):
             if not self.buffer and chunk.startswith(_TLS_HANDSHAKE):
                 self._become_channel(chunk)
                 return
+            guests = self.listener.tub.relays
+            if not self.buffer and guests is not None and chunk.startswith(RELAY_BYTE):
+                self._become_relay(chunk, guests)
+                return
             start = (self.buffer + chunk)[: len(_GREETING)]
             if not _GREETING.startswith(start):
                 self.turn_away("neither Foolscap nor a channel")
@@ -240,11 +246,21 @@ class SecureNegotiation(negotiate.Negotiation):
         super().connectionLost(reason)
 
     def _become_channel(self, hello: bytes) -> None:
-        tub = self.listener.tub
+        receive_ticket(self._leave(), self.transport, hello)
+
+    def _become_relay(self, first: bytes, guests: Guests) -> None:
+        gate = RelayGate(self._leave(), guests)
+        self.transport.protocol = gate
+        gate.makeConnection(self.transport)
+        gate.dataReceived(first)
+
+    def _leave(self) -> SecureTub:
+        """Have no more to do with the connection; return the Tub that accepted it."""
+        tub: SecureTub = self.listener.tub
         self.stopNegotiationTimer()
         self.receive_phase = negotiate.ABANDONED
         tub.doorstep.left(self)
-        receive_ticket(tub, self.transport, hello)
+        return tub
 
     # ------------------------------------------------------------ both sides
 

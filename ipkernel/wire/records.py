@@ -183,7 +183,12 @@ class EngineAnswer(Record):
 
 
 class HostInfo(Record):
-    """One host daemon, as ``status`` shows it."""
+    """One host daemon, as ``status`` shows it.
+
+    Attributes:
+        objects: How many objects are in its store, as far as the controller knows.
+        object_bytes: Their bytes.
+    """
 
     host_id: int
     host: Text
@@ -191,6 +196,8 @@ class HostInfo(Record):
     engines: Engines = []
     connected: bool = True
     since: float = 0.0
+    objects: int = 0
+    object_bytes: int = 0
 
 
 class QueueCounts(Record):

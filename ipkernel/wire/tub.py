@@ -28,6 +28,7 @@ from ipkernel.wire.doorstep import Doorstep
 from ipkernel.wire.furl import Furl, local_location
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.negotiation import BoundedBroker, SecureNegotiation
+from ipkernel.wire.relay import Guests
 from ipkernel.wire.security import TubTLS
 from ipkernel.wire.tickets import Tickets
 
@@ -84,6 +85,7 @@ class SecureTub(pb.Tub):
         allowed: TubIDs that may connect, or None for all who know a FURL.
         tickets: The tickets that are good now.
         doorstep: The connections that have not shown their right to be here.
+        relays: Takes connections that are to be relayed to others, or None to refuse them.
     """
 
     negotiationClass = SecureNegotiation
@@ -98,6 +100,7 @@ class SecureTub(pb.Tub):
         self.allowed: Collection[str] | None = None
         self.tickets = Tickets(reactor)
         self.doorstep = Doorstep()
+        self.relays: Guests | None = None
         self._channels: dict[str, set[Channel]] = {}
         self._opening: set[Any] = set()
         super().__init__(certData=identity, _test_options={"connect_timeout": 60})
