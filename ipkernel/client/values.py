@@ -41,6 +41,7 @@ class Values:
         Raises:
             SerializationError: The value cannot be sent; the text names what is to blame.
             StoreFull: There is no room for it.
+            ObjectError: None of the engines' hosts has a store.
             TransferError: It could not be sent.
             ControllerLost: The connection to the controller is gone.
             KeyboardInterrupt: Ctrl-C was pressed; nothing of it is kept.

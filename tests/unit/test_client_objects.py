@@ -239,6 +239,19 @@ def test_without_known_hosts_everything_goes_into_the_outbox(monkeypatch):
     client.close()
 
 
+def test_where_no_host_has_a_store_everything_goes_with_its_task(monkeypatch):
+    monkeypatch.setattr("ipkernel.client.hosts.PATIENCE", 0.001)
+    fake = FakeController(2)
+    fake.session.objects.hosts._known.clear()
+    client = fake.client()
+    assert client[0].apply_sync(len, b"x" * BIG) == BIG
+    assert client[:].apply_sync(len, b"x" * BIG) == [BIG] * 2
+    assert all(message.size > BIG and not message.needs for message in sent(fake, Submit))
+    with pytest.raises(errors.ObjectError, match="no host of these engines has a store"):
+        client.put(1)
+    client.close()
+
+
 def test_a_full_store_is_said_at_once(near):
     fake, rc = near
     fake.host_store.limit = 1000
