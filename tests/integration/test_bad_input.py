@@ -153,13 +153,15 @@ def test_what_has_no_text(rc):
     assert reply.data == {"text/plain": text}
 
 
-def test_large_arguments_and_results(rc):
+def test_large_arguments_and_results(shared, rc):
     """200 MB there and back, while others work."""
     size = 200 << 20
     value = bytearray(size)
     value[-3:] = b"end"
-    result = rc[0].apply_async(lambda data: (len(data), bytes(data)), value)
-    length, back = result.get(90)
+    # What a client has open to its host's store stays open as long as it does.
+    with ipkernel.Client(cluster_dir=shared.cluster.cluster_dir) as own:
+        result = own[0].apply_async(lambda data: (len(data), bytes(data)), value)
+        length, back = result.get(90)
     assert (length, len(back), back[-3:]) == (size, size, b"end")
 
 

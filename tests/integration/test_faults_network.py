@@ -43,7 +43,7 @@ def family(shared):
 
 
 def test_one_listening_socket(shared, rc, port):
-    """The controller's port on the loopback address is all there is."""
+    """On this machine: the controller's port, and two ways to the store of the host daemon."""
     processes = family(shared)
     assert len(processes) == 2 + 1 + 2  # with zygote and engines
     rc[:].apply_sync(abs, -1)
@@ -53,7 +53,8 @@ def test_one_listening_socket(shared, rc, port):
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
     ]
-    assert listening == [("controller", "127.0.0.1", port)]
+    assert listening[:1] == [("controller", "127.0.0.1", port)]
+    store = [(who, address) for who, address, _ in listening[1:]]
     own = [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert own == []  # a client listens nowhere
     named = [
@@ -62,7 +63,9 @@ def test_one_listening_socket(shared, rc, port):
         for connection in process.net_connections("unix")
         if connection.laddr
     ]
-    assert named == []
+    # For other hosts, and for processes of this one; see ipkernel/host/storage.py.
+    assert set(store) == {("daemon", "127.0.0.1")} and len(store) + len(named) == 2
+    assert all(name.startswith("@ipkernel-") for name in named)
 
 
 def everything(sock):
