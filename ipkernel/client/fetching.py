@@ -136,7 +136,7 @@ class Fetcher:
                 problem = source.problem or problem or "no host has it yet"
                 break
             host = source.host
-        raise ObjectLost(f"{what} cannot be had: {problem}; what made it has to be run again")
+        raise ObjectLost(f"{what} cannot be had: {problem}; make it again")
 
     def _seek(self, object_id: bytes, failed: int, problem: str) -> Source:
         question = Seek(object_id, failed, problem[:MAX_TEXT])

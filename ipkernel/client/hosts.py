@@ -52,15 +52,20 @@ class Hosts:
         self._not_near: set[int] = set()
         #: Hosts that were waited for in vain.
         self._missed: set[int] = set()
-        self._closed = False
-        self.forked()
+        #: Why no store can be used any more, or empty.
+        self._over = ""
+        self._renew()
 
-    def forked(self) -> None:
-        """Begin afresh in the child of a fork: the connections are the parent's."""
+    def _renew(self) -> None:
         #: Held while a store is being opened, never by the thread that receives messages.
         self._opening = threading.Lock()
         self._changed = threading.Condition()
+
+    def forked(self) -> None:
+        """Use no store any more: this is the child of a fork, and connections are the parent's."""
+        self._renew()
         self._stores = {}
+        self._over = "this client belongs to the parent process"
 
     # ------------------------------------------------- what the controller tells
 
@@ -103,7 +108,8 @@ class Hosts:
                 wait_until(
                     self._changed,
                     lambda: (
-                        self._closed or all(h in self._known or h in self._gone for h in missing)
+                        bool(self._over)
+                        or all(h in self._known or h in self._gone for h in missing)
                     ),
                     PATIENCE,
                 )
@@ -159,19 +165,19 @@ class Hosts:
             if store is not None:
                 return store
             access = self._known.get(host)
-            if access is None or self._connector is None or self._closed:
+            if access is None or self._connector is None or self._over:
                 raise ObjectLost(self._why_gone(host))
             store = self._connector.near(access) if near else self._connector.far(access)
             with self._changed:
-                if host in self._known and not self._closed:
+                if host in self._known and not self._over:
                     self._stores[host] = store
                     return store
         store.close()
         raise ObjectLost(self._why_gone(host))
 
     def _why_gone(self, host: int) -> str:
-        if self._closed:
-            return "this client is closed"
+        if self._over:
+            return self._over
         gone = self._gone.get(host)
         why = f": {gone.reason}" if gone is not None and gone.reason else ""
         return f"host {self.name(host)} is gone{why}"
@@ -179,7 +185,7 @@ class Hosts:
     def close(self) -> None:
         """Close all connections; memory that came from them stays valid."""
         with self._changed:
-            self._closed = True
+            self._over = self._over or "this client is closed"
             stores, self._stores = list(self._stores.values()), {}
             self._changed.notify_all()
         for store in stores:

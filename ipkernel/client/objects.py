@@ -60,6 +60,10 @@ class Mailbox(Protocol):
     def watch(self, records: Iterable[TaskRecord], result: AsyncResult) -> None:
         """Make tasks those of a new result."""
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing can be asked of the controller any more, or None."""
+
     def tell(self, message: Message) -> None:
         """Send a message to the controller."""
 
@@ -252,9 +256,12 @@ class Objects:
         """Return the values of objects; far ones are fetched at the same time.
 
         Raises:
-            UnknownObject: One was freed.
+            ControllerLost: The client is closed, or the controller is gone.
             ObjectLost, TimeoutError, SerializationError: As ``Client.fetch``.
         """
+        failure = self._session.failure
+        if failure is not None:
+            raise failure
         ours = {ref.id: bytearray().join(p) for ref in refs if (p := self.outbox.pieces(ref.id))}
         others = [ref for ref in refs if ref.id not in ours]
         wanted = [(ref.id, self._homes.get(ref.id, 0), repr(ref), ref.size) for ref in others]

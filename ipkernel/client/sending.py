@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: Bytes that may wait in the outbox; who submits more sends it himself, at the network's pace.
 OUTBOX: Final = 256 << 20
+#: Hosts that are tried before an object counts as one that cannot be sent.
+TRIES: Final = 3
 #: Payloads below this many bytes are copied into the outbox.
 COPY_LIMIT: Final = 1 << 20
 
@@ -178,8 +180,23 @@ class Sender:
         hosts: Sequence[int],
         what: str,
     ) -> int:
-        """Send an object to one of the hosts, in turn; return the host."""
-        host = hosts[next(self._turn) % len(hosts)]
+        """Send an object to one of the hosts, in turn, or to another if that fails; return it."""
+        first = next(self._turn)
+        for number in range(first, first + min(len(hosts), TRIES)):
+            host = hosts[number % len(hosts)]
+            try:
+                self._far_to(host, object_id, pieces, size, what)
+            except TransferCancelled:
+                raise
+            except (ConnectError, ObjectError) as error:
+                problem = error
+            else:
+                return host
+        raise problem
+
+    def _far_to(
+        self, host: int, object_id: bytes, pieces: Sequence[Buffer], size: int, what: str
+    ) -> None:
         transfer = Transfer(f"{what} to host {self._hosts.name(host)}", size)
 
         def send() -> None:
@@ -193,7 +210,6 @@ class Sender:
         except BaseException:  # Ctrl-C, perhaps when all of it was there
             self._forget(host, object_id)
             raise
-        return host
 
     def _forget(self, host: int, object_id: bytes) -> None:
         """Have a store forget what nobody was told of."""

@@ -152,8 +152,8 @@ class Session(Submission):
         """End everything: every pending and later call raises what ``failure()`` makes."""
         if self._failure is None:
             self._failure = failure
-        self.objects.lost(failure)
         self._fail_pending()
+        self.objects.lost(failure)
         with self._taken:
             self._taken.notify_all()
         self.engines.lost()
@@ -235,11 +235,6 @@ class Session(Submission):
             for watcher in record.watchers:
                 watcher._cond = None
         self.lost(failure)
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why nothing can be submitted any more, or None."""
-        return None if self._failure is None else self._failure()
 
     def find(self, task: int) -> TaskRecord | None:
         """Return a task that is pending or whose result is still held by somebody."""

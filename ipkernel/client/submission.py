@@ -348,6 +348,11 @@ class Submission:
         if self._failure is not None:
             raise self._failure()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why nothing can be submitted any more, or None."""
+        return None if self._failure is None else self._failure()
+
     def _is_too_much(self, call: CallPayload) -> bool:
         """Tell whether a function has to go with its call: the controller keeps no more of them."""
         return (

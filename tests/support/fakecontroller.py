@@ -215,7 +215,8 @@ class FakeController:
         elif isinstance(message, ObjectMade):
             assert message.owner == self.session.number
             if message.host:
-                assert len(self.host_store.objects[message.object]) == message.length
+                store = self.connector.stores[message.host]
+                assert len(store.objects[message.object]) == message.length
             self.directory.setdefault(message.object, 1)
         elif isinstance(message, Release):
             self.drop(message.objects)

@@ -11,8 +11,9 @@ import pytest
 
 from ipkernel import errors
 from ipkernel.objects.transfer import TransferCancelled
-from ipkernel.wire.messages import HostGone, ObjectMade, Release, Submit
+from ipkernel.wire.messages import EngineJoined, HostGone, ObjectMade, Release, Submit
 from tests.support.fakecontroller import HOST, FakeController, is_empty, sent
+from tests.support.fakestore import FakeStore
 
 BIG = 3 << 20
 
@@ -114,6 +115,27 @@ def test_put_fails_clearly(far):
         rc.put(b"x" * BIG)
     fake.host_store.failure = None
     assert is_empty(fake)
+
+
+def test_put_tries_another_host():
+    fake = FakeController(1, near=False)
+    rc = fake.client()
+    rc.progress = False
+    fake.connector.stores[2] = FakeStore()
+    fake.session.received(
+        [
+            (fake.connector.access(2), b""),
+            (EngineJoined(1, "n2", 5, host_id=2), b""),
+        ]
+    )
+    fake.host_store.failure = errors.ConnectError("no way")
+    refs = [rc.put(b"x" * BIG) for _ in range(3)]
+    assert [ref.where for ref in refs] == ["n2"] * 3
+    fake.connector.stores[2].failure = errors.StoreFull("full")
+    with pytest.raises(errors.KernelError, match="no way|full"):
+        rc.put(b"x" * BIG)
+    fake.host_store.failure = fake.connector.stores[2].failure = None
+    rc.close()
 
 
 def test_put_can_be_cancelled(far):
