@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel.client.flows import NEWS, Attempt, encoded, wait_over
@@ -92,9 +93,15 @@ class FileResult(AsyncResult):
         except Exception as problem:  # noqa: BLE001 - whatever it is, who waits is to know it
             if wait_over(attempt, NEWS):
                 return  # the engine is lost, and its store with it perhaps
-            self._here.setdefault(attempt.record.id, problem)
+            self._fail(attempt, problem)
             with contextlib.suppress(Exception):  # nobody may be there
                 attempt.interrupt()
+
+    def _fail(self, attempt: Attempt, problem: Exception) -> None:
+        """Note why a task fails here, before its engine hears of it and ends it."""
+        # What the frames of its traceback refer to would stay in the store.
+        clear_frames(problem.__traceback__)
+        self._here.setdefault(attempt.record.id, problem)
 
     def _idle(self, attempt: Attempt) -> Callable[[], None]:
         """Return what raises when there is no need to go on."""
@@ -182,7 +189,7 @@ class _Sending:
                 except (FlowStopped, ConnectError, UnknownObject):
                     raise
                 except Exception as problem:  # noqa: BLE001 - whatever it is, the engine is told
-                    result._here[attempt.record.id] = problem
+                    result._fail(attempt, problem)
                     flow.write([encoded(problem)], Flag.LAST | Flag.ERROR)
                 flow.drain()
 
@@ -250,7 +257,7 @@ class _Receiving:
                 except (FlowStopped, ConnectError, UnknownObject):
                     raise
                 except Exception as problem:  # noqa: BLE001 - whatever it is, the engine is told
-                    result._here[attempt.record.id] = problem
+                    result._fail(attempt, problem)
                     flow.refuse(encoded(problem))
                     wait_over(attempt)
 
