@@ -1,0 +1,228 @@
+"""A client that does jobs: run as ``python -m tests.integration.hosts_jobs FURL-FILE ENGINES``.
+
+It reads lines of JSON, ``[job, [arguments]]``, and prints one line for each, with the value or the error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy
+
+import ipkernel
+from ipkernel.objects.ref import ObjectRef
+
+#: What jobs leave for the next ones.
+kept: dict[str, Any] = {}
+
+
+# ---------------------------------------------------------------- on engines
+
+
+def fill(count: int, value: int) -> Any:
+    """Return bytes that cannot be compressed; those of the same value are equal."""
+    return numpy.random.Generator(numpy.random.SFC64(value)).bytes(count)
+
+
+def digest(data: Any) -> str:
+    """Return a digest of bytes or an array."""
+    import xxhash
+
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def hold(data: Any) -> int:
+    """Keep something on an engine."""
+    kept["held"] = data
+    return os.getpid()
+
+
+# ---------------------------------------------------------------- for clients
+
+
+def engines(rc: Any) -> list[int]:
+    """Return the engines."""
+    return rc.ids  # type: ignore[no-any-return]
+
+
+def hosts(rc: Any) -> dict[str, int]:
+    """Return the engine of each host."""
+    return dict(zip(rc[:].apply_sync(socket.gethostname), rc.ids, strict=True))
+
+
+def make(rc: Any, size: int) -> str:
+    """Make an array of random bytes; return its digest."""
+    block = numpy.frombuffer(fill(1 << 24, 1), dtype=numpy.uint64)
+    array = numpy.empty(size // 8, dtype=numpy.uint64)
+    for number, start in enumerate(range(0, len(array), len(block))):
+        part = array[start : start + len(block)]
+        numpy.add(block[: len(part)], number, out=part)
+    kept["array"] = array
+    return digest(array)
+
+
+def drop(rc: Any, *names: str) -> None:
+    """Let go of what was kept."""
+    for name in names:
+        del kept[name]
+
+
+def push(rc: Any, targets: Any = 0) -> None:
+    """Push the array."""
+    rc[targets].push({"x": kept["array"]}, block=True)
+
+
+def pull(rc: Any) -> str:
+    """Pull it; return its digest."""
+    return digest(rc[0].pull("x", block=True))
+
+
+def forget_on(rc: Any, engine: int) -> None:
+    """Have an engine forget it."""
+    rc[engine].execute("del x", block=True)
+
+
+def forget(rc: Any) -> None:
+    """Have all engines forget it."""
+    rc[:].execute("del x", block=True)
+
+
+def digests(rc: Any, targets: Any = None) -> list[str]:
+    """Return the digests of what engines have, by default of all."""
+    return rc[targets or rc.ids].apply_sync(_digest_of_x)  # type: ignore[no-any-return]
+
+
+def _digest_of_x() -> str:
+    import __main__
+
+    return digest(__main__.x)
+
+
+def result_of(rc: Any, engine: int, size: int) -> None:
+    """Have an engine make an object, and keep a reference to it."""
+    kept["ref"] = rc[engine].apply_ref(fill, size, 3).get(60)
+
+
+def use(rc: Any, engine: int) -> str:
+    """Use the reference on an engine."""
+    return rc[engine].apply_async(digest, kept["ref"]).get(60)  # type: ignore[no-any-return]
+
+
+def use_anywhere(rc: Any, count: int) -> list[Any]:
+    """Use it on any engine, one time after the other; return where."""
+    view = rc.load_balanced_view()
+    found = []
+    for _ in range(count):
+        result = view.apply_async(digest, kept["ref"])
+        found.append([result.get(60), result.engine_id])
+    return found
+
+
+def get(rc: Any) -> str:
+    """Get what the reference stands for."""
+    return digest(kept["ref"].get(60))
+
+
+def put(rc: Any, engine: int, size: int, name: str = "ref") -> None:
+    """Put an object on an engine's host, and keep a reference to it under a name."""
+    kept[name] = rc.put(fill(size, 4), targets=engine)
+
+
+def put_when_possible(rc: Any, engine: int, size: int, seconds: float) -> None:
+    """Put an object on an engine's host, trying it again while there is no room."""
+    data = fill(size, 5)
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            kept["ref"] = rc.put(data, targets=engine)
+            return
+        except ipkernel.errors.StoreFull:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+def fetch_unknown(rc: Any) -> None:
+    """Ask for an object that nobody has."""
+    rc.fetch(ObjectRef(os.urandom(16), 1 << 20, "somewhere"))
+
+
+def use_unknown(rc: Any) -> None:
+    """Have an engine use an object that nobody has."""
+    rc[0].apply_async(digest, ObjectRef(os.urandom(16), 1 << 20, "somewhere")).get(60)
+
+
+def seize(rc: Any, engine: int, size: int) -> int:
+    """Have an engine hold an object that nobody else needs; return its process id."""
+    ref = rc.put(fill(size, 6), targets=engine)
+    pid = rc[engine].apply_async(hold, ref).get(60)
+    ref.free()
+    return pid  # type: ignore[no-any-return]
+
+
+def work(rc: Any, engine: int = 0) -> int:
+    """Have an engine do something small, to see that everything works."""
+    return rc[engine].apply_async(abs, -1).get(60)  # type: ignore[no-any-return]
+
+
+def await_engines(rc: Any, count: int) -> None:
+    """Wait until there are so many engines."""
+    rc.wait_for_engines(count, timeout=30, interactive=False)
+
+
+def begin_counting(rc: Any) -> None:
+    """Make small calls in a thread until :func:`counted`."""
+    over = threading.Event()
+    kept["over"], kept["count"] = over, 0
+
+    def count() -> None:
+        view = rc[rc.ids[-1]]
+        while not over.is_set():
+            kept["count"] += view.apply_async(abs, -1).get(30)
+
+    kept["thread"] = threading.Thread(target=count)
+    kept["thread"].start()
+
+
+def count(rc: Any) -> int:
+    """Return how many small calls were made so far."""
+    return kept["count"]  # type: ignore[no-any-return]
+
+
+def end_counting(rc: Any) -> None:
+    """Make no more small calls."""
+    kept["over"].set()
+    kept["thread"].join()
+
+
+# ---------------------------------------------------------------- the program
+
+
+def main(furl_file: str, count: str) -> None:
+    """Do jobs until the standard input ends."""
+    with ipkernel.Client(furl_file=furl_file, timeout=30) as rc:
+        rc.wait_for_engines(int(count), timeout=30, interactive=False)
+        rc.progress = False
+        print(json.dumps("ready"), flush=True)
+        for line in sys.stdin:
+            job, arguments = json.loads(line)
+            print(json.dumps(_answer(rc, job, arguments)), flush=True)
+
+
+def _answer(rc: Any, job: str, arguments: list[Any]) -> dict[str, Any]:
+    try:
+        return {"value": globals()[job](rc, *arguments)}
+    except Exception as error:  # noqa: BLE001 - told to the test
+        return {"kind": type(error).__name__, "text": str(error)}
+
+
+if __name__ == "__main__":
+    # Engines import the functions of this module by its name.
+    importlib.import_module("tests.integration.hosts_jobs").main(*sys.argv[1:])
