@@ -29,7 +29,9 @@ class _Bar(Protocol):
     def close(self) -> None: ...
 
 
-def make_bar(total: int, unit: str, description: str, widget: object = None) -> _Bar:
+def make_bar(
+    total: int, unit: str, description: str, widget: object = None, initial: int = 0
+) -> _Bar:
     """Return a progress bar.
 
     Args:
@@ -37,6 +39,7 @@ def make_bar(total: int, unit: str, description: str, widget: object = None) -> 
         unit: What is counted; ``"B"`` for bytes, of which thousands and millions are shown.
         description: What stands before it.
         widget: True for a notebook's widget, False for text, None to choose.
+        initial: How much there is already.
     """
     chosen: Any
     if widget is None:
@@ -45,7 +48,9 @@ def make_bar(total: int, unit: str, description: str, widget: object = None) -> 
         from tqdm.auto import tqdm as chosen
     else:
         from tqdm import tqdm as chosen
-    bar: _Bar = chosen(total=total, unit=unit, desc=description, unit_scale=unit == "B")
+    bar: _Bar = chosen(
+        total=total, unit=unit, desc=description, unit_scale=unit == "B", initial=initial
+    )
     return bar
 
 
@@ -78,7 +83,8 @@ class TransferBar:
         total = sum(transfer.size for transfer in seen)
         done = sum(min(transfer.done, transfer.size or transfer.done) for transfer in seen)
         if self._bar is None:
-            self._bar = make_bar(total, "B", seen[0].what)
+            self._bar = make_bar(total, "B", seen[0].what, initial=done)
+            self._shown = done
         self._bar.total = total
         self._bar.update(done - self._shown)
         self._shown = done

@@ -20,9 +20,9 @@ class Bar:
 
     made: list[Bar] = []
 
-    def __init__(self, total, unit, description, widget=None):
+    def __init__(self, total, unit, description, widget=None, initial=0):
         self.total, self.unit, self.description = total, unit, description
-        self.shown = 0
+        self.shown = initial
         self.closed = False
         self.made.append(self)
 
@@ -193,9 +193,9 @@ def test_bars_of_tqdm(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    bar = progress.make_bar(5_000_000, "B", "put")
+    bar = progress.make_bar(5_000_000, "B", "put", initial=1_000_000)
     bar.total = 10_000_000
-    bar.update(2_500_000)
+    bar.update(1_500_000)
     bar.close()
     text = sys.stderr.getvalue()
     assert "put" in text and "2.50M/10.0M" in text
