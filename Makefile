@@ -8,6 +8,8 @@ PIP    := -m pip --disable-pip-version-check --quiet --no-input
 # Other versions of Python that "make test" runs the unit tests with, where they are installed.
 OTHERS := 3.12 3.13
 PYTEST_ARGS ?=
+# Unit tests share nothing, so all cores run them; the other tiers look at the whole machine.
+AT_ONCE := -n auto --dist loadfile
 
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
@@ -33,7 +35,7 @@ test: lint docs unit-others unit system integration  ## run every check: lint, d
 .PHONY: unit
 unit: $(VENV)/.with-test  ## run the unit tests only
 	@echo "== unit tests, $$($(BIN)/python -V)"
-	@$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/unit $(AT_ONCE) $(PYTEST_ARGS)
 
 .PHONY: system
 system: $(VENV)/.with-test  ## run the system tests only (real connections, one process)
@@ -133,4 +135,4 @@ $(addprefix unit-,$(OTHERS)): unit-%:
 	  .venv-$*/bin/python $(PIP) install -e '.[test]'; touch .venv-$*/.made; \
 	fi; \
 	echo "== unit tests, $$(.venv-$*/bin/python -V)"; \
-	.venv-$*/bin/python -m pytest tests/unit $(PYTEST_ARGS)
+	.venv-$*/bin/python -m pytest tests/unit $(AT_ONCE) $(PYTEST_ARGS)

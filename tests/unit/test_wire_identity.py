@@ -141,7 +141,7 @@ def test_the_secret_is_not_shown():
         "",
         "hello",
         "pb://short@tcp:1.2.3.4:5/x",
-        f"pb://{WHO.tub_id}@tcp:127.0.0.1:1/nopin",
+        pytest.param(f"pb://{WHO.tub_id}@tcp:127.0.0.1:1/nopin", id="nopin"),
         str(FURL) + "/more",
         str(FURL).replace("tcp:127.0.0.1:4711", "tcp:127.0.0.1:4711,,"),
         str(FURL).replace("tcp:[::1]:4711", "nonsense"),
