@@ -163,6 +163,8 @@ class FlowWriter(_Side):
         """Wait until the reader has used everything; raises what :meth:`write` raises."""
         while outstanding := self._window.outstanding:
             self._wait_freed(outstanding[-1])
+        if self._watch:
+            self.look_for_stop(0.0)  # what goes with a session is not used, and gone as well
 
     def _wait_freed(self, index: int) -> None:
         while not self._store.wait_freed(chunk_id(self._key, index), SLICE):

@@ -225,6 +225,14 @@ class TestTheOtherSideIsGone:
         out.close()
         assert store.objects == {}
 
+    def test_a_writer_that_waits_for_the_end_notices_it_too(self):
+        store = FlowStore()
+        out = writer(store, watch=True)
+        out.write([b"a"], Flag.LAST)
+        store.session_gone(SESSION)
+        with pytest.raises(UnknownObject, match="the client of this stream is gone"):
+            out.drain()
+
     def test_a_reader_notices_that_the_writer_is_gone(self):
         store = FlowStore()
         into = reader(store)
