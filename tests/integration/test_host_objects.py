@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from ipkernel.serialize.payload import loads
 from ipkernel.wire.messages import Copied, Free, Outcome, Seek, Source, decode_reason
 from tests.support.hostcontroller import HostController
 from tests.support.reactor import inreactor, reactor
+from tests.support.storehost import fetch
 
 both = pytest.mark.parametrize("how", ["native", "portable"])
 MB = 1 << 20
@@ -67,6 +69,7 @@ def with_daemon(*more: str, count: int = 1) -> Any:
             finally:
                 await daemon.close()
                 await controller.close()
+                gc.collect()  # the frames of errors refer to what was mapped
 
         wrapped.__name__ = test.__name__
         test_in_reactor = inreactor(wrapped)
@@ -103,7 +106,7 @@ async def test_there_and_back(controller: HostController, daemon: Daemon) -> Non
     done, body = await controller.outcome(task)
     assert (done.outcome, done.size, bytes(body)) == (Outcome.OK, 0, b"")
     assert (Copied([blob]), b"") in controller.messages
-    result = loads(await deferToThread(store.get, done.object))
+    result = loads(await fetch(store, done.object))
     assert result == data[::-1] and done.length > 3 * MB
     controller.channel.send(Free([blob, done.object]))
     assert await deferToThread(store.wait_freed, done.object, 10)
@@ -136,7 +139,7 @@ async def test_a_data_port_that_cannot_listen(controller: HostController, daemon
     assert access is not None and access.hints == [] and access.local
     done, _ = await controller.outcome(controller.submit(bytes, MB))
     store = controller.local_store()
-    assert len(loads(await deferToThread(store.get, done.object))) == MB
+    assert len(loads(await fetch(store, done.object))) == MB
     store.close()
     daemon.process.terminate()
     _, err, status = await daemon.output()
@@ -148,7 +151,7 @@ async def test_a_controller_that_comes_back(controller: HostController, daemon: 
     """What was in the store is of no use to anybody any more."""
     done, _ = await controller.outcome(controller.submit(bytes, MB))
     store = controller.local_store()
-    kept = await deferToThread(store.get, done.object)
+    kept = await fetch(store, done.object)
     key = controller.hellos[0].store.key  # type: ignore[union-attr]
     await controller.close()
     controller.joined.clear()
@@ -159,7 +162,7 @@ async def test_a_controller_that_comes_back(controller: HostController, daemon: 
     access = controller.hellos[-1].store
     assert access is not None and access.key == key
     again, _ = await controller.outcome(controller.submit(bytes, MB))
-    assert len(loads(await deferToThread(store.get, again.object))) == MB
+    assert len(loads(await fetch(store, again.object))) == MB
     store.close()
 
 
@@ -167,12 +170,12 @@ async def test_a_controller_that_comes_back(controller: HostController, daemon: 
 async def test_a_daemon_that_is_killed(controller: HostController, daemon: Daemon) -> None:
     done, _ = await controller.outcome(controller.submit(bytes, MB))
     store = controller.local_store()
-    kept = await deferToThread(store.get, done.object)
+    kept = await fetch(store, done.object)
     daemon.process.send_signal(signal.SIGKILL)
     await controller.until(lambda: controller.lost)
     assert len(loads(kept)) == MB  # what is mapped stays
     with pytest.raises(ConnectError):
-        await deferToThread(store.get, done.object)
+        await fetch(store, done.object)
     store.close()
     await deferLater(reactor(), 0)
 

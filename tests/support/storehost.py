@@ -161,7 +161,7 @@ class StoreHost:
             raise AssertionError(decode(payload).traceback)
         assert message.outcome is Outcome.OK, decode_reason(payload).text
         if message.object:
-            payload = await deferToThread(self.client.get, message.object)
+            payload = await fetch(self.client, message.object)
         return loads(payload)
 
     async def error(self, task: int) -> Any:
@@ -174,6 +174,17 @@ class StoreHost:
         message, payload = await self.done(task)
         assert message.outcome is Outcome.LOST
         return decode_reason(payload).text
+
+
+async def fetch(store: Any, object_id: bytes) -> memoryview:
+    """Get an object in a thread that does not keep it: threads of a pool remember their last result."""
+    box: list[memoryview] = []
+
+    def get() -> None:
+        box.append(store.get(object_id))
+
+    await deferToThread(get)
+    return box.pop()
 
 
 def spill_directory(tmp_path: Path) -> str:

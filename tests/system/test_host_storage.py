@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -44,6 +45,7 @@ def host_test(function: Any = None, **options: Any) -> Any:
             await function(host, *([tmp_path] if "tmp_path" in parameters else []))
         finally:
             await host.stop()
+            gc.collect()  # the frames of errors refer to what was mapped
 
     wrapped.__name__ = function.__name__
     test = inreactor(wrapped)
