@@ -21,6 +21,8 @@ from benchmarks.systems import Entry
 
 GRACE = 10.0
 """Seconds that a run's processes have to end by themselves after their script has."""
+LIMITS = {"transfer": 10, "hosts": 16}
+"""How many times the bound a measurement may take, beside a minute, where it has many figures."""
 COLD_LIMIT = 90.0
 """Seconds after which a cold run is ended."""
 
@@ -190,7 +192,7 @@ def run_measure(
     command = [str(python), "-m", entry.module, measure, "--bound", str(bound)]
     figures, why = _in_nest(
         command + ["--quick"] * quick,
-        limit=6 * bound + 60,
+        limit=LIMITS.get(measure, 6) * bound + 60,
         collect=lambda nest, message: [message] if "metric" in message else [],
     )
     return figures + missing(measure, figures, why or "not measured in this run", quick)

@@ -30,6 +30,9 @@ MEASURES: dict[str, str] = {
     "map": "Map of a tiny function over many items",
     "execute": "A statement on all engines, blocking",
     "transfer": "A numpy float64 array to and from one engine",
+    "stored": "A call with an array that is there already",
+    "broadcast": "An array to one engine and to eight engines of this machine",
+    "hosts": "Between machines: network namespaces joined by a switch",
 }
 """The measurements, in the order in which they run: name to title."""
 
@@ -39,8 +42,17 @@ DIRECT_TASKS = 10_000
 QUICK_DIRECT_TASKS = 1_000
 MAP_ITEMS = 1_000_000
 QUICK_MAP_ITEMS = 100_000
-TRANSFER_MB = (1, 10, 100, 400)
+TRANSFER_MB = (1, 10, 100, 1000)
 QUICK_TRANSFER_MB = (1, 10)
+STORED_MB = 100
+BROADCAST_MB = 250
+QUICK_BROADCAST_MB = 20
+BROADCAST_WORKERS = 8
+HOSTS_MB = 1000
+QUICK_HOSTS_MB = 100
+HOSTS_PEER_MB = 100
+HOSTS_FLOW_MB = 10_000
+QUICK_HOSTS_FLOW_MB = 1_000
 
 _FIXED = (
     Metric("start_s", "start", "script start to first result of both workers", "s", True),
@@ -65,6 +77,46 @@ _FIXED = (
     Metric("execute_p50_ms", "execute", "execute on both engines, p50", "ms", True),
 )
 
+_WAYS = {"direct": "directly", "relay": "through the relay"}
+
+_HOSTS = (
+    Metric("hosts_raw_tls", "hosts", "a bare TLS stream", "MB/s", False),
+    Metric("hosts_push_peer", "hosts", f"push {HOSTS_PEER_MB} MB", "MB/s", False),
+    Metric("hosts_pull_peer", "hosts", f"pull {HOSTS_PEER_MB} MB", "MB/s", False),
+    *(
+        metric
+        for way, how in _WAYS.items()
+        for what in ("push", "pull")
+        for metric in (
+            Metric(f"hosts_{what}_{way}", "hosts", f"{what} {HOSTS_MB} MB {how}", "MB/s", False),
+            Metric(
+                f"hosts_{what}_{way}_share",
+                "hosts",
+                f"{what} {how}, of a bare TLS stream",
+                "%",
+                False,
+            ),
+        )
+    ),
+    Metric("hosts_peak_sender", "hosts", "sender's peak memory beyond the object", "MB", True),
+    Metric("hosts_peak_receiver", "hosts", "receiver's peak memory beyond the object", "MB", True),
+    *(
+        Metric(
+            f"hosts_controller_{way}",
+            "hosts",
+            f"controller's growth, {HOSTS_FLOW_MB:,} MB {how}",
+            "MB",
+            True,
+        )
+        for way, how in _WAYS.items()
+    ),
+    Metric("hosts_noop_p50_ms", "hosts", "no-op call while a transfer runs, p50", "ms", True),
+    Metric("hosts_noop_p99_ms", "hosts", "no-op call while a transfer runs, p99", "ms", True),
+    Metric("hosts_spread_1", "hosts", f"{HOSTS_MB} MB to 2 engines of 1 host", "s", True),
+    Metric("hosts_spread_4", "hosts", f"{HOSTS_MB} MB to 8 engines of 4 hosts", "s", True),
+    Metric("hosts_spread_ratio", "hosts", "4 hosts as times of 1 host", "x", True),
+)
+
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
@@ -74,6 +126,17 @@ METRICS: dict[str, Metric] = {
             for way in ("push", "pull")
             for mb in TRANSFER_MB
         ),
+        Metric("stored_p50_ms", "stored", f"one engine, {STORED_MB} MB, p50", "ms", True),
+        Metric("broadcast_1", "broadcast", f"{BROADCAST_MB} MB to one engine", "s", True),
+        Metric(
+            f"broadcast_{BROADCAST_WORKERS}",
+            "broadcast",
+            f"{BROADCAST_MB} MB to {BROADCAST_WORKERS} engines",
+            "s",
+            True,
+        ),
+        Metric("broadcast_ratio", "broadcast", "eight engines as times of one", "x", True),
+        *_HOSTS,
     )
 }
 """Every figure by its key, in the order in which the tables show them."""

@@ -4,7 +4,8 @@ The nest is a session of its own and the *subreaper* of all that starts below it
 becomes a daemon is handed to the nest by the kernel, whether or not it changed its session,
 environment or title. So its descendants are exactly the processes of the run. When the command
 has ended, they get ``GRACE`` seconds to end by themselves; what is left then is killed. After
-``LIMIT`` seconds, on SIGTERM, and when the driver dies, all are killed at once.
+``LIMIT`` seconds, on SIGTERM, when the driver dies, and on SIGUSR1, by which the command says that
+too little memory is left, all are killed at once.
 
 It prints one JSON line before the command starts (``{"t0": ...}``, seconds of the monotonic
 clock, which is the same for all processes) and one when all is over (``{"nest": ...}``).
@@ -28,6 +29,8 @@ from benchmarks import proc
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1)
+"""The signals that end the run."""
 KILL_LIMIT = 15.0
 """Seconds for which killed processes may take to vanish before the nest gives up on them."""
 
@@ -38,7 +41,8 @@ class Ended(Exception):
 
 def _end(signum: int, frame: FrameType | None) -> None:
     del frame
-    raise Ended("time limit" if signum == signal.SIGALRM else signal.Signals(signum).name)
+    why = {signal.SIGALRM: "time limit", signal.SIGUSR1: "too little memory was left"}
+    raise Ended(why.get(signal.Signals(signum), signal.Signals(signum).name))
 
 
 def _say(message: dict[str, object]) -> None:
@@ -94,7 +98,7 @@ def main(arguments: list[str]) -> int:
     for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl failed: benchmarks need Linux")
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+    for signum in ENDING:
         signal.signal(signum, _end)
     signal.setitimer(signal.ITIMER_REAL, limit)
     report: dict[str, object]
@@ -102,7 +106,7 @@ def main(arguments: list[str]) -> int:
         report = _run(command, grace)
     except Ended as ended:
         report = {"exit": None, "ended": str(ended)}
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+    for signum in ENDING:
         signal.signal(signum, signal.SIG_IGN)
     report["killed"] = _kill_all()
     _say({"nest": report})

@@ -96,6 +96,22 @@ def pss_mb(pid: int) -> float:
     return parse_pss_kb(text) * 1024 / 1e6
 
 
+def available_mb(meminfo: Path = PROC / "meminfo") -> float:
+    """Return the memory (MB of 10**6 bytes) that can be had without swapping."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    return int(match.group(1)) * 1024 / 1e6 if match else 0.0
+
+
+def status_mb(pid: int | str, field: str) -> float:
+    """Return a size in MB (10**6 bytes) of ``/proc/<pid>/status``, such as VmRSS; 0 if it is gone."""
+    try:
+        text = (PROC / str(pid) / "status").read_text()
+    except OSError:
+        return 0.0
+    match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match.group(1)) * 1024 / 1e6 if match else 0.0
+
+
 def command_line(pid: int) -> str:
     """Return the command line (or the title it gave itself) of a process, '' if it is gone."""
     try:

@@ -57,15 +57,22 @@ def _row(metric: Metric, names: Sequence[str], results: Mapping[str, Any]) -> li
 
 
 def _remarks(keys: Sequence[Metric], document: Mapping[str, Any]) -> list[str]:
-    lines = []
+    """Return what is to be said of single figures; what is the same of several is said once."""
+    figures: dict[tuple[str, str], list[str]] = {}
     for metric in keys:
         for name, result in document["results"].get(metric.key, {}).items():
             title = document["systems"][name]["title"]
             if "skipped" in result:
-                lines.append(f"{title}, {metric.title}: not measured: {result['skipped']}.")
+                text = f"not measured: {result['skipped']}"
             elif "note" in result:
-                lines.append(f"{title}, {metric.title}: {result['note']}.")
-    return lines
+                text = str(result["note"])
+            else:
+                continue
+            figures.setdefault((title, text), []).append(metric.title)
+    return [
+        f"{title}, {'all' if len(of) == len(keys) > 1 else '; '.join(of)}: {text}."
+        for (title, text), of in figures.items()
+    ]
 
 
 def _bullet(text: str) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -35,6 +37,11 @@ if __name__ == "__main__":
 WARM_UP_CALLS = 50
 WARM_UP_TASKS = 200
 MAX_CALLS = 1000
+SPARE_MB = 1500
+"""Memory that must be left on the machine; a measurement that leaves less is ended."""
+ROOM = 6
+"""A transfer begins only if so many times its size of memory is available, beside what is spared:
+slow systems have that many copies on their way."""
 
 Figures = Iterator[dict[str, object]]
 """What a measurement yields: ``{"metric": key, "value": number}``, perhaps with a ``note`` on
@@ -172,6 +179,19 @@ def measure_execute(system: System, bound: float, quick: bool) -> Figures:
     yield value("execute_p50_ms", stats.percentile(taken, 50) * 1e3)
 
 
+def room_for(megabytes: float) -> None:
+    """Check that there is memory for moving an array.
+
+    Raises:
+        Unsupported: there is too little.
+    """
+    available = proc.available_mb()
+    if available < ROOM * megabytes + SPARE_MB:
+        raise Unsupported(
+            f"only {available:,.0f} MB of memory are available, not {ROOM} times the array"
+        )
+
+
 def _transfer_times(
     system: System, way: str, nbytes: int, bound: float, quick: bool
 ) -> list[float]:
@@ -180,6 +200,7 @@ def _transfer_times(
     end = time.perf_counter() + bound
     taken: list[float] = []
     for seed in range(wanted + 1):  # the first one warms up and is not counted
+        room_for(nbytes / 1e6)
         if way == "push":
             array = workload.make_array(nbytes, seed)
             before = time.perf_counter()
@@ -204,14 +225,87 @@ def measure_transfer(system: System, bound: float, quick: bool) -> Figures:
     """Arrays of growing size to an engine and back."""
     sizes = metrics.QUICK_TRANSFER_MB if quick else metrics.TRANSFER_MB
     for way in ("push", "pull"):
+        rate = 0.0
         for megabytes in sizes:
             key = f"{way}_{megabytes}"
+            if rate and 2 * megabytes / rate > bound:
+                why = f"two would take {2 * megabytes / rate:.0f} s, more than the bound of {bound:g} s"
+                yield from skipped([key], why)
+                continue
             try:
                 taken = _transfer_times(system, way, megabytes * 1_000_000, bound / 2, quick)
             except Unsupported as missing:
                 yield from skipped([key], str(missing))
             else:
-                yield value(key, megabytes / stats.median(taken))
+                rate = megabytes / stats.median(taken)
+                yield value(key, rate)
+
+
+def measure_stored(system: System, bound: float, quick: bool) -> Figures:
+    """Blocking calls with an array that is there already."""
+    array = workload.make_array(metrics.STORED_MB * 1_000_000, 1)
+    try:
+        system.store(array)
+        if system.stored() != workload.last(array):
+            raise AssertionError("a wrong array was stored")
+        _warm_calls(system.stored, bound)
+    except Unsupported as missing:
+        yield from skipped(["stored_p50_ms"], str(missing))
+        return
+    taken = time_calls(system.stored, bound, 50 if quick else MAX_CALLS)
+    yield value("stored_p50_ms", stats.percentile(taken, 50) * 1e3)
+
+
+def _broadcast_time(system: System, megabytes: int, workers: int, bound: float) -> float:
+    """Return the seconds (the median of up to three) of bringing an array to some workers."""
+    taken: list[float] = []
+    end = time.perf_counter() + bound
+    for seed in range(4):  # the first one warms up and is not counted
+        room_for(megabytes * (1 + workers) / ROOM)
+        array = workload.make_array(megabytes * 1_000_000, seed)
+        before = time.perf_counter()
+        system.broadcast(array, workers)
+        now = time.perf_counter()
+        if seed:
+            taken.append(now - before)
+        if 2 * now - before > end:  # the next one is not to end behind the bound
+            if taken:
+                break
+            raise Unsupported(f"one takes {now - before:.1f} s, two more than the bound")
+    return stats.median(taken)
+
+
+def measure_broadcast(system: System, bound: float, quick: bool) -> Figures:
+    """An array to one worker, then to all."""
+    megabytes = metrics.QUICK_BROADCAST_MB if quick else metrics.BROADCAST_MB
+    many = metrics.BROADCAST_WORKERS
+    found: dict[int, float] = {}
+    for workers in (1, many):
+        key = f"broadcast_{workers}"
+        try:
+            found[workers] = _broadcast_time(system, megabytes, workers, bound)
+        except Unsupported as missing:
+            yield from skipped([key], str(missing))
+        else:
+            yield value(key, found[workers], f"{megabytes} MB" if quick else "")
+    if len(found) == 2:
+        yield value("broadcast_ratio", found[many] / found[1])
+    else:
+        yield from skipped(["broadcast_ratio"], "one of the two is missing")
+
+
+def measure_hosts(system: System, bound: float, quick: bool) -> Figures:
+    """What the system's own script measures between machines; it says itself what it lacks."""
+    found: set[str] = set()
+    why = "it has no such thing"
+    try:
+        for figure in system.hosts(bound, quick):
+            found.add(str(figure["metric"]))
+            yield figure
+    except Unsupported as missing:
+        why = str(missing)
+    keys = [metric.key for metric in metrics.of_measure("hosts") if metric.key not in found]
+    yield from skipped(keys, why)
 
 
 MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
@@ -220,7 +314,22 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "map": measure_map,
     "execute": measure_execute,
     "transfer": measure_transfer,
+    "stored": measure_stored,
+    "broadcast": measure_broadcast,
+    "hosts": measure_hosts,
 }
+WORKERS = {"broadcast": metrics.BROADCAST_WORKERS, "hosts": 0}
+"""How many workers a measurement needs, if not two; the machines of ``hosts`` start theirs."""
+
+
+def _watch_memory() -> None:
+    """End the whole run, by way of the nest, before the machine's memory is exhausted."""
+    while proc.available_mb() > SPARE_MB:
+        time.sleep(0.2)
+    if "nest.py" in proc.command_line(os.getppid()):
+        os.kill(os.getppid(), signal.SIGUSR1)
+    else:
+        os._exit(1)  # run by hand: there is nobody else who was to be told
 
 
 def cold_script(body: str) -> str:
@@ -230,12 +339,15 @@ def cold_script(body: str) -> str:
 
 def run(system: System, measure: str, bound: float, quick: bool) -> None:
     """Start the system, print the figures of one measurement as they come, and stop it."""
-    system.start()
+    workers = WORKERS.get(measure, 2)
+    if workers:
+        system.start(workers)
     try:
         for figure in MEASUREMENTS[measure](system, bound, quick):
             print(json.dumps(figure), flush=True)
     finally:
-        system.stop()
+        if workers:
+            system.stop()
 
 
 def main(
@@ -262,4 +374,5 @@ def main(
     elif options.command == "cold-script":
         sys.stdout.write(cold_script(cold))
     else:
+        threading.Thread(target=_watch_memory, daemon=True).start()
         run(make(), options.command, options.bound, options.quick)

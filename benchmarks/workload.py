@@ -38,6 +38,11 @@ def touch(array: Any) -> float:
     return float(array[::512].sum())
 
 
+def last(array: Any) -> float:
+    """Return the last number of a float64 ``array``: a call that has the array, but reads one page."""
+    return float(array[-1])
+
+
 def make_array(nbytes: int, seed: int) -> Any:
     """Return a float64 numpy array of ``nbytes`` bytes of random numbers made from ``seed``.
 

@@ -44,7 +44,7 @@ SYSTEMS: dict[str, Entry] = {
             "dask",
             "dask.distributed",
             "benchmarks.systems.dask_",
-            ("distributed", "numpy"),
+            ("distributed", "numpy", "cryptography"),
             ("distributed", "dask", "numpy"),
         ),
         Entry("ray", "Ray", "benchmarks.systems.ray_", ("ray", "numpy"), ("ray", "numpy")),

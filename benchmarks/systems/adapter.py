@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 
@@ -11,14 +11,14 @@ class Unsupported(Exception):
 
 
 class System(Protocol):
-    """One system under measurement, with two workers of one thread each.
+    """One system under measurement, with workers of one thread each.
 
     A method that blocks returns when the result is back in the script. A method that a system
     has no means for raises `Unsupported`.
     """
 
-    def start(self) -> None:
-        """Start the workers and return when both have answered."""
+    def start(self, workers: int = 2) -> None:
+        """Start so many workers and return when they can be used."""
 
     def stop(self) -> None:
         """Stop everything that `start` started."""
@@ -49,3 +49,15 @@ class System(Protocol):
 
     def pull(self) -> Any:
         """Return the array that `make` made."""
+
+    def store(self, array: Any) -> None:
+        """Bring ``array`` to where `stored` uses it; not timed."""
+
+    def stored(self) -> float:
+        """Run `workload.last` on the first worker with what `store` stored, blocking."""
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        """Bring ``array`` to the first worker or all of them, and read it there (`workload.touch`)."""
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        """Yield the figures of several machines (see `runner.Figures`); `start` is not called."""

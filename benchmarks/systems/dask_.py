@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
@@ -17,6 +17,11 @@ NOTES = {
     "makes one task per item; dask.bag, which makes chunks, was two to six times slower)",
     "execute": "Client.run of a function that runs exec",
     "transfer": "scatter(workers=[first], hash=False) and Future.result()",
+    "stored": "submit(workers=[first], pure=False) with a future scattered before",
+    "broadcast": "Client(n_workers=8, threads_per_worker=1); scatter(broadcast=True, hash=False), "
+    "then a task on each worker that reads it",
+    "hosts": "TLS (tls://) with certificates made for the run; scheduler, one worker and the client "
+    "are machines of their own; scatter and Future.result() as by default",
 }
 
 COLD_SCRIPT = """
@@ -43,13 +48,16 @@ class Dask:
         self._client: Any = None
         self._first: list[str] = []
         self._array: Any = None
+        self._stored: Any = None
+        self._workers: list[str] = []
 
-    def start(self) -> None:
-        self._client = self._distributed.Client(n_workers=2, threads_per_worker=1)
-        self._first = sorted(self._client.run(workload.noop))[:1]
+    def start(self, workers: int = 2) -> None:
+        self._client = self._distributed.Client(n_workers=workers, threads_per_worker=1)
+        self._workers = sorted(self._client.run(workload.noop))
+        self._first = self._workers[:1]
 
     def stop(self) -> None:
-        self._array = None
+        self._array = self._stored = None
         self._client.shutdown()
 
     def direct(self) -> object:
@@ -93,6 +101,32 @@ class Dask:
 
     def pull(self) -> Any:
         return self._array.result()
+
+    def store(self, array: Any) -> None:
+        self._stored = self._client.scatter(array, workers=self._first, hash=False)
+
+    def stored(self) -> float:
+        return float(
+            self._client.submit(
+                workload.last, self._stored, pure=False, workers=self._first
+            ).result()
+        )
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        if workers == 1:
+            self.push(array)
+            return
+        there = self._client.scatter(array, broadcast=True, hash=False)
+        self._client.gather(
+            [
+                self._client.submit(workload.touch, there, pure=False, workers=[worker])
+                for worker in self._workers
+            ]
+        )
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.hosts.dask_")
+        yield from measured.figures(bound, quick)
 
 
 if __name__ == "__main__":

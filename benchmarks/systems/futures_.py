@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -20,6 +20,9 @@ NOTES = {
     "multiprocessing.Pool would choose for two workers)",
     "execute": "not possible: workers keep no namespace that can be addressed",
     "transfer": "push = argument of a task; workers keep no data, so nothing can be pulled",
+    "stored": "not possible: workers keep no data",
+    "broadcast": "not possible: it cannot address all workers",
+    "hosts": "not possible: it has no network",
 }
 
 COLD_SCRIPT = """
@@ -52,11 +55,11 @@ class Futures:
     def __init__(self) -> None:
         self._pool: Any = None
 
-    def start(self) -> None:
-        self._pool = ProcessPoolExecutor(2)
+    def start(self, workers: int = 2) -> None:
+        self._pool = ProcessPoolExecutor(workers)
         seen: set[int] = set()
-        while len(seen) < 2:
-            pair = [self._pool.submit(_slow_pid) for _ in range(2)]
+        while len(seen) < workers:
+            pair = [self._pool.submit(_slow_pid) for _ in range(workers)]
             seen.update(future.result() for future in pair)
 
     def stop(self) -> None:
@@ -90,6 +93,18 @@ class Futures:
 
     def pull(self) -> Any:
         raise Unsupported("workers keep no data, so nothing can be pulled from one")
+
+    def store(self, array: Any) -> None:
+        raise Unsupported("workers keep no data")
+
+    def stored(self) -> float:
+        raise Unsupported("workers keep no data")
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        raise Unsupported("cannot address a worker, nor all of them")
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("it works on one machine only")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
@@ -15,6 +15,14 @@ NOTES = {
     "map": "load_balanced_view().map_sync, automatic chunks",
     "execute": "rc[:].execute(block=True)",
     "transfer": "rc[0].push and pull (block=True)",
+    "stored": "rc.put, then rc[0].apply_sync with the reference",
+    "broadcast": "Cluster(n=8); push (block=True) to rc[0] or rc[:], then a statement that reads it",
+    "hosts": "TLS everywhere; a controller, a client and four hosts with two engines each are machines "
+    "of their own; push and pull read each page; for the relay, the client and the host have no "
+    "switch in common. The bare stream is a pair of blocking pyOpenSSL sockets between the same two "
+    "machines, best of three; pushes and pulls are the best of three, too. Peaks are of the first "
+    "transfer, into an empty store: the client's resident memory, and what all processes of the "
+    "host have (PSS). The no-op is called by another client, on the other engine of the host",
 }
 
 COLD_SCRIPT = """
@@ -35,18 +43,21 @@ class Ipkernel:
     def __init__(self) -> None:
         self._ipp: Any = importlib.import_module("ipkernel")
         self._cluster: Any = None
+        self._client: Any = None
+        self._ref: Any = None
         self._all: Any = None
         self._first: Any = None
         self._balanced: Any = None
 
-    def start(self) -> None:
-        self._cluster = self._ipp.Cluster(n=2)
-        client = self._cluster.__enter__()
+    def start(self, workers: int = 2) -> None:
+        self._cluster = self._ipp.Cluster(n=workers)
+        self._client = client = self._cluster.__enter__()
         self._all, self._first = client[:], client[0]
         self._balanced = client.load_balanced_view()
         self._all.apply_sync(workload.noop)
 
     def stop(self) -> None:
+        self._ref = None
         self._cluster.__exit__(None, None, None)
 
     def direct(self) -> object:
@@ -78,6 +89,21 @@ class Ipkernel:
 
     def pull(self) -> Any:
         return self._first.pull("bench_a", block=True)
+
+    def store(self, array: Any) -> None:
+        self._ref = self._client.put(array)
+
+    def stored(self) -> float:
+        return float(self._first.apply_sync(workload.last, self._ref))
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        view = self._first if workers == 1 else self._all
+        view.push({"bench_a": array}, block=True)
+        view.execute(workload.TOUCH_STATEMENT, block=True)
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.hosts.ipkernel_")
+        yield from measured.figures(bound, quick)
 
 
 if __name__ == "__main__":

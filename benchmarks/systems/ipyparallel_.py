@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
@@ -18,6 +18,11 @@ NOTES = {
     "automatic chunks)",
     "execute": "rc[:].execute(block=True)",
     "transfer": "rc[0].push and pull (block=True)",
+    "stored": "it has no store: the array was pushed under a name before, and the call is given "
+    "Reference(name)",
+    "broadcast": "Cluster(n=8); push (block=True) to rc[0] or rc[:], then a statement that reads it",
+    "hosts": "controller, engine and client are machines of their own; the connection files are "
+    "copied; messages signed, not encrypted; all bytes pass through the controller",
 }
 
 COLD_SCRIPT = """
@@ -44,8 +49,8 @@ class Ipyparallel:
         self._first: Any = None
         self._balanced: Any = None
 
-    def start(self) -> None:
-        self._cluster = self._ipp.Cluster(n=2, engines="local", log_level=logging.ERROR)
+    def start(self, workers: int = 2) -> None:
+        self._cluster = self._ipp.Cluster(n=workers, engines="local", log_level=logging.ERROR)
         self._client = self._cluster.start_and_connect_sync()
         self._all, self._first = self._client[:], self._client[0]
         self._balanced = self._client.load_balanced_view()
@@ -84,6 +89,21 @@ class Ipyparallel:
 
     def pull(self) -> Any:
         return self._first.pull("bench_a", block=True)
+
+    def store(self, array: Any) -> None:
+        self._first.push({"bench_s": array}, block=True)
+
+    def stored(self) -> float:
+        return float(self._first.apply_sync(workload.last, self._ipp.Reference("bench_s")))
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        view = self._first if workers == 1 else self._all
+        view.push({"bench_a": array}, block=True)
+        view.execute(workload.TOUCH_STATEMENT, block=True)
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.hosts.ipyparallel_")
+        yield from measured.figures(bound, quick)
 
 
 if __name__ == "__main__":

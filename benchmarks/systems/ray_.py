@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
+from benchmarks.systems.adapter import Unsupported
 
 NOTES = {
     "start": "ray.init(num_cpus=2), two actors answer; dashboard as by default; usage reports "
@@ -17,6 +18,10 @@ NOTES = {
     "execute": "a method of two actors that runs exec",
     "transfer": "ray.put and an actor's method that reads it; ray.get of an object that an actor "
     "made (shared memory, read-only)",
+    "stored": "ray.put, then a method of an actor with the reference",
+    "broadcast": "ray.init(num_cpus=8), eight actors; ray.put, then a method of one or of all actors "
+    "that reads it (shared memory, read-only)",
+    "hosts": "not measured",
 }
 
 COLD_SCRIPT = """
@@ -49,6 +54,9 @@ class _Worker:
     def execute(self, code: str) -> None:
         exec(code, self.__dict__)
 
+    def last(self, array: Any) -> float:
+        return workload.last(array)
+
     def touch(self, array: Any) -> float:
         return workload.touch(array)
 
@@ -69,23 +77,26 @@ class Ray:
         self._actor_class: Any = None
         self._actors_made: list[Any] = []
         self._pool: Any = None
+        self._workers = 0
+        self._ref: Any = None
 
-    def start(self) -> None:
+    def start(self, workers: int = 2) -> None:
         ray = self._ray
-        ray.init(num_cpus=2)
+        self._workers = workers
+        ray.init(num_cpus=workers)
         self._noop = ray.remote(workload.noop)
         self._identity = ray.remote(workload.identity)
         self._actor_class = ray.remote(_Worker)
         ray.get([self._noop.remote() for _ in range(2)])
 
     def stop(self) -> None:
-        self._pool = None
+        self._pool = self._ref = None
         self._ray.shutdown()
 
     def _actors(self) -> list[Any]:
-        """The two actors, made on first use so that tasks are measured without them."""
+        """The actors, made on first use so that tasks are measured without them."""
         if not self._actors_made:
-            self._actors_made = [self._actor_class.remote() for _ in range(2)]
+            self._actors_made = [self._actor_class.remote() for _ in range(self._workers)]
             self._ray.get([actor.noop.remote() for actor in self._actors_made])
         return self._actors_made
 
@@ -120,6 +131,22 @@ class Ray:
 
     def pull(self) -> Any:
         return self._ray.get(self._actors()[0].give.remote())
+
+    def store(self, array: Any) -> None:
+        self._ref = self._ray.put(array)
+
+    def stored(self) -> float:
+        return float(self._ray.get(self._actors()[0].last.remote(self._ref)))
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        ref = self._ray.put(array)
+        self._ray.get([actor.touch.remote(ref) for actor in self._actors()[:workers]])
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported(
+            "nothing comparable: a driver of Ray runs on a node of its cluster, so there is no "
+            "client on a machine of its own, and nodes share files that network namespaces do not part"
+        )
 
 
 if __name__ == "__main__":

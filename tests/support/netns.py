@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
-import pytest
-
 __all__ = ["Network", "needs_namespaces"]
 
 #: The addresses of the n-th switch are 10.213.n.0/24.
@@ -36,6 +34,8 @@ def needs_namespaces(test: Any) -> Any:
     """Skip a test where there can be no namespaces; in continuous integration it fails instead."""
     if os.environ.get("CI"):
         return test
+    import pytest  # here only: the benchmarks use networks in environments without it
+
     return pytest.mark.skipif(bool(missing()), reason=missing() or "-")(test)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ class InProcess:
         self.events: list[str] = []
         self.array: Any = None
 
-    def start(self) -> None:
-        self.events.append("start")
+    def start(self, workers: int = 2) -> None:
+        self.events.append(f"start {workers}")
 
     def stop(self) -> None:
         self.events.append("stop")
@@ -59,6 +61,19 @@ class InProcess:
     def pull(self) -> Any:
         return self.array
 
+    def store(self, array: Any) -> None:
+        self.array = array
+
+    def stored(self) -> float:
+        return -1.0 if self.wrong else float(self.array[-1])
+
+    def broadcast(self, array: Any, workers: int) -> None:
+        self.events.append(f"broadcast to {workers}")
+
+    def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        yield runner.value("hosts_raw_tls", 1.0)
+        raise Unsupported("there is only one place")
+
 
 @pytest.mark.parametrize("measure", list(runner.MEASUREMENTS))
 def test_every_measurement_yields_exactly_its_figures(
@@ -66,7 +81,9 @@ def test_every_measurement_yields_exactly_its_figures(
 ) -> None:
     system = InProcess()
     runner.run(system, measure, bound=1.0, quick=True)
-    assert system.events == ["start", "stop"]
+    workers = runner.WORKERS.get(measure, 2)
+    assert system.events[:1] == ([f"start {workers}"] if workers else [])
+    assert system.events[-1:] == (["stop"] if workers else [])
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = {metric.key for metric in metrics.of_measure(measure)} - driver.quick_omits()
     assert {figure["metric"] for figure in printed} == expected
@@ -75,12 +92,62 @@ def test_every_measurement_yields_exactly_its_figures(
         assert figure.get("skipped") == "there is only one place" or figure["value"] >= 0
 
 
-@pytest.mark.parametrize("measure", ["tasks", "map"])
-def test_wrong_results_are_no_measurement_and_the_system_is_stopped(measure: str) -> None:
+@pytest.mark.parametrize("measure", ["tasks", "map", "stored"])
+def test_wrong_results_are_no_measurement_and_the_system_is_stopped(
+    measure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "STORED_MB", 1)
     system = InProcess(wrong=True)
-    with pytest.raises(AssertionError, match="wrong results"):
+    with pytest.raises(AssertionError, match="wrong"):
         runner.run(system, measure, bound=1.0, quick=True)
-    assert system.events == ["start", "stop"]
+    assert system.events == ["start 2", "stop"]
+
+
+def test_a_transfer_that_would_take_too_long_is_named_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "TRANSFER_MB", (1, 1_000_000))
+    small, large, *_ = runner.measure_transfer(InProcess(), bound=1e-6, quick=False)
+    assert float(str(small["value"])) > 0
+    assert "more than the bound" in str(large["skipped"])
+
+
+def test_nothing_is_moved_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proc, "available_mb", lambda: float(runner.SPARE_MB + 5))
+    system = InProcess()
+    figures = [
+        *runner.measure_transfer(system, bound=1.0, quick=True),
+        *runner.measure_broadcast(system, bound=1.0, quick=True),
+    ]
+    assert all("are available" in str(f["skipped"]) for f in figures[:-1])
+    assert figures[-1] == {"metric": "broadcast_ratio", "skipped": "one of the two is missing"}
+    assert system.array is None and system.events == []
+
+
+def test_a_broadcast_is_to_one_and_to_all_and_gives_their_ratio() -> None:
+    system = InProcess()
+    one, many, ratio = runner.measure_broadcast(system, bound=60.0, quick=True)
+    assert system.events == ["broadcast to 1"] * 4 + ["broadcast to 8"] * 4
+    assert one["note"] == many["note"] == "20 MB"
+    assert ratio["value"] == pytest.approx(float(str(many["value"])) / float(str(one["value"])))
+
+
+def test_a_run_ends_before_the_memory_of_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = iter([9000.0, runner.SPARE_MB - 1.0])
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(proc, "available_mb", lambda: next(left))
+    monkeypatch.setattr(proc, "command_line", lambda pid: "python /x/nest.py 60 10 command")
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(runner.os, "kill", lambda *what: killed.append(what))
+    runner._watch_memory()
+    assert killed == [(os.getppid(), signal.SIGUSR1)]
+
+
+def test_memory_as_the_kernel_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2000000 kB\n")
+    assert proc.available_mb(tmp_path / "meminfo") == 2048.0
+    assert proc.status_mb("self", "VmHWM") >= proc.status_mb("self", "VmRSS") > 1
+    assert proc.status_mb(2**30, "VmRSS") == 0.0
 
 
 def test_a_size_that_would_take_too_long_is_named_not_run() -> None:

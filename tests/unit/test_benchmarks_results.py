@@ -137,6 +137,21 @@ def test_counts_are_shown_as_counts_and_gaps_as_gaps() -> None:
     assert ["100,000", "tasks,", "load-balanced", "[tasks/s]", "60,000", "–", "–"] in rows
 
 
+def test_what_is_the_same_of_several_figures_is_said_once() -> None:
+    document = made()
+    tasks = {metric.key: dict.fromkeys(("ray", "dask"), cell(1)) for metric in of_measure("tasks")}
+    why = {"skipped": "it broke"}
+    for key, by_system in tasks.items():
+        by_system["dask"] = why
+        if key in ("tasks_1000", "tasks_direct"):
+            by_system["ray"] = why
+    document["results"] = tasks
+    text = report_rst.render(document)
+    assert "* dask & co, all: not measured: it broke." in text
+    assert "* Ray, 1,000 tasks, load-balanced; tasks to one engine: not measured: it broke." in text
+    assert text.count("it broke") == 2
+
+
 def test_bars_are_the_ratios_of_cost() -> None:
     found = {(bar.metric, bar.system): bar.ratio for bar in report_svg.bars(made())}
     assert found == {

@@ -1,0 +1,63 @@
+"""ipyparallel between machines: the controller, one engine, the client; signed, not encrypted.
+
+Run with ``FILE BOUND`` it is the client.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import workload
+from benchmarks.hosts import peers
+from benchmarks.hosts.lab import Lab, isolate, wait_for_file
+from benchmarks.hosts.peers import Figures
+
+
+def figures(bound: float, quick: bool) -> Figures:
+    """Yield the figures; the arguments are those of `ipkernel_.figures`."""
+    del quick  # what it has is small
+    isolate()
+    with tempfile.TemporaryDirectory(prefix="hosts-", dir=".") as name:
+        directory = Path(name).resolve()
+        profile = directory / "profile"
+        with Lab(peers.MACHINES, directory) as lab:
+            address = lab.address("ctl")
+            controller = lab.serve(
+                *("ctl", "-m", "ipyparallel.controller", f"--profile-dir={profile}"),
+                *(f"--ip={address}", f"--location={address}"),
+            )
+            copies = {}
+            for end in ("engine", "client"):
+                written = profile / "security" / f"ipcontroller-{end}.json"
+                wait_for_file(written, controller)
+                copies[end] = shutil.copy(written, directory)
+            lab.serve(
+                *("h1", "-m", "ipyparallel.engine", f"--file={copies['engine']}"),
+                f"--profile-dir={directory / 'engine'}",
+            )
+            script = ("-m", "benchmarks.hosts.ipyparallel_", copies["client"], bound)
+            yield from peers.figures_of(lab, *script, bound=bound)
+
+
+def main(file: str, bound: str) -> None:
+    """Be the client."""
+    ipp: Any = importlib.import_module("ipyparallel")
+    with ipp.Client(file, timeout=30) as client:
+        client.wait_for_engines(1, timeout=30, interactive=False)
+        view = client[0]
+
+        def push(array: Any) -> None:
+            view.push({"bench_a": array}, block=True)
+            view.execute(workload.TOUCH_STATEMENT, block=True)
+
+        view.execute("import numpy", block=True)
+        peers.measure(push, lambda: view.pull("bench_a", block=True), float(bound))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
