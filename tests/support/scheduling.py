@@ -24,17 +24,27 @@ from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
     Assign,
+    Copied,
     Done,
     EngineJoined,
     EngineLeft,
     Finished,
+    Free,
     Kind,
+    ObjectMade,
     Outcome,
     Reason,
     Reclaim,
+    Release,
     Returned,
+    Seek,
+    Source,
     Submit,
 )
+from ipkernel.wire.records import StoreAccess
+
+#: What every object here has, in bytes.
+OBJECT_SIZE = 1_000_000
 
 
 class Cluster:
@@ -112,6 +122,9 @@ class Cluster:
         digest: bytes = b"",
         retries: int = 0,
         label: str = "",
+        needs: list[bytes] | None = None,
+        stored: bool = False,
+        keep: bool = False,
     ) -> list[int]:
         """Submit tasks in one event; return their ids."""
         session = self.session if session is None else session
@@ -131,6 +144,9 @@ class Cluster:
                     digest,
                     retries,
                     label,
+                    needs or [],
+                    stored,
+                    keep,
                 ),
                 payload,
             )
@@ -142,6 +158,31 @@ class Cluster:
     def from_client(self, *items: Item, session: int | None = None) -> None:
         session = self.session if session is None else session
         self.handle(FromClient(session, list(items), self.now))
+
+    # ----------------------------------------------------------------------- objects
+
+    def made(self, object_id: bytes, *, host: int = 0, session: int | None = None) -> bytes:
+        """Let a client say that there is an object; return its id."""
+        self.from_client((ObjectMade(object_id, OBJECT_SIZE, host), b""), session=session)
+        return object_id
+
+    def release(self, *object_ids: bytes, session: int | None = None) -> None:
+        self.from_client((Release(list(object_ids)), b""), session=session)
+
+    def seek(self, host: int, object_id: bytes, failed: int = 0, problem: str = "") -> None:
+        self.from_host((Seek(object_id, failed, problem), b""), host=host)
+
+    def copied(self, host: int, *object_ids: bytes) -> None:
+        self.from_host((Copied(list(object_ids)), b""), host=host)
+
+    def freed(self, host: int) -> list[bytes]:
+        """The objects that a host was told to free, in order."""
+        return [o for m, _ in self.to_host(host) if isinstance(m, Free) for o in m.objects]
+
+    def sources(self, host: int) -> list[Source]:
+        return [m for m, _ in self.to_host(host) if isinstance(m, Source)]
+
+    # ----------------------------------------------------------------------- messages
 
     def from_host(self, *items: Item, host: int | None = None) -> None:
         """Let a host send messages: by default the first, or that of the engine they name."""
@@ -166,6 +207,7 @@ class Cluster:
         payload: bytes = b"r",
         outcome: Outcome = Outcome.OK,
         seconds: float = 1e-6,
+        makes: bytes = b"",
     ) -> None:
         """Let engines end tasks that are assigned to them, in one event per host."""
         wanted = set(tids)
@@ -177,16 +219,31 @@ class Cluster:
             engine = ending[tid].engine
             host = self.scheduler.engines[engine].host.id
             message = Done(tid, engine, outcome, self.now, self.now + seconds, len(payload))
+            if makes:
+                payload = b""
+                message = Done(
+                    tid, engine, outcome, self.now, self.now + seconds, 0, makes, OBJECT_SIZE
+                )
             hosts.setdefault(host, []).append((message, payload))
         self.handle(*[FromHost(host, items, self.now) for host, items in hosts.items()])
 
     def add_host(
-        self, engines: int, *, join: bool = True, wanted: list[int] | None = None
+        self,
+        engines: int,
+        *,
+        join: bool = True,
+        wanted: list[int] | None = None,
+        store: bool = False,
     ) -> list[int]:
         self._hosts += 1
         number = self._hosts
         ids = self.scheduler.take_ids(engines, wanted)
-        self.handle(HostJoined(number, f"host-{number}", 1000 + number, ids, self.now))
+        access = StoreAccess(pin=f"pin-{number}", key=bytes([number]) * 32) if store else None
+        self.handle(
+            HostJoined(
+                number, f"host-{number}", 1000 + number, ids, self.now, f"tub-{number}", access
+            )
+        )
         if join:
             for engine in ids:
                 self.join(engine)

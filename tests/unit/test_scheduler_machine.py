@@ -56,6 +56,7 @@ from ipkernel.wire.messages import (
     ForgetFunctions,
     Function,
     Kind,
+    Message,
     Outcome,
     Output,
     Reclaim,
@@ -64,6 +65,7 @@ from ipkernel.wire.messages import (
     Stream,
     Submit,
 )
+from ipkernel.wire.records import StoreAccess
 
 ENGINES = st.integers(0, 6)
 DURATIONS = st.sampled_from([1e-6, 1e-4, 0.003, 0.03, 2.0])
@@ -82,6 +84,8 @@ class EngineModel:
 
 class Machine(RuleBasedStateMachine):
     """Clients, hosts and engines at random."""
+
+    store: StoreAccess | None = None  # of every host
 
     @initialize()
     def start(self) -> None:
@@ -126,7 +130,7 @@ class Machine(RuleBasedStateMachine):
             elif isinstance(instruction, ToClient):
                 self.at_client(instruction.session, instruction.items)
             elif isinstance(instruction, ToAllClients):
-                assert all(isinstance(m, EngineJoined | EngineLeft) for m, _ in instruction.items)
+                self.at_all_clients(instruction.items)
             elif isinstance(instruction, SessionEnded):
                 self.dead_sessions.add(instruction.session)
                 self.functions.pop(instruction.session, None)
@@ -151,9 +155,10 @@ class Machine(RuleBasedStateMachine):
                 self.known[host].add(message.digest)
             elif isinstance(message, ForgetFunctions):
                 self.known[host].difference_update(message.digests)
-            else:
-                assert isinstance(message, Reclaim)
+            elif isinstance(message, Reclaim):
                 engines[message.engine].asked.append(list(message.tasks))
+            else:
+                self.about_objects_at_host(host, message)
         for number in fresh:
             engine = self.s.engines[number]
             assert len(engine.assigned) <= engine.window, "more than the window allows"
@@ -165,6 +170,17 @@ class Machine(RuleBasedStateMachine):
             if isinstance(message, Finished):
                 self.attached[session].append((message, payload))
                 self.delivered[message.task] = self.delivered.get(message.task, 0) + 1
+            else:
+                self.about_objects_at_client(session, message)
+
+    def at_all_clients(self, items: list[Item]) -> None:
+        assert all(isinstance(m, EngineJoined | EngineLeft) for m, _ in items)
+
+    def about_objects_at_host(self, host: int, message: Message) -> None:
+        raise AssertionError(f"a host without a store got {message}")
+
+    def about_objects_at_client(self, session: int, message: Message) -> None:
+        assert isinstance(message, Output)
 
     def ready_engines(self) -> list[tuple[int, int, EngineModel]]:
         return [
@@ -279,7 +295,7 @@ class Machine(RuleBasedStateMachine):
             assert len(set(ids)) == slots
             self.hosts[host] = {number: EngineModel() for number in ids}
             self.known[host] = set()
-            self.do(HostJoined(host, f"h{host}", 1, ids, self.now))
+            self.do(HostJoined(host, f"h{host}", 1, ids, self.now, f"t{host}", self.store))
 
     def an_engine(self, pick: int, ready: bool) -> tuple[int, int, EngineModel] | None:
         found = [
