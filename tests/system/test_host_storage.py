@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import random
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from ipkernel.objects.ref import ObjectRef
 from ipkernel.wire.messages import (
+    Done,
     EngineLeft,
     Free,
     Reclaim,
@@ -364,3 +367,56 @@ async def test_connections_that_user_code_ends(host: StoreHost) -> None:
         return __main__.kept.count(b"x")
 
     assert await host.result(host.submit(look)) == MB
+
+
+# ---------------------------------------------------------------- all together
+
+
+@host_test(count=2, memory="96MB", spill_dir=spill_directory)
+async def test_whatever_happens_nothing_stays_behind(host: StoreHost) -> None:
+    """Calls of all sizes, references, kills, interrupts, calls taken back: the store is empty then."""
+    chance = random.Random(7)
+    blobs = [await host.put_value(bytearray(chance.randrange(MB, 12 * MB))) for _ in range(8)]
+    refs = [ObjectRef(blob, MB) for blob in blobs]
+    tasks: list[int] = []
+
+    def work(data: bytearray, wanted: int) -> bytearray:
+        data[0] = 1
+        time.sleep(0.002)
+        return bytearray(wanted)
+
+    for number in range(60):
+        engine = chance.randrange(2)
+        index = chance.randrange(len(blobs))
+        wanted = chance.choice([10, 100_000, 2 * MB, 9 * MB])
+        tasks.append(host.submit(work, refs[index], wanted, refs=[blobs[index]], engine=engine))
+        if number == 20:
+            await host.until(lambda: any(message.object for message in host.of(Done)))
+        if number in (20, 21, 45):
+            host.engines.signal([engine], int(signal.SIGKILL))
+        elif number % 9 == 5:
+            host.engines.signal([engine], int(signal.SIGINT))
+        elif number % 7 == 3:
+            host.engines.handle([(Reclaim(engine, tasks[-3:]), b"")])
+        await deferLater(host.reactor, chance.choice([0, 0.001, 0.01]))
+
+    def over() -> bool:
+        lanes = [engine.lane for engine in host.engines._engines.values()]
+        here = {
+            task for lane in lanes for task in [*lane.waiting, *(m.task for m, _ in lane.flight)]
+        }
+        held = {task for lane in lanes for queue in lane.held.values() for task in queue}
+        return not (here | held)
+
+    for _ in range(3000):
+        if over():
+            break
+        await deferLater(host.reactor, 0.01)
+    assert over()
+    results = [message.object for message in host.of(Done) if message.object]
+    assert results
+    host.engines.handle([(Free([*blobs, *results]), b"")])
+    await drained(host)
+    stats = host.plane.store.stats()
+    assert (stats.objects, stats.used, stats.leased, stats.waiting) == (0, 0, 0, 0)
+    assert not host.plane.objects.searches
