@@ -115,9 +115,11 @@ class FakeHost(Peer):
         self.stopped = ""
         self.problem = ""
 
-    async def join(self, furl, slots=2, engines=()):
+    async def join(self, furl, slots=2, engines=(), store=None):
         self.door = await connect(self.tub, furl)
-        hello = pack(HostHello(host=self.name, pid=2, slots=slots, engines=list(engines)))
+        hello = pack(
+            HostHello(host=self.name, pid=2, slots=slots, engines=list(engines), store=store)
+        )
         self.grant = unpack(HostGrant, await call(self.door, "register", self, hello))
         self.channel = await open_channel(self.tub, self.door, self.grant.ticket, self.make_channel)
         for number in self.grant.engines:
