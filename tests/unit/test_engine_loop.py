@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from ipkernel.engine import current, publish_data
-from ipkernel.engine.current import state
 from ipkernel.engine.interrupts import Interrupts
 from ipkernel.serialize.failure import decode
 from ipkernel.serialize.functions import dump_call
@@ -280,6 +279,8 @@ def test_a_result_does_not_wait_for_the_long_task_behind_it(bench: Bench) -> Non
 
 def test_a_child_that_returns_into_the_loop_ends_there(bench: Bench) -> None:
     def forks() -> int:
+        from ipkernel.engine.current import state
+
         pid = os.fork()
         if pid == 0:
             state.forked = True  # what the hook of a real engine does
