@@ -10,6 +10,8 @@ from benchmarks import metrics, stats
 from benchmarks.metrics import MEASURES, Metric
 
 MISSING = "–"
+NAMED = 4
+"""Of how many figures a remark gives the names; of more it gives the number."""
 
 _WORKERS = "Every system has {workers} workers of one thread, all on this machine, and its default settings."
 _ROUNDS = (
@@ -70,9 +72,15 @@ def _remarks(keys: Sequence[Metric], document: Mapping[str, Any]) -> list[str]:
                 continue
             figures.setdefault((title, text), []).append(metric.title)
     return [
-        f"{title}, {'all' if len(of) == len(keys) > 1 else '; '.join(of)}: {text}."
-        for (title, text), of in figures.items()
+        f"{title}, {_of(titles, len(keys))}: {text}." for (title, text), titles in figures.items()
     ]
+
+
+def _of(titles: Sequence[str], figures: int) -> str:
+    """Return what a remark on some of so many figures calls them."""
+    if len(titles) == figures > 1:
+        return "all"
+    return "; ".join(titles) if len(titles) <= NAMED else f"{len(titles)} figures"
 
 
 def _bullet(text: str) -> str:

@@ -36,6 +36,7 @@ def figures(bound: float, quick: bool) -> Figures:
                 written = profile / "security" / f"ipcontroller-{end}.json"
                 wait_for_file(written, controller)
                 copies[end] = shutil.copy(written, directory)
+            (directory / "engine").mkdir()
             lab.serve(
                 *("h1", "-m", "ipyparallel.engine", f"--file={copies['engine']}"),
                 f"--profile-dir={directory / 'engine'}",

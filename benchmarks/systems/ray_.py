@@ -21,7 +21,8 @@ NOTES = {
     "stored": "ray.put, then a method of an actor with the reference",
     "broadcast": "ray.init(num_cpus=8), eight actors; ray.put, then a method of one or of all actors "
     "that reads it (shared memory, read-only)",
-    "hosts": "not measured",
+    "hosts": "nothing comparable: a driver of Ray runs on a node of its cluster, so there is no "
+    "client on a machine of its own, and nodes share files that network namespaces do not part",
 }
 
 COLD_SCRIPT = """
@@ -143,10 +144,7 @@ class Ray:
         self._ray.get([actor.touch.remote(ref) for actor in self._actors()[:workers]])
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
-        raise Unsupported(
-            "nothing comparable: a driver of Ray runs on a node of its cluster, so there is no "
-            "client on a machine of its own, and nodes share files that network namespaces do not part"
-        )
+        raise Unsupported("nothing comparable")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_nothing_is_moved_for_which_there_is_no_memory(monkeypatch: pytest.Monke
 def test_a_broadcast_is_to_one_and_to_all_and_gives_their_ratio() -> None:
     system = InProcess()
     one, many, ratio = runner.measure_broadcast(system, bound=60.0, quick=True)
-    assert system.events == ["broadcast to 1"] * 4 + ["broadcast to 8"] * 4
+    assert system.events == ["broadcast to 1"] * 5 + ["broadcast to 8"] * 5
     assert one["note"] == many["note"] == "20 MB"
     assert ratio["value"] == pytest.approx(float(str(many["value"])) / float(str(one["value"])))
 
