@@ -128,11 +128,7 @@ class EngineObjects:
             self._opened[1] = False
             raise KeyboardInterrupt from None
         except StoreFull as error:
-            raise StoreFull(
-                f"the result of {size} bytes does not fit into the store of host {self._host}: "
-                f"{error}; return less, free what is not needed any more, or give the store more "
-                "memory (store_memory)"
-            ) from None
+            raise StoreFull(f"the result cannot stay on host {self._host}: {error}") from None
         return object_id
 
     def _put(self, object_id: bytes, pieces: Sequence[Buffer], size: int, owner: int) -> None:

@@ -157,7 +157,7 @@ async def test_output_and_objects_go_together(host: StoreHost) -> None:
 async def test_a_result_that_does_not_fit(host: StoreHost) -> None:
     info = await host.error(host.submit(bytearray, 20 * MB))
     assert info.ename == "StoreFull"
-    assert "does not fit into the store of host here" in info.evalue
+    assert "the result cannot stay on host here: an object of 20.0 MiB does not fit" in info.evalue
     assert "store_memory" in info.evalue
     assert await host.result(host.submit(sum, [1, 2])) == 3
 
