@@ -369,7 +369,8 @@ class DirectView(View):
 
         It arrives complete or not at all; of a directory that exists already, what has other names
         stays. Permissions and times of modification come along. Links that stay within a directory
-        arrive as links; what others lead to is sent in their place.
+        arrive as links; what others lead to is sent in their place. Engines of one host that have the
+        same current directory get it once.
 
         Args:
             local: Its path here.
@@ -380,7 +381,7 @@ class DirectView(View):
             block: Wait until it is done; by default as the view does.
 
         Returns:
-            A :class:`~ipkernel.client.files.FileResult` of its absolute path on the engine, or of one
+            A :class:`~ipkernel.client.fileresult.FileResult` of its absolute path on the engine, or of one
             for each engine; or that path.
 
         Raises:
@@ -412,7 +413,7 @@ class DirectView(View):
             block: Wait until it is done; by default as the view does.
 
         Returns:
-            A :class:`~ipkernel.client.files.FileResult` of its absolute path here, or of one for each
+            A :class:`~ipkernel.client.fileresult.FileResult` of its absolute path here, or of one for each
             engine; or that path.
 
         Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from attrs import define, field, frozen
@@ -220,6 +220,10 @@ class Flows:
 
     # ------------------------------------------------- stores and threads
 
+    def host_of(self, engine: int) -> int:
+        """Return the number of the host of an engine; 0 if it is not known."""
+        return next(iter(self._watching.engines.hosts([engine])), 0)
+
     def store_of(self, engine: int) -> StoreClient:
         """Return the store of the host of an engine. Blocking.
 
@@ -227,7 +231,7 @@ class Flows:
             ObjectLost: The host is gone, or has none.
             ConnectError: It cannot be reached.
         """
-        hosts: Sequence[int] = self._hosts.named(self._watching.engines.hosts([engine]))
+        hosts = self._hosts.named(self._watching.engines.hosts([engine]))
         if not hosts:
             raise ObjectLost(f"the host of engine {engine} has no store, or is gone")
         return self._hosts.store(hosts[0])

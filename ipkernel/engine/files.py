@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from ipkernel.engine.flows import Opening, exception_of
 from ipkernel.objects.chunks import Flag
-from ipkernel.objects.filetree import Source, destination, expand
-from ipkernel.objects.filewriter import TreeWriter, check
+from ipkernel.objects.filetree import Source, expand, place_of
+from ipkernel.objects.filewriter import TreeWriter
 from ipkernel.objects.flow import FlowFailed, closing
 from ipkernel.objects.transfer import Transfer
 
 __all__ = ["receive", "send"]
 
 
-def receive(
-    master: bytes, name: str, is_directory: bool, wanted: str | None, overwrite: bool
-) -> str:
+def receive(master: bytes, name: str, wanted: str | None, overwrite: bool) -> str:
     """Write what a client sends.
 
     Args:
         master: The key that the client has made.
         name: What it is called there.
-        is_directory: Whether it is a directory.
         wanted: Where the client wants it, see :func:`~ipkernel.objects.filetree.destination`.
         overwrite: Whether what is there may be replaced.
 
@@ -32,9 +29,7 @@ def receive(
         TransferError: The client has given up, or what came is damaged.
         UnknownObject: The client is gone.
     """
-    path = destination(wanted, name)
-    check(path, is_directory, overwrite)
-    opening = Opening(master)
+    opening = Opening(master, place=place_of(wanted, name))
     with closing(opening.reader()) as flow, TreeWriter(wanted, overwrite, Transfer()) as writer:
         opening.tell()
         while not flow.ended:
@@ -43,6 +38,8 @@ def receive(
             except FlowFailed as problem:
                 raise exception_of(problem.error) from None
             with chunk.payload:
+                if chunk.flags & Flag.DONE:  # by another engine of this host
+                    return bytes(chunk.payload).decode("utf-8", "surrogateescape")
                 writer.feed(chunk.payload)
             if not flow.ended:
                 flow.free()

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from ipkernel.engine.current import state
 from ipkernel.errors import ConnectError, ObjectError, RemoteError, UnknownObject
 from ipkernel.objects.chunks import Note, encode_note, flow_key
@@ -43,6 +45,7 @@ class Opening:
     Args:
         master: The key that the client has made.
         size: How many bytes are to come out of it, if that is known.
+        place: Where they would be written, see :class:`~ipkernel.objects.chunks.Note`.
         clock: Tells the time in seconds.
 
     Attributes:
@@ -59,6 +62,7 @@ class Opening:
         master: bytes,
         size: int = 0,
         *,
+        place: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if state.loop is None or state.forked or not state.task:
@@ -66,7 +70,7 @@ class Opening:
         self._loop = state.loop
         self._task = state.task
         self._clock = clock
-        self._note = Note(master, os.urandom(16), size=size)
+        self._note = Note(master, os.urandom(16), False, size, place)
         self._told = clock()
         self.key = flow_key(master, self._task, self._note.attempt)
         self.session = self._task >> 40
@@ -74,8 +78,7 @@ class Opening:
 
     def tell(self, stop: bool = False) -> None:
         """Tell the client that the flow is open, or that no more of it is wanted."""
-        note = Note(self._note.master, self._note.attempt, stop, self._note.size)
-        data = encode_note(note)
+        data = encode_note(replace(self._note, stop=stop))
         message = Output(self._task, state.engine, Stream.FLOW, len(data))
         main = threading.current_thread() is threading.main_thread()
         # A signal must not come while the loop's lock is held; other threads get none.

@@ -70,9 +70,11 @@ class Flag(IntFlag):
     """No other comes after it."""
     ERROR = 2
     """The payload is an error, and no other chunk comes after it."""
+    DONE = 4
+    """There is nothing to be done: another reader has done it. The payload is what it has answered."""
 
 
-_ALL: Final = int(Flag.LAST | Flag.ERROR)
+_ALL: Final = int(Flag.LAST | Flag.ERROR | Flag.DONE)
 
 
 class Chunk(NamedTuple):
@@ -277,12 +279,14 @@ class Note(Struct, array_like=True, frozen=True, gc=False):
         attempt: What the engine has drawn, see :func:`flow_key`.
         stop: False when the engine is ready for the flow, True when it wants no more of it.
         size: How many bytes are to come out of it, as far as that is known.
+        place: The same for engines of one host that would write the same file; or empty.
     """
 
     master: Annotated[bytes, Meta(min_length=16, max_length=16)]
     attempt: Annotated[bytes, Meta(min_length=16, max_length=16)]
     stop: bool = False
     size: Annotated[int, Meta(ge=0)] = 0
+    place: Annotated[bytes, Meta(max_length=16)] = b""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Final
 
 from attrs import frozen
@@ -24,7 +25,7 @@ from ipkernel.objects.flow import CHUNK
 from ipkernel.objects.interfaces import Buffer
 from ipkernel.objects.transfer import Transfer
 
-__all__ = ["Source", "destination", "expand"]
+__all__ = ["Source", "destination", "expand", "place_of"]
 
 _PERMISSIONS: Final = 0o777
 
@@ -49,6 +50,21 @@ def destination(wanted: str | None, name: str) -> str:
     if not wanted or wanted.endswith(separators) or os.path.isdir(path):
         return os.path.join(path, name)
     return path
+
+
+def place_of(wanted: str | None, name: str) -> bytes:
+    """Return what is the same for all processes of a machine that would put a thing at the same place.
+
+    Args:
+        wanted: As for :func:`destination`; whether there is such a directory is not looked at.
+        name: The same.
+    """
+    if wanted is None:
+        wanted = os.path.join("", name)
+    path = os.path.realpath(expand(wanted))
+    if not os.path.basename(wanted):
+        path = os.path.join(path, "")
+    return blake2b(os.fsencode(path), digest_size=16).digest()
 
 
 @frozen

@@ -319,6 +319,29 @@ def test_a_transfer_is_begun_again_if_it_may_be(own, keys, way, large, here, the
     assert_nothing_left(rc, keys)
 
 
+def test_when_the_engine_that_writes_is_killed_another_one_does(tmp_path, keys, large, there, gate):
+    cluster = Cluster(n=3, cluster_dir=str(tmp_path / "cluster_three"))
+    cluster.start_cluster_sync()
+    try:
+        with connected(cluster.directory, 3) as rc:
+            rc[:].apply_sync(os.chdir, str(there))
+            pids = rc[:].apply_async(os.getpid).get_dict()
+            result = rc[:].send_file(large, "f")
+            assert gate.reached.wait(30)
+            writing = next(n for n, t in enumerate(result.transfers) if t.done)
+            os.kill(pids[writing], signal.SIGKILL)
+            gate.set()
+            assert result.wait(60)
+            outcomes = result.get(return_exceptions=True)
+            assert isinstance(outcomes.pop(writing), errors.EngineError)
+            assert outcomes == [str(there / "f")] * 2
+            assert same(large, there / "f")
+            assert left_in(there) == ["f"]
+            assert_nothing_left(rc, keys)
+    finally:
+        cluster.stop_cluster_sync()
+
+
 @pytest.mark.parametrize("way", ["send", "receive"])
 def test_a_host_that_is_killed(own, way, large, here, there, gate):
     rc, _ = own

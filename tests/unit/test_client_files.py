@@ -8,9 +8,8 @@ import threading
 
 import pytest
 
-from ipkernel.client import files as client_files
 from ipkernel.client import flows as client_flows
-from ipkernel.client.files import FileResult
+from ipkernel.client.fileresult import FileResult
 from ipkernel.errors import CompositeError, ConnectError, RemoteError, StoreFull, TransferError
 from ipkernel.objects import filetree, filewriter
 from ipkernel.objects.transfer import TransferCancelled
@@ -158,20 +157,43 @@ class TestSending:
         assert caught.value.errno == errno.ENOSPC
         assert os.listdir(there) == []
 
-    def test_each_engine_fails_for_itself(self, scene, there, file, monkeypatch):
+    def test_engines_with_the_same_directory_get_it_once(self, scene, there, file, small_chunks):
+        scene.view.send_file(file, "first", block=True)
+        once = scene.flow_store.puts
+        for number in (1, 2):
+            scene.join(number)
+        result = scene.rc[:].send_file(file, "new/f", overwrite=False)
+        assert result.get(20) == [str(there / "new" / "f")] * 3
+        assert scene.flow_store.puts == 2 * once + 2
+
+    def test_a_directory_is_not_put_into_itself(self, scene, there, tmp_path):
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree" / "f").write_bytes(CONTENT)
         scene.join(1)
-        calls = iter([True, False])
-        original = filewriter.check
-        monkeypatch.setattr(
-            client_files.engine_files,
-            "check",
-            lambda *args: original(*args) if next(calls) else original("/", True, False),
-        )
+        result = scene.rc[:].send_file(tmp_path / "tree", "new")
+        assert result.get(20) == [str(there / "new")] * 2
+        assert os.listdir(there / "new") == ["f"]
+
+    def test_what_fails_for_one_fails_for_all(self, scene, there, file):
+        (there / "data.bin").mkdir()
+        scene.join(1)
         result = scene.rc[:].send_file(file)
-        with pytest.raises(CompositeError, match="FileExistsError"):
+        with pytest.raises(CompositeError, match="IsADirectoryError"):
             result.get(20)
-        assert [type(e).__name__ for e in result.errors] == ["RemoteFileExistsError"]
-        assert (there / "data.bin").read_bytes() == CONTENT
+        assert [type(e).__name__ for e in result.errors] == ["RemoteIsADirectoryError"] * 2
+        assert [e.engine_info["engine"] for e in result.errors] == [0, 1]
+
+    def test_what_fails_here_fails_for_all(self, scene, there, file, monkeypatch):
+        scene.join(1)
+        scene.held = True
+        result = scene.rc[:].send_file(file)
+        file.unlink()
+        scene.held = False
+        scene.release()
+        with pytest.raises(FileNotFoundError):
+            result.get(20)
+        assert [type(e).__name__ for e in result.errors] == ["FileNotFoundError"] * 2
+        assert os.listdir(there) == []
 
     def test_a_full_store(self, monkeypatch, there, file):
         with FlowScene(monkeypatch, FlowStore(limit=50_000)) as scene:
@@ -391,11 +413,11 @@ class TestAgain:
             flow.read()
             return engine_files.receive(*args)
 
-        original = client_files._submit
+        original = FileResult._start
         monkeypatch.setattr(
-            client_files,
-            "_submit",
-            lambda view, result, f, args: original(view, result, twice, args),
+            FileResult,
+            "_start",
+            lambda self, listener, f, args, block: original(self, listener, twice, args, block),
         )
         assert scene.view.send_file(file).get(20) == str(there / "data.bin")
         assert (there / "data.bin").read_bytes() == CONTENT

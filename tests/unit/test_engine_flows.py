@@ -339,18 +339,23 @@ class TestFiles:
             engine.writer().write([error], Flag.LAST | Flag.ERROR)
 
         with client(fail), pytest.raises(PermissionError, match="/here"):
-            engine_files.receive(MASTER, "f", False, str(tmp_path / "d" / "f"), True)
+            engine_files.receive(MASTER, "f", str(tmp_path / "d" / "f"), True)
         assert list(tmp_path.iterdir()) == []
 
-    def test_nothing_is_opened_for_what_cannot_be(self, engine, tmp_path):
-        (tmp_path / "f").write_bytes(b"x")
-        with pytest.raises(FileExistsError):
-            engine_files.receive(MASTER, "f", False, str(tmp_path), False)
-        with pytest.raises(NotADirectoryError):
-            engine_files.receive(MASTER, "f", True, str(tmp_path), True)
+    def test_nothing_is_opened_for_what_is_not_there(self, engine, tmp_path):
         with pytest.raises(FileNotFoundError):
             engine_files.send(MASTER, str(tmp_path / "nothing"))
         assert engine.sent == []
+
+    def test_what_another_engine_has_done_needs_not_be_done(self, engine, tmp_path):
+        def answer():
+            wait_for_note(engine)
+            engine.writer().write([b"/there/f"], Flag.LAST | Flag.DONE)
+
+        with client(answer):
+            assert engine_files.receive(MASTER, "f", str(tmp_path), True) == "/there/f"
+        assert list(tmp_path.iterdir()) == []
+        assert len(engine.notes[0].place) == 16
 
     def test_a_client_that_refuses_a_file(self, engine, tmp_path):
         (tmp_path / "f").write_bytes(b"x")
@@ -366,7 +371,7 @@ class TestFiles:
         with client(lambda: (wait_for_note(engine), engine.store.session_gone(SESSION))):
             with pytest.raises(UnknownObject, match="is gone"):
                 if way == "receive":
-                    engine_files.receive(MASTER, "f", False, str(tmp_path / "g"), True)
+                    engine_files.receive(MASTER, "f", str(tmp_path / "g"), True)
                 else:
                     engine_files.send(MASTER, str(tmp_path / "f"))
         assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ipkernel.errors import TransferError
 from ipkernel.objects import filetree, filewriter
 from ipkernel.objects.archive import Entry, EntryKind, Packer, Part, spell
-from ipkernel.objects.filetree import Source, destination
+from ipkernel.objects.filetree import Source, destination, place_of
 from ipkernel.objects.filewriter import TreeWriter
 from ipkernel.objects.transfer import Transfer, TransferCancelled
 
@@ -101,6 +101,28 @@ class TestDestination:
     def test_home(self, here):
         assert destination("~", "f") == os.path.join(os.environ["HOME"], "f")
         assert destination("~/g", "f") == os.path.join(os.environ["HOME"], "g")
+
+
+class TestPlace:
+    def test_it_is_the_same_before_and_after(self, here):
+        for wanted in (None, "new", "new/", "a/b", ""):
+            before = place_of(wanted, "f")
+            os.makedirs(destination(wanted, "f"), exist_ok=True)
+            assert place_of(wanted, "f") == before
+            assert len(before) == 16
+
+    def test_it_is_another_in_another_directory(self, here, monkeypatch):
+        before = [place_of(wanted, "f") for wanted in (None, "new", "", "/abs/f")]
+        (here / "sub").mkdir()
+        monkeypatch.chdir(here / "sub")
+        after = [place_of(wanted, "f") for wanted in (None, "new", "", "/abs/f")]
+        assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, False, True]
+
+    def test_by_whatever_way_one_gets_there(self, here, tmp_path, monkeypatch):
+        before = place_of("f", "f")
+        (tmp_path / "link").symlink_to(here)
+        monkeypatch.chdir(tmp_path / "link")
+        assert place_of("f", "f") == place_of(str(tmp_path / "link" / "f"), "f") == before
 
 
 class TestFile:
