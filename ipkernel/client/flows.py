@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -251,17 +252,18 @@ class Flows:
         return thread
 
     def close(self, timeout: float) -> None:
-        """Wait for the threads; they end because their tasks have.
+        """Wait for the threads; they end because their tasks have, unless user code keeps them.
 
         Args:
-            timeout: Seconds to wait for each.
+            timeout: Seconds to wait for all of them.
         """
+        deadline = time.monotonic() + timeout
         self.files.close(timeout)
         with self._lock:
             threads = self._threads
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(timeout)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def encoded(problem: Exception) -> bytes:

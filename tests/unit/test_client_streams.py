@@ -12,7 +12,7 @@ import pytest
 import ipkernel
 from ipkernel.client.feeding import ItemStream
 from ipkernel.engine import flows as engine_flows
-from ipkernel.errors import ConnectError, RemoteError, SerializationError, StoreFull
+from ipkernel.errors import ConnectError, ControllerLost, RemoteError, SerializationError, StoreFull
 from ipkernel.objects import items
 from tests.support.flowscene import FlowScene
 from tests.support.flowstore import FlowStore
@@ -183,6 +183,16 @@ class TestFromEngines:
             list(found)
         assert watched.closed.wait(20)
 
+    def test_a_client_that_is_closed_ends_it(self, scene):
+        watched = Watched()
+        found = scene.view.stream(_call, _Reference(watched))
+        assert next(found) == 0
+        scene.rc.close()
+        with pytest.raises(ControllerLost):
+            list(found)
+        scene.flow_store.session_gone(7)
+        assert watched.closed.wait(20)
+
     def test_user_code_that_does_not_yield_is_interrupted(self, scene, monkeypatch):
         interrupted = threading.Event()
         monkeypatch.setattr(engine_flows, "GRACE", 0.01)
@@ -323,6 +333,36 @@ class TestToEngines:
         with pytest.raises(RemoteError, match="is gone"):
             scene.view.apply_sync(list, ipkernel.stream([1]))
         assert signalled.wait(20)
+
+    def test_a_client_that_is_closed_closes_its_generator(self, scene):
+        def f(s, reference):
+            next(s)
+            reference.get().wait(20)
+            return list(s)
+
+        watched, event = Watched(), threading.Event()
+        result = scene.view.apply(f, ipkernel.stream(watched()), _Reference(event))
+        scene.flow_store.wait_for(lambda store: store.puts > 3)
+        scene.rc.close()
+        assert watched.closed.wait(20)
+        with pytest.raises(ControllerLost):
+            result.get(20)
+        scene.flow_store.session_gone(7)
+        event.set()
+
+    def test_a_generator_that_does_not_end_keeps_nobody(self, scene):
+        def slow():
+            yield 1
+            assert event.wait(20)
+
+        event = threading.Event()
+        result = scene.view.apply(list, ipkernel.stream(slow()))
+        scene.flow_store.wait_for(lambda store: store.puts == 1)
+        scene.session.objects.close(0.05)
+        scene.flow_store.session_gone(7)
+        with pytest.raises(RemoteError, match="is gone"):
+            result.get(20)
+        event.set()
 
     def test_a_lost_note_is_sent_again(self, scene, monkeypatch):
         monkeypatch.setattr(engine_flows, "AGAIN", 0.0)
