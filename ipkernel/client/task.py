@@ -259,6 +259,8 @@ def failure_of(reason: Reason, target: int = -1) -> errors.KernelError:
         return errors.NoEnginesRegistered(reason.text or "there is no engine")
     if reason.kind == "object":
         return errors.ObjectLost(reason.text or "an object that the task needs is lost")
+    if reason.kind == "store-full":
+        return errors.StoreFull(reason.text or "an object that the task needs has no room")
     if reason.kind == "aborted":
         return errors.TaskAborted(reason.text or "the task was aborted")
     return errors.KernelError(reason.text or f"the task could not be run ({reason.kind})")

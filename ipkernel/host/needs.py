@@ -10,7 +10,7 @@ import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
-from ipkernel.errors import KernelError, ObjectError
+from ipkernel.errors import KernelError, ObjectError, StoreFull
 from ipkernel.wire.messages import (
     Assign,
     Done,
@@ -124,7 +124,8 @@ class Needs:
             logger.error("objects could not be brought: %s", failure.getTraceback())
         text = failure.getErrorMessage()[:4000]
         engine.lane.reclaim([message.task])
-        reason = Reason("object", text, engine=engine.id)
+        kind = "store-full" if failure.check(StoreFull) else "object"
+        reason = Reason(kind, text, engine=engine.id)
         payload = encode_reason(reason)
         done = Done(message.task, engine.id, Outcome.LOST, 0.0, 0.0, len(payload))
         self._uplink.send(done, payload)

@@ -480,8 +480,8 @@ class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
     Attributes:
-        kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"``, ``"object"`` or
-            ``"limit"``.
+        kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"``, ``"object"``,
+            ``"store-full"`` or ``"limit"``.
         text: A sentence for people.
         engine: Engine id, or -1.
         host: Host name.

@@ -238,6 +238,8 @@ def test_return_exceptions(rc):
         ("host", {"host": "h"}, errors.HostLost),
         ("aborted", {}, errors.TaskAborted),
         ("no-engine", {}, errors.NoEnginesRegistered),
+        ("object", {}, errors.ObjectLost),
+        ("store-full", {}, errors.StoreFull),
         ("limit", {}, errors.KernelError),
     ],
 )

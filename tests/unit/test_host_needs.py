@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from ipkernel.errors import ObjectLost
+from ipkernel.errors import ObjectLost, StoreFull
 from ipkernel.host.dispatch import Lane
 from ipkernel.host.engine import Engine
 from ipkernel.host.needs import NoObjects
@@ -211,6 +211,15 @@ def test_a_task_ends_when_an_object_cannot_be_had() -> None:
     assert (reason.kind, reason.text) == ("object", "host n1 that held it is gone")
     assert scene.at() == [A + 1]
     assert not scene.engine.waits and not scene.engine.lane.held
+
+
+def test_a_task_that_finds_no_room_for_its_objects_says_so() -> None:
+    scene = Scene()
+    scene.handle(assign(A, 7))
+    *_, waiting = scene.objects.waiting.pop()
+    waiting.errback(StoreFull("no room for 2 GiB"))
+    reason = decode_reason(scene.up[0][1])
+    assert (reason.kind, reason.text) == ("store-full", "no room for 2 GiB")
 
 
 def test_very_long_reasons_are_cut() -> None:
