@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.objects.chunks import new_key
-from ipkernel.serialize import failure
 from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps
 
@@ -38,6 +36,8 @@ class ItemStream:
     def __init__(self, iterable: Iterable[Any]) -> None:
         iter(iterable)  # say now what is wrong with it
         self._iterable: Iterable[Any] | None = iterable
+        from ipkernel.objects.chunks import new_key
+
         self._master = new_key()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -193,6 +193,8 @@ def _send_all(iterator: Iterator[Any], records: RecordWriter) -> None:
             records.finish()
             return
         except Exception as problem:  # noqa: BLE001 - it is the engine's to deal with
+            from ipkernel.serialize import failure
+
             records.finish(failure.encode(failure.describe(problem, hide_until=__file__)))
             return
         records.send(pieces)
