@@ -14,8 +14,6 @@ import threading
 import time
 from typing import Any
 
-import numpy
-
 import ipkernel
 from ipkernel.objects.ref import ObjectRef
 
@@ -28,6 +26,8 @@ kept: dict[str, Any] = {}
 
 def fill(count: int, value: int) -> Any:
     """Return bytes that cannot be compressed; those of the same value are equal."""
+    import numpy
+
     return numpy.random.Generator(numpy.random.SFC64(value)).bytes(count)
 
 
@@ -59,6 +59,8 @@ def hosts(rc: Any) -> dict[str, int]:
 
 def make(rc: Any, size: int) -> str:
     """Make an array of random bytes; return its digest."""
+    import numpy
+
     block = numpy.frombuffer(fill(1 << 24, 1), dtype=numpy.uint64)
     array = numpy.empty(size // 8, dtype=numpy.uint64)
     for number, start in enumerate(range(0, len(array), len(block))):
@@ -161,7 +163,9 @@ def use_unknown(rc: Any) -> None:
 
 def seize(rc: Any, engine: int, size: int) -> int:
     """Have an engine hold an object that nobody else needs; return its process id."""
-    ref = rc.put(fill(size, 6), targets=engine)
+    import numpy
+
+    ref = rc.put(numpy.frombuffer(fill(size, 6), dtype=numpy.uint8), targets=engine)
     pid = rc[engine].apply_async(hold, ref).get(60)
     ref.free()
     return pid  # type: ignore[no-any-return]

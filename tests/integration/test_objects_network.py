@@ -17,6 +17,8 @@ from tests.integration.hosts_support import (
 )
 from tests.support.netns import needs_namespaces
 
+pytest.importorskip("numpy")
+
 MB = 1_000_000
 #: Bytes on a link that are no object: calls, heartbeats, acknowledgements.
 LITTLE = 2 * MB
