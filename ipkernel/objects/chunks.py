@@ -173,9 +173,9 @@ def _damaged(index: int, why: str) -> TransferError:
 # ---------------------------------------------------------------- records
 
 
-def pack(records: Sequence[Buffer]) -> list[Buffer]:
-    """Return the payload, in pieces, that carries some records."""
-    lengths = [length_of((record,)) for record in records]
+def pack(records: Sequence[Sequence[Buffer]]) -> list[Buffer]:
+    """Return the payload, in pieces, that carries some records, each in pieces, too."""
+    lengths = [length_of(record) for record in records]
     head = _COUNT.pack(len(records)) + struct.pack(f"<{len(records)}Q", *lengths)
     pieces: list[Buffer] = [head]
     offset = len(head)
@@ -183,7 +183,7 @@ def pack(records: Sequence[Buffer]) -> list[Buffer]:
         padding = _padding(offset, length)
         if padding:
             pieces.append(bytes(padding))
-        pieces.append(record)
+        pieces += record
         offset += padding + length
     return pieces
 

@@ -21,6 +21,8 @@ __all__ = ["RecordReader", "RecordWriter"]
 #: The most bytes and records of one chunk; a record that is larger is a chunk of its own.
 BATCH_BYTES: Final = 1 << 20
 BATCH: Final = 1000
+#: Records from this many bytes on are not copied: who sends one waits until it is written.
+LARGE: Final = 8 << 20
 
 
 class RecordWriter:
@@ -41,7 +43,7 @@ class RecordWriter:
         self._flow = flow
         self._idle = idle
         self._changed = threading.Condition()
-        self._records: list[Buffer] = []
+        self._records: list[Sequence[Buffer]] = []
         self._bytes = 0
         self._ending = False
         self._error: bytes | None = None
@@ -62,11 +64,11 @@ class RecordWriter:
             Exception: As :meth:`FlowWriter.write`, or as given to :meth:`stop`.
         """
         size = length_of(pieces)
-        large = size >= BATCH_BYTES
-        if len(pieces) == 1 and (large or type(pieces[0]) is bytes):
-            record = pieces[0]
+        large = size >= LARGE
+        if large or (len(pieces) == 1 and type(pieces[0]) is bytes):
+            record = pieces
         else:
-            record = b"".join(pieces)
+            record = (b"".join(pieces),)
         with self._changed:
             while self._records and (
                 self._bytes + size > BATCH_BYTES or len(self._records) >= BATCH

@@ -20,7 +20,7 @@ from ipkernel.objects.chunks import Flag, decode_note, flow_key, pack
 from ipkernel.objects.flow import FlowReader, FlowStopped, FlowWriter
 from ipkernel.objects.items import RecordReader
 from ipkernel.serialize import failure
-from ipkernel.serialize.payload import dumps_bytes, loads
+from ipkernel.serialize.payload import dumps, loads
 from ipkernel.wire.messages import Output, Stream
 from tests.support.flowstore import FlowStore
 
@@ -142,7 +142,7 @@ class TestOpening:
 
 class TestItems:
     def put(self, engine, *values, flags=Flag.LAST):
-        engine.writer().write(pack([dumps_bytes(value) for value in values]), flags)
+        engine.writer().write(pack([dumps(value) for value in values]), flags)
 
     def test_nothing_is_told_before_the_first_item_is_wanted(self, engine):
         made = flows.received_items(MASTER)

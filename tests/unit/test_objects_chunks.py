@@ -107,11 +107,13 @@ class TestFraming:
 class TestRecords:
     @given(st.lists(st.one_of(st.binary(max_size=50), st.integers(4090, 5000).map(bytes))))
     def test_there_and_back(self, records):
-        payload = joined(chunks.pack(records))
+        payload = joined(chunks.pack([[record] for record in records]))
         assert [bytes(one) for one in chunks.unpack(payload)] == records
 
     def test_large_records_are_aligned(self):
-        payload = joined(chunks.pack([b"x", bytes(4096), b"y", memoryview(bytes(5000))]))
+        payload = joined(
+            chunks.pack([[b"x"], [bytes(4000), bytes(96)], [b"y"], [memoryview(bytes(5000))]])
+        )
         small, first, _, second = chunks.unpack(payload)
         offsets = []
         for record in (small, first, second):

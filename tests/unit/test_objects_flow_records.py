@@ -130,7 +130,7 @@ class TestBatches:
         assert max(batches) == expected
 
     def test_large_records_are_written_from_where_they_are(self, monkeypatch):
-        monkeypatch.setattr(items, "BATCH_BYTES", 100)
+        monkeypatch.setattr(items, "LARGE", 100)
         store = FlowStore()
         out = records_of(store)
         data = bytearray(b"x" * 200)
@@ -301,7 +301,7 @@ class TestReading:
         store = Interrupted()
         flow = FlowWriter(store, KEY, SESSION, window=100)
         for start in range(0, len(sent), size):
-            flow.write(chunks.pack(sent[start : start + size]))
+            flow.write(chunks.pack([[one] for one in sent[start : start + size]]))
         flow.write(chunks.pack([]), chunks.Flag.LAST)
         into, found = RecordReader(reader(store)), []
         while True:
