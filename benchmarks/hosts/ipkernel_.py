@@ -109,7 +109,6 @@ class _Measurement:
     def figures(self) -> Figures:
         """Yield all figures."""
         with Lab(TOGETHER, self._directory) as lab:
-            yield from self._part(["hosts_raw_tls"], lambda: self._yardstick(lab))
             cluster = _Cluster(lab, self._bound)
             cluster.start(("lan",))
             cluster.join("h1")
@@ -117,6 +116,7 @@ class _Measurement:
             yield from self._part(peaks, lambda: self._peaks(cluster))
             small = ["hosts_push_peer", "hosts_pull_peer"]
             yield from self._part(small, lambda: self._small(cluster))
+            yield from self._part(["hosts_raw_tls"], lambda: self._yardstick(lab))
             yield from self._way(cluster, "direct")
             yield from self._part(
                 ["hosts_noop_p50_ms", "hosts_noop_p99_ms"], lambda: self._noops(cluster)
@@ -215,14 +215,16 @@ class _Measurement:
             yield self._figure(f"hosts_noop_p{percent}_ms", number, note)
 
     def _spread(self, cluster: _Cluster) -> Figures:
-        (one,) = cluster.run("spread", mb=self._mb, engines=ENGINES)
+        (one,) = cluster.run("spread", mb=self._mb, engines=ENGINES, seconds=self._bound)
         yield self._figure("hosts_spread_1", one["seconds"])
         wanted = self._mb * 2 * len(HOSTS)
         if proc.available_mb() < wanted + 2000:
             raise Unsupported(f"it takes {wanted:,} MB of memory, which are not available")
         for host in HOSTS[1:]:
             cluster.join(host)
-        (all_of,) = cluster.run("spread", mb=self._mb, engines=ENGINES * len(HOSTS))
+        (all_of,) = cluster.run(
+            "spread", mb=self._mb, engines=ENGINES * len(HOSTS), seconds=self._bound
+        )
         yield self._figure("hosts_spread_4", all_of["seconds"])
         yield self._figure("hosts_spread_ratio", all_of["seconds"] / one["seconds"])
 
