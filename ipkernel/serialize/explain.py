@@ -13,6 +13,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from ipkernel.objects.ref import ObjectRef
+
 __all__ = ["locate", "parts"]
 
 MAX_DEPTH = 32
@@ -110,7 +112,7 @@ def parts(obj: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(obj, type):
         yield from _class_parts(obj)
         return
-    if isinstance(obj, types.ModuleType):
+    if isinstance(obj, (types.ModuleType, ObjectRef)):  # a reference leads to its client
         return
     yield from _state(obj)
 

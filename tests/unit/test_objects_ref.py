@@ -29,6 +29,7 @@ class Client:
     def __init__(self):
         self.asked, self.freed, self.released = [], [], []
         self.release = self.released.append
+        self.lock = threading.Lock()  # something that cannot be pickled
 
     def get(self, ref, timeout):
         self.asked.append((ref.id, timeout))
@@ -296,8 +297,11 @@ def test_what_was_freed_cannot_be_sent():
     gone.free()
     with pytest.raises(SerializationError, match="it was freed, so it cannot be sent"):
         dumps_with_needs([gone])
-    with pytest.raises(SerializationError, match=r"cannot send argument 2\['x'\]: .*was freed"):
+    with pytest.raises(
+        SerializationError, match=r"cannot send argument 2\['x'\]: .*was freed"
+    ) as raised:
         dump_call(print, (1, {"x": gone}), {}, FunctionCache())
+    assert raised.value.path == "argument 2['x']", "and not somewhere in its client"
     assert loads(dumps_bytes(gone)) == gone, "outside of a call it is only a value"
 
 
