@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from ipkernel.objects.serving import Conversation, PieceDigests, Resources
+from ipkernel.objects.digests import PieceDigests
+from ipkernel.objects.serving import Conversation, Resources
 from ipkernel.objects.tlsstream import FROZEN_AFTER, TlsStream
 from ipkernel.objects.uploads import GRACE, Store, Uploads
 from ipkernel.wire.furl import local_location

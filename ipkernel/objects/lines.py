@@ -26,7 +26,7 @@ from ipkernel.objects.tlsstream import FROZEN_AFTER, StreamBroken, TlsStream, Wr
 from ipkernel.wire.messages import HostAccess
 from ipkernel.wire.security import TubTLS
 
-__all__ = ["Guard", "HostLine", "Lines"]
+__all__ = ["Guard", "HostLine", "Lines", "LinesClosed"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ _WELCOME: Final = 10.0
 _STALE: Final = 30.0
 
 R = TypeVar("R", bound=Reply)
+
+
+class LinesClosed(ConnectError):
+    """There shall be no more connections with a host: it is gone, or this process is about to end."""
 
 
 class HostLine(Line[Reply]):
@@ -172,11 +176,12 @@ class Lines:
 
         Raises:
             ConnectError: The host cannot be reached, or does not let us in.
+            LinesClosed: There shall be no more connections.
         """
         while True:
             with self._lock:
                 if self._closed:
-                    raise ConnectError(f"the connections to host {self.access.name} are closed")
+                    raise LinesClosed(f"the connections to host {self.access.name} are closed")
                 line = self._idle.pop() if self._idle else None
                 if line is not None:
                     self._busy.add(line)
@@ -232,7 +237,7 @@ class Lines:
                 self._busy.add(line)
                 return line
         line.close()
-        raise ConnectError(f"the connections to host {self.access.name} are closed")
+        raise LinesClosed(f"the connections to host {self.access.name} are closed")
 
     def _connect(self, guard: Guard, patience: float) -> HostLine:
         host = self.access.tub_id

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
-import xxhash
 from attrs import define, field
 
 from ipkernel.errors import TransferError
@@ -27,8 +26,6 @@ __all__ = [
     "Pieces",
     "Share",
     "check_piece",
-    "combined_digest",
-    "digest_of",
 ]
 
 #: Bytes of a piece; only the last one of an object has less.
@@ -79,18 +76,6 @@ def check_piece(size: int, offset: int, length: int) -> None:
     """
     if offset % PIECE or not 0 <= offset < size or length != min(PIECE, size - offset):
         raise TransferError(f"bytes {offset} to {offset + length} are not a piece of {size} bytes")
-
-
-def combined_digest(digests: Iterable[bytes]) -> bytes:
-    """Return the digest of an object, given those of its pieces in order: 16 bytes."""
-    return xxhash.xxh3_128_digest(b"".join(digests))
-
-
-def digest_of(data: Buffer) -> bytes:
-    """Return the digest of an object, all of which is at hand: 16 bytes."""
-    view = memoryview(data)
-    starts = range(0, len(view), PIECE)
-    return combined_digest(xxhash.xxh3_128_digest(view[s : s + PIECE]) for s in starts)
 
 
 class Share:

@@ -14,10 +14,12 @@ from ipkernel.objects.addresses import machine_id
 from ipkernel.objects.compress import available
 from ipkernel.objects.datawire import LIST_LIMIT, Abandon, Free, Ok, Reply, Request, WaitFreed
 from ipkernel.objects.dialing import Unreachable
+from ipkernel.objects.gets import GetMove
 from ipkernel.objects.interfaces import Buffer
 from ipkernel.objects.lines import Guard, Lines
-from ipkernel.objects.moves import PAUSES, Fetch, Upload
+from ipkernel.objects.moves import PAUSES
 from ipkernel.objects.pace import Pace
+from ipkernel.objects.puts import PutMove
 from ipkernel.objects.ranges import Pieces
 from ipkernel.objects.tlsstream import FROZEN_AFTER, StreamBroken
 from ipkernel.objects.transfer import Transfer, TransferCancelled
@@ -50,16 +52,18 @@ def private_memory(size: int) -> memoryview:
     """Return memory of this process for an object, writable, zeroed.
 
     It goes back to the system when the last view of it does.
+
+    Raises:
+        MemoryError: There is not so much.
     """
     if not size:
         return memoryview(bytearray())
-    if os.name == "nt":
-        return memoryview(mmap.mmap(-1, size))
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel that does not have them
-            memory.madvise(mmap.MADV_HUGEPAGE)  # fewer page faults
-    return memoryview(memory)
+    try:
+        if os.name == "nt":
+            return memoryview(mmap.mmap(-1, size))
+        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except (OSError, OverflowError):
+        raise MemoryError(f"there is no memory for an object of {size} bytes") from None
 
 
 class RemoteStore:
@@ -119,7 +123,7 @@ class RemoteStore:
         whole = Pieces(pieces)
         if whole.size != size:
             raise ValueError(f"an object of {size} bytes with {whole.size} bytes in its pieces")
-        upload = Upload(
+        move = PutMove(
             self._lines,
             object_id,
             transfer or Transfer(size=size),
@@ -130,10 +134,10 @@ class RemoteStore:
             pauses=self._pauses,
         )
         try:
-            upload.run()
+            move.run()
         except BaseException as error:
             lost = isinstance(error, TransferError) and not isinstance(error, TransferCancelled)
-            if upload.was_begun and not lost:
+            if move.was_begun and not lost:
                 self._abandon(object_id)
             raise
 
@@ -221,7 +225,7 @@ class RemoteStore:
         bringer: int | None = None,
         timeout: float | None = None,
     ) -> bytes:
-        fetch = Fetch(
+        move = GetMove(
             self._lines,
             object_id,
             transfer or Transfer(),
@@ -233,8 +237,8 @@ class RemoteStore:
             codecs=self._codecs,
             pauses=self._pauses,
         )
-        fetch.run()
-        return fetch.digest
+        move.run()
+        return move.digest
 
     def _ask(self, request: Request, kind: type[R]) -> R:
         """Ask a question that may be asked twice."""

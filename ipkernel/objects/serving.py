@@ -9,13 +9,11 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 
 from ipkernel.errors import KernelError, ObjectError, TransferError
 from ipkernel.objects.compress import available, choose, compressor, decompressor
@@ -43,14 +41,16 @@ from ipkernel.objects.datawire import (
     decode_request,
     problem_of,
 )
+from ipkernel.objects.digests import PieceDigests
 from ipkernel.objects.interfaces import Placement
 from ipkernel.objects.line import Line
-from ipkernel.objects.ranges import BLOCK, PIECE, combined_digest
+from ipkernel.objects.ranges import BLOCK, PIECE
+from ipkernel.objects.reactorcall import ReactorCall
 from ipkernel.objects.tickets import is_ticket
 from ipkernel.objects.tlsstream import FROZEN_AFTER, StreamBroken, TlsStream
 from ipkernel.objects.uploads import Store, Upload, Uploads
 
-__all__ = ["Conversation", "PieceDigests", "Resources"]
+__all__ = ["Conversation", "Resources"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,31 +62,6 @@ _SIGNS: Final = 3
 _LOOK: Final = 1.0
 #: Objects that one connection may have leased.
 _LEASES: Final = 16
-#: Objects whose pieces' digests are remembered.
-_REMEMBERED: Final = 256
-
-T = TypeVar("T")
-
-
-class PieceDigests:
-    """Puts the digests of objects together while their pieces are sent. For any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._objects: OrderedDict[bytes, dict[int, bytes]] = OrderedDict()
-
-    def note(self, object_id: bytes, size: int, offset: int, digest: bytes) -> bytes:
-        """Note the digest of a piece; return that of the object once all are known, or empty."""
-        with self._lock:
-            found = self._objects.setdefault(object_id, {})
-            self._objects.move_to_end(object_id)
-            if len(self._objects) > _REMEMBERED:
-                self._objects.popitem(last=False)
-            found[offset] = digest
-            if len(found) * PIECE < size:
-                return b""
-            del self._objects[object_id]
-            return combined_digest(found[start] for start in range(0, size, PIECE))
 
 
 @frozen
@@ -109,40 +84,6 @@ class Resources:
     digests: PieceDigests
     key: bytes
     timeout: float = FROZEN_AFTER
-
-
-class _Call(Generic[T]):
-    """A question to the reactor's thread, whose answer another thread waits for."""
-
-    def __init__(self, reactor: Any, function: Callable[..., Any], *args: Any) -> None:
-        self._reactor = reactor
-        self._outcome: queue.SimpleQueue[T | Failure] = queue.SimpleQueue()
-        self._deferred: Deferred[T] | None = None
-        reactor.callFromThread(self._begin, function, args)
-
-    def _begin(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._deferred = maybeDeferred(function, *args)
-        self._deferred.addBoth(self._outcome.put)
-
-    def wait(self, timeout: float) -> T:
-        """Return the answer; raise what it has failed with, or queue.Empty when it is late."""
-        outcome = self._outcome.get(timeout=timeout)
-        if not isinstance(outcome, Failure):
-            return outcome
-        assert outcome.value is not None
-        raise outcome.value
-
-    def fail(self, error: Exception) -> None:
-        """Have the waiting thread get this error; from any thread."""
-        self._outcome.put(Failure(error))
-
-    def cancel(self) -> None:
-        """Nobody waits for the answer any more."""
-        self._reactor.callFromThread(self._cancel)
-
-    def _cancel(self) -> None:
-        if self._deferred is not None:
-            self._deferred.cancel()
 
 
 @frozen
@@ -184,7 +125,7 @@ class Conversation:
         self._codecs: dict[bytes, str] = {}
         self._lock = threading.Lock()
         self._cut = False
-        self._call: _Call[Any] | None = None
+        self._call: ReactorCall[Any] | None = None
         self._quiet_since = 0.0
 
     def run(self) -> None:
@@ -285,7 +226,7 @@ class Conversation:
         with self._lock:
             if self._cut:
                 raise StreamBroken("the host ends the connection")
-            call = self._call = _Call[Any](self._resources.reactor, function, *args)
+            call = self._call = ReactorCall[Any](self._resources.reactor, function, *args)
         try:
             self._quiet_since = time.monotonic()
             while True:

@@ -14,10 +14,11 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from ipkernel.errors import ObjectError, TransferError, UnknownObject
+from ipkernel.objects.digests import combined_digest
 from ipkernel.objects.entries import ObjectExists
 from ipkernel.objects.interfaces import ObjectInfo, Placement
 from ipkernel.objects.intervals import Intervals
-from ipkernel.objects.ranges import PIECE, check_piece, combined_digest
+from ipkernel.objects.ranges import PIECE, check_piece
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,8 +14,9 @@ import pytest
 from ipkernel.errors import ConnectError, StoreFull, TransferError, UnknownObject
 from ipkernel.objects import new_object_id
 from ipkernel.objects.dialing import Unreachable
+from ipkernel.objects.digests import digest_of
 from ipkernel.objects.interfaces import StoreClient
-from ipkernel.objects.ranges import PIECE, digest_of
+from ipkernel.objects.ranges import PIECE
 from ipkernel.objects.transfer import Transfer, TransferCancelled
 from tests.support.datascene import DataScene, data_scene
 
@@ -173,7 +175,7 @@ def test_waiting_in_vain(scene: DataScene) -> None:
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(client.get, new_object_id(), bringer=7)
         while not scene.call(lambda: scene.store.stats().waiting):
-            pass
+            time.sleep(0.005)
         scene.call(scene.store.session_gone, 7)
         with pytest.raises(UnknownObject, match="session 7 is gone"):
             coming.result(20)
@@ -382,7 +384,7 @@ def test_a_cancelled_get_ends_its_lease(scene: DataScene) -> None:
         client.get(one, transfer=CancelledWhen(5 * MB))
     client.free([one])
     while scene.call(lambda: scene.store.stats().leased):
-        pass
+        time.sleep(0.005)
     assert client.wait_freed(one, 20)
 
 
@@ -392,12 +394,12 @@ def test_cancelling_who_waits(scene: DataScene) -> None:
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(client.get, new_object_id(), bringer=7, transfer=transfer)
         while not scene.call(lambda: scene.store.stats().waiting):
-            pass
+            time.sleep(0.005)
         transfer.cancel()
         with pytest.raises(TransferCancelled, match="the one that never comes was cancelled"):
             coming.result(20)
     while scene.call(lambda: scene.store.stats().waiting):
-        pass
+        time.sleep(0.005)
 
 
 def test_cancelling_before_it_begins_and_after_it_has_ended(scene: DataScene) -> None:
@@ -418,7 +420,7 @@ def test_closing_ends_what_goes_on(scene: DataScene) -> None:
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(client.get, new_object_id(), bringer=7)
         while not scene.call(lambda: scene.store.stats().waiting):
-            pass
+            time.sleep(0.005)
         client.close()
         with pytest.raises(TransferError, match="are closed"):
             coming.result(20)
@@ -432,7 +434,7 @@ def test_a_host_that_stops(scene: DataScene) -> None:
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(client.get, one, bringer=7)
         while not scene.call(lambda: scene.store.stats().waiting):
-            pass
+            time.sleep(0.005)
         scene.call(scene.port.stop)
         assert not [t for t in threading.enumerate() if t.name.startswith("ipkernel-data")]
         with pytest.raises(TransferError, match="could not be kept up in 5 further attempts"):

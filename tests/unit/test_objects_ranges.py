@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ipkernel.errors import TransferError
-from ipkernel.objects import ranges
+from ipkernel.objects import digests, ranges
+from ipkernel.objects.digests import PieceDigests, combined_digest, digest_of
 from ipkernel.objects.ranges import (
     BLOCK,
     PIECE,
@@ -17,8 +18,6 @@ from ipkernel.objects.ranges import (
     Pieces,
     Share,
     check_piece,
-    combined_digest,
-    digest_of,
 )
 
 
@@ -161,10 +160,10 @@ def test_what_is_not_a_piece_is_refused(size: int, offset: int, length: int) -> 
 
 
 def test_the_digest_is_that_of_the_digests_of_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "PIECE", 10)
-    digests = [xxhash.xxh3_128_digest(part) for part in (b"0123456789", b"abc")]
-    assert digest_of(b"0123456789abc") == combined_digest(digests)
-    assert digest_of(bytearray(b"0123456789")) == combined_digest(digests[:1])
+    monkeypatch.setattr(digests, "PIECE", 10)
+    parts = [xxhash.xxh3_128_digest(part) for part in (b"0123456789", b"abc")]
+    assert digest_of(b"0123456789abc") == combined_digest(parts)
+    assert digest_of(bytearray(b"0123456789")) == combined_digest(parts[:1])
     assert digest_of(b"") == combined_digest(())
 
 
@@ -175,6 +174,26 @@ def test_digests_differ() -> None:
     data[-1] = 1
     assert digest_of(data) != plain
     assert digest_of(data[:-1]) != plain
+
+
+def test_digests_of_pieces_are_put_together_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "PIECE", 10)
+    known = PieceDigests()
+    assert known.note(b"a", 25, 20, b"3") == b""
+    assert known.note(b"b", 5, 0, b"1") == combined_digest([b"1"])
+    assert known.note(b"a", 25, 0, b"1") == b""
+    assert known.note(b"a", 25, 0, b"1") == b""
+    assert known.note(b"a", 25, 10, b"2") == combined_digest([b"1", b"2", b"3"])
+    assert known.note(b"a", 25, 10, b"2") == b""  # it begins again
+
+
+def test_only_so_many_objects_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "PIECE", 10)
+    known = PieceDigests()
+    for number in range(1000):
+        known.note(str(number).encode(), 20, 0, b"1")
+    assert known.note(b"0", 20, 10, b"2") == b""
+    assert known.note(b"999", 20, 10, b"2") == combined_digest([b"1", b"2"])
 
 
 # ---------------------------------------------------------------- scattered memory

@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
 from twisted.internet.task import Clock
 
 from ipkernel.errors import ObjectError, StoreFull, TransferError, UnknownObject
+from ipkernel.objects.digests import combined_digest
 from ipkernel.objects.entries import ObjectExists
 from ipkernel.objects.interfaces import ObjectInfo, Placement
-from ipkernel.objects.ranges import PIECE, combined_digest
+from ipkernel.objects.ranges import PIECE
 from ipkernel.objects.uploads import Upload, Uploads
 
 ONE = b"1" * 16
