@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from ipkernel.client import flows as client_flows
+from ipkernel.client import fileresult
 from ipkernel.client.fileresult import FileResult
 from ipkernel.errors import CompositeError, ConnectError, RemoteError, StoreFull, TransferError
-from ipkernel.objects import filetree, filewriter
+from ipkernel.objects import filetree, unfinished
 from ipkernel.objects.transfer import TransferCancelled
 from tests.support.flowscene import FlowScene
 from tests.support.flowstore import FlowStore
@@ -150,7 +150,7 @@ class TestSending:
         def full(fd, data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(filewriter.os, "write", full)
+        monkeypatch.setattr(unfinished.os, "write", full)
         with pytest.raises(OSError, match="No space left") as caught:
             scene.view.send_file(file).get(20)
         assert isinstance(caught.value, RemoteError)
@@ -202,7 +202,7 @@ class TestSending:
         assert os.listdir(there) == []
 
     def test_a_store_that_breaks_down(self, scene, there, file, monkeypatch, small_chunks):
-        monkeypatch.setattr(client_flows, "NEWS", 0.05)
+        monkeypatch.setattr(fileresult, "NEWS", 0.05)
         store = GatedStore()
         scene.flow_store = scene.connector.stores[1] = store
         scene.state.loop.objects.store = store
@@ -352,7 +352,7 @@ class TestReceiving:
         def full(fd, data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(filewriter.os, "write", full)
+        monkeypatch.setattr(unfinished.os, "write", full)
         result = scene.view.receive_file(file)
         with pytest.raises(OSError, match="No space left") as caught:
             result.get(20)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipkernel.errors import TransferError
-from ipkernel.objects import filetree, filewriter
+from ipkernel.objects import filetree, unfinished
 from ipkernel.objects.archive import Entry, EntryKind, Packer, Part, spell
 from ipkernel.objects.filetree import Source, destination, place_of
 from ipkernel.objects.filewriter import TreeWriter
@@ -206,7 +206,7 @@ class TestFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         (here / "f").write_bytes(b"x")
-        monkeypatch.setattr(filewriter.os, "write", full)
+        monkeypatch.setattr(unfinished.os, "write", full)
         with pytest.raises(OSError, match="No space left") as caught:
             copy(here / "f", "d/g", nameless=nameless)
         assert caught.value.filename == str(here / "d" / "g")
@@ -238,7 +238,7 @@ class TestFile:
             return original(path, flags, *args, **options)
 
         (here / "f").write_bytes(b"x")
-        monkeypatch.setattr(filewriter.os, "open", refuse)
+        monkeypatch.setattr(unfinished.os, "open", refuse)
         copy(here / "f", "g", nameless=True)
         assert sorted(os.listdir(here)) == ["f", "g"]
 
