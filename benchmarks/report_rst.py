@@ -20,7 +20,8 @@ _ROUNDS = (
 )
 _COLD = (
     "Cold: new processes, their files already in the page cache of the system. Warm: a cluster "
-    "that has answered some calls before. The first table is cold, all others are warm."
+    "that has answered some calls before. The first table is cold, all others are warm: "
+    "of arrays, up to four of the same size were moved before those that count."
 )
 _BOUND = "No figure may take more than about {bound:g} s; what would is left out and named."
 _MEMORY = (

@@ -112,6 +112,16 @@ def test_a_transfer_that_would_take_too_long_is_named_not_run(
     assert "more than the bound" in str(large["skipped"])
 
 
+@pytest.mark.parametrize(
+    ("transfers", "seconds", "warm"),
+    [(0, 0.0, False), (3, 9.0, False), (4, 9.0, True), (0, 99.0, False), (1, 10.1, True)],
+)
+def test_a_slow_system_warms_up_with_fewer_transfers(
+    transfers: int, seconds: float, warm: bool
+) -> None:
+    assert runner._is_warm(transfers, seconds, bound=30.0) is warm
+
+
 def test_nothing_is_moved_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "available_mb", lambda: float(runner.SPARE_MB + 5))
     system = InProcess()
@@ -127,7 +137,7 @@ def test_nothing_is_moved_for_which_there_is_no_memory(monkeypatch: pytest.Monke
 def test_a_broadcast_is_to_one_and_to_all_and_gives_their_ratio() -> None:
     system = InProcess()
     one, many, ratio = runner.measure_broadcast(system, bound=60.0, quick=True)
-    assert system.events == ["broadcast to 1"] * 5 + ["broadcast to 8"] * 5
+    assert system.events == ["broadcast to 1"] * 8 + ["broadcast to 8"] * 8
     assert one["note"] == many["note"] == "20 MB"
     assert ratio["value"] == pytest.approx(float(str(many["value"])) / float(str(one["value"])))
 
