@@ -33,6 +33,8 @@ WINDOW: Final = 4
 WINDOW_BYTES: Final = 32 << 20
 #: Seconds after which one who waits looks whether there is still something to wait for.
 SLICE: Final = 0.25
+#: How often a chunk is asked for that was not written to its end, or could not be moved.
+TRIES: Final = 4
 
 
 class FlowStopped(TransferError):
@@ -289,6 +291,7 @@ class FlowReader(_Side):
     def _next(self) -> Chunk:
         name = chunk_id(self._key, self.index)
         self._check()
+        tries = TRIES
         while True:
             try:
                 data = self._store.get(name, bringer=self._session, timeout=SLICE)
@@ -297,6 +300,13 @@ class FlowReader(_Side):
                 continue
             except UnknownObject:
                 raise _gone() from None
+            except TransferError:
+                # Most likely its writer has died in the midst of it, and who waits is told of that.
+                tries -= 1
+                if not tries:
+                    raise
+                self._look()
+                continue
             with data:  # else what is raised, and its traceback, keep it in the store
                 return unframe(data, self.index)
 

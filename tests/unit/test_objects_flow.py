@@ -304,7 +304,37 @@ class TestTheOtherSideIsGone:
                 out.write([b"x"])
 
 
+class Abandoned(FlowStore):
+    """Says so often that a chunk was not written to its end."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def get(self, *args, **options):
+        if self.times:
+            self.times -= 1
+            raise TransferError("its writer gave up")
+        return super().get(*args, **options)
+
+
 class TestTheStore:
+    def test_a_chunk_that_was_given_up_is_waited_for_again(self):
+        store = Abandoned(flow.TRIES - 1)
+        writer(store).write([b"a"], Flag.LAST)
+        assert read_all(reader(store)) == [b"a"]
+
+    def test_but_not_for_ever(self):
+        with pytest.raises(TransferError, match="gave up"):
+            reader(Abandoned(flow.TRIES)).read()
+
+    def test_nor_when_there_is_nothing_to_wait_for(self):
+        def idle():
+            raise KeyError("the task is over")
+
+        with pytest.raises(KeyError):
+            reader(Abandoned(1), idle=idle).read()
+
     def test_a_full_store_is_said_to_be_full_and_nothing_is_left(self):
         store = FlowStore(limit=1000)
         with pytest.raises(StoreFull):
