@@ -199,7 +199,7 @@ def _is_warm(transfers: int, seconds: float, bound: float) -> bool:
 
     A slow system has fewer to warm up, but one.
     """
-    return transfers >= WARM_UP_TRANSFERS or (transfers > 0 and seconds > bound / 3)
+    return transfers >= WARM_UP_TRANSFERS or (transfers > 0 and seconds > bound / 2)
 
 
 def _transfer_times(
