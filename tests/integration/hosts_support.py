@@ -200,12 +200,6 @@ def received_by(program: Program) -> int:
     return link_bytes(program)[0]
 
 
-def resident(program: Program) -> int:
-    """Return how many bytes of memory a program has, of its own."""
-    info = psutil.Process(program.pid).memory_info()
-    return int(info.rss - info.shared)
-
-
 def peak(program: Program) -> int:
     """Return how many bytes of memory a program has had at most."""
     for line in Path(f"/proc/{program.pid}/status").read_text().splitlines():
