@@ -2,7 +2,7 @@
 
 What a process writes into the store for the first time goes there as into a file, for to touch the pages of
 a mapping for the first time costs ten times as much as the copy itself. Where it writes again it goes
-through a mapping that is kept, which is the fastest way once its pages are there. What it
+through a mapping that is kept, whose pages are fetched all at once before; that is the fastest way. What it
 reads is mapped object by object, copy-on-write: it may be written to, and the store's bytes stay what they
 are.
 """
@@ -24,6 +24,10 @@ __all__ = ["COPY_SLICE", "SegmentMemory", "Segments", "most_mappings"]
 COPY_SLICE: Final = 4 << 20
 #: Bytes of which it is remembered as a whole whether this process has written there.
 _BLOCK: Final = 1 << 16
+#: Whether a process has written to such a block: never, as to a file, or through the mapping.
+_FRESH, _FILED, _MAPPED = range(3)
+#: Of :mod:`mmap`, which does not name it: fetch the pages of a mapping, to be written to (Linux 5.14).
+_POPULATE_WRITE: Final = 23 if sys.platform == "linux" else None
 #: Segments that are kept mapped, the least recently used ones go first.
 KEPT: Final = 64
 
@@ -67,23 +71,38 @@ class SegmentMemory:
         Raises:
             OSError, ValueError: It cannot be written, or is not that long.
         """
-        if not isinstance(self._description, int) or self._was_written(offset, len(data)):
-            self.shared(offset, len(data))[:] = data
+        before = self._note(offset, len(data))
+        if before != _FRESH or not isinstance(self._description, int):
+            target = self.shared(offset, len(data))
+            if before == _FILED:
+                self._populate(offset, len(data))
+            target[:] = data
             return
         while data:
             count = os.pwrite(self._description, data, offset)
             data = data[count:]
             offset += count
 
-    def _was_written(self, offset: int, size: int) -> bool:
-        """Tell whether this process has written all of this before; from now on it has."""
+    def _note(self, offset: int, size: int) -> int:
+        """Take note that all of this is written now; return how the least of it was before."""
         first, end = offset // _BLOCK, -(-(offset + size) // _BLOCK)
         with self._lock:
-            written = self._written.find(0, first, end) < 0
-            if not written:
+            before = min(self._written[first:end], default=_MAPPED)
+            if before != _MAPPED:
                 end = min(end, len(self._written))
-                self._written[first:end] = b"\1" * (end - first)
-            return written
+                self._written[first:end] = bytes([before + 1]) * (end - first)
+            return before
+
+    def _populate(self, offset: int, size: int) -> None:
+        """Fetch pages at once: one by one, as they are touched, costs five times as much."""
+        whole = self._shared.obj
+        if _POPULATE_WRITE is None or not isinstance(whole, mmap.mmap):
+            return
+        start = offset - offset % mmap.PAGESIZE
+        try:
+            whole.madvise(_POPULATE_WRITE, start, offset + size - start)
+        except OSError:  # an older kernel: they come one by one
+            pass
 
     def shared(self, offset: int, size: int) -> memoryview:
         """Return some of it, writable and shared with everybody who has it mapped.
