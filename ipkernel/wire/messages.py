@@ -96,6 +96,19 @@ class Stream(IntEnum):
     """A :class:`~ipkernel.objects.chunks.Note` for the client's machinery."""
 
 
+#: Fields that are secrets, and are not to be seen in logs and tracebacks.
+_SECRETS: Final = frozenset({"key", "ticket", "token"})
+
+
+def discreet_repr(struct: Struct) -> str:
+    """Return the usual text for a struct, without its secrets."""
+    fields = [
+        f"{name}={'...' if name in _SECRETS else repr(getattr(struct, name))}"
+        for name in struct.__struct_fields__
+    ]
+    return f"{type(struct).__name__}({', '.join(fields)})"
+
+
 class Message(Struct, array_like=True, frozen=True, gc=False):
     """The base of all messages.
 
@@ -104,6 +117,8 @@ class Message(Struct, array_like=True, frozen=True, gc=False):
     """
 
     size: ClassVar[int] = 0
+
+    __repr__ = discreet_repr
 
 
 class Submit(Message, tag=1):

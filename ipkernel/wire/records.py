@@ -13,7 +13,16 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from ipkernel.wire.messages import MAX_LIST, PROTOCOL, EngineId, Engines, Hints, Lines, Text
+from ipkernel.wire.messages import (
+    MAX_LIST,
+    PROTOCOL,
+    EngineId,
+    Engines,
+    Hints,
+    Lines,
+    Text,
+    discreet_repr,
+)
 
 S = TypeVar("S", bound=Struct)
 _encode = msgspec.msgpack.Encoder().encode
@@ -21,6 +30,8 @@ _encode = msgspec.msgpack.Encoder().encode
 
 class Record(Struct, frozen=True, kw_only=True):
     """The base of all requests and answers."""
+
+    __repr__ = discreet_repr
 
 
 class ClientHello(Record):
@@ -110,9 +121,6 @@ class StoreAccess(Record):
     hints: Hints = []
     local: Text = ""
     machine: Text = ""
-
-    def __repr__(self) -> str:
-        return f"StoreAccess(hints={self.hints!r}, local={self.local!r})"
 
 
 class HostHello(Record):
