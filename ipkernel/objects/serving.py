@@ -222,12 +222,16 @@ class Conversation:
                 self._line.tell(Ok(gone))
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Have something done in the reactor's thread, and wait for the answer."""
-        with self._lock:
-            if self._cut:
-                raise StreamBroken("the host ends the connection")
-            call = self._call = ReactorCall[Any](self._resources.reactor, function, *args)
+        """Have something done in the reactor's thread, and wait for the answer.
+
+        It is done even if the connection was cut before: others may wait for an object to be sealed.
+        """
+        call = ReactorCall[Any](self._resources.reactor, function, *args)
         try:
+            with self._lock:
+                if self._cut:
+                    raise StreamBroken("the host ends the connection")
+                self._call = call
             self._quiet_since = time.monotonic()
             while True:
                 try:
@@ -261,6 +265,7 @@ class Conversation:
             self._line.tell(Go(upload.have))
 
     def _begin(self, request: Put) -> Deferred[Upload | None]:
+        self._resources.uploads.leave(self)  # what this connection has worked on before
         return Deferred.fromCoroutine(
             self._resources.uploads.begin(
                 request.object, request.size, request.owner, self._subject, self

@@ -7,6 +7,7 @@ may still write to its memory, the store is not told that the upload is over.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -131,17 +132,22 @@ class Upload:
             TransferError: It is not a piece of the object, or the upload has ended.
         """
         check_piece(self.size, offset, length)
+        patience = time.monotonic() + _LET_GO
         with self._changed:
-            other = self._claims.get(offset)
-            if other is not None:
+            while self._there.overlap(offset, offset + length) < length:
+                if self._ended is not None:
+                    raise TransferError(f"object {self.object_id[:4].hex()} was given up meanwhile")
+                other = self._claims.get(offset)
+                if other is None:
+                    self._claims[offset] = writer
+                    return self._view[offset : offset + length]
                 other.cut()
-                self._changed.wait_for(lambda: offset not in self._claims, _LET_GO)
-            if self._ended is not None or offset in self._claims:
-                raise TransferError(f"object {self.object_id[:4].hex()} is not to be written now")
-            if self._there.overlap(offset, offset + length) == length:
-                return None
-            self._claims[offset] = writer
-            return self._view[offset : offset + length]
+                if not self._changed.wait(patience - time.monotonic()):
+                    raise TransferError(
+                        f"bytes {offset} to {offset + length} of object {self.object_id[:4].hex()} "
+                        "are still being written by another connection"
+                    )
+            return None
 
     def settle(self, offset: int, length: int, digest: bytes | None) -> bool:
         """End a claim.

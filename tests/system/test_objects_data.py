@@ -140,6 +140,19 @@ def test_two_clients_put_the_same_object(scene: DataScene) -> None:
     assert scene.bytes_of(one) == data
 
 
+def test_one_client_puts_the_same_object_twice_at_once(scene: DataScene) -> None:
+    one, data = new_object_id(), noise(5 * PIECE)
+    client = scene.client()
+    with ThreadPoolExecutor(2) as pool:
+        puts = [pool.submit(client.put, one, [data], len(data), owner=7) for _ in range(2)]
+        for put in puts:
+            # Each takes over what the other was sending, so patience may end; nothing is wrong.
+            error = put.exception(60)
+            assert error is None or isinstance(error, TransferError)
+    client.put(one, [data], len(data), owner=7)
+    assert scene.bytes_of(one) == data
+
+
 def test_fetching_into_given_memory(scene: DataScene) -> None:
     client = scene.client()
     one, data = new_object_id(), noise(2 * PIECE)

@@ -430,6 +430,46 @@ def test_a_name_that_means_nothing() -> None:
     assert len(dialling.problems) == 2
 
 
+@pytest.fixture
+def silent() -> Iterator[Hint]:
+    """An address at which connections are neither accepted nor refused."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        address = server.getsockname()
+        waiting = []
+        for _ in range(20):
+            sock = socket.socket()
+            waiting.append(sock)
+            sock.settimeout(0.2)
+            try:
+                sock.connect(address)
+            except TimeoutError:
+                break
+        else:
+            pytest.skip("this system accepts any number of connections")
+        yield Hint(*address)
+        for sock in waiting:
+            sock.close()
+
+
+def test_an_address_that_does_not_answer_is_given_up(
+    silent: Hint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipkernel.objects.dialing.ATTEMPT", 0.1)
+    with Dialling([silent]) as dialling:
+        assert list(dialling) == []
+    assert dialling.problems == [f"{silent}: no answer within 0.1 s"]
+
+
+def test_an_address_that_does_not_answer_does_not_hold_up_the_others(
+    scene: DataScene, silent: Hint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipkernel.objects.dialing.ATTEMPT", 3600.0)
+    with Dialling([silent, Hint("127.0.0.1", scene.port.port)]) as dialling:
+        sock = next(iter(dialling))
+        assert sock.getpeername()[1] == scene.port.port
+        sock.close()
+
+
 def test_the_wrong_peer_costs_only_its_own_address(scene: DataScene) -> None:
     with data_scene() as other:
         hints = [other.port.hints[0], *scene.port.hints]

@@ -239,12 +239,30 @@ def test_who_sends_a_piece_again_has_the_other_cut(world: World) -> None:
     thread.join()
 
 
+def test_one_who_finishes_first_has_brought_it(world: World) -> None:
+    old, new = Writer(), Writer()
+    upload = world.begun(old)
+    world.begun(new)
+    assert upload.claim(0, 100, old) is not None
+
+    def finish() -> None:
+        assert old.was_cut.wait(10)
+        assert upload.settle(0, 100, bytes(16))
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert upload.claim(0, 100, new) is None
+    thread.join()
+    world.uploads.seal(upload)
+    assert upload.claim(0, 100, new) is None
+
+
 def test_one_who_does_not_let_go_keeps_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipkernel.objects.uploads._LET_GO", 0.0)
     old, new = Writer(), Writer()
     upload = world.begun(old)
     upload.claim(0, 100, old)
-    with pytest.raises(TransferError, match="is not to be written now"):
+    with pytest.raises(TransferError, match="are still being written by another connection"):
         upload.claim(0, 100, new)
 
 
@@ -262,7 +280,7 @@ def test_ends(world: World, how: str) -> None:
     }
     ending[how]()
     assert world.store.abandoned == [ONE]
-    with pytest.raises(TransferError, match="is not to be written now"):
+    with pytest.raises(TransferError, match="was given up meanwhile"):
         upload.claim(0, 100, writer)
     with pytest.raises(UnknownObject, match="was given up meanwhile"):
         world.uploads.seal(upload)
