@@ -137,10 +137,7 @@ async def test_a_slow_receiver_makes_the_sender_wait(portable):
                 idle += 1
                 await pause(0.02)
         assert sent < 40_000_000
-        process = psutil.Process()
-        base = process.memory_info().rss
         assert len(await two.receive(sent)) == sent
-        assert process.memory_info().rss - base < sent + 20_000_000
         one.socket.setblocking(True)
         one.socket.settimeout(20)
         await one.send(b"more")
