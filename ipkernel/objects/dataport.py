@@ -79,7 +79,7 @@ class _Listener:
 class _Guest:
     """A connection with its thread."""
 
-    conversation: Conversation
+    thread: threading.Thread
     patience: IDelayedCall | None
 
 
@@ -223,7 +223,7 @@ class DataPort:
             sock.close()
             return
         patience = self._reactor.callLater(HELLO_TIMEOUT, conversation.cut)
-        self._guests[conversation] = _Guest(conversation, patience)
+        self._guests[conversation] = _Guest(thread, patience)
 
     def _has_room(self) -> bool:
         strangers = sum(guest.patience is not None for guest in self._guests.values())
@@ -259,7 +259,7 @@ class DataPort:
 
     def _gone(self, conversation: Conversation) -> None:
         self._let_in(conversation)
-        del self._guests[conversation]
+        self._guests.pop(conversation).thread.join()  # to say so was the last that it did
         self._uploads.leave(conversation)
         self._store.drop(conversation.holder)
         self._see_whether_over()

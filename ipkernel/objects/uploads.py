@@ -217,6 +217,7 @@ class Uploads:
         self._grace = grace
         self._uploads: dict[bytes, Upload] = {}
         self._count = 0
+        self._closed = False
 
     async def begin(
         self, object_id: bytes, size: int, owner: int, subject: str, writer: Writer
@@ -240,6 +241,8 @@ class Uploads:
             ObjectError: It has been given up again and again while it was waited for.
         """
         for _ in range(_PATIENCE):
+            if self._closed:
+                raise ObjectError("the host takes no more objects in: it ends")
             upload = self._uploads.get(object_id)
             if upload is not None and (upload.subject, upload.size) == (subject, size):
                 return self._attached(upload, writer)
@@ -251,6 +254,9 @@ class Uploads:
             except ObjectExists:
                 if await self._is_there(object_id, name):
                     return None
+                continue
+            if self._closed:
+                self._store.abandon(object_id)
                 continue
             if not size:
                 self._store.seal(object_id, combined_digest(()))
@@ -315,7 +321,8 @@ class Uploads:
                 self._give_up(upload)
 
     def close(self) -> None:
-        """Give all of them up."""
+        """Give all of them up, and take no more in."""
+        self._closed = True
         for upload in list(self._uploads.values()):
             self._give_up(upload)
 

@@ -288,6 +288,18 @@ def test_ends(world: World, how: str) -> None:
     assert not world.reactor.getDelayedCalls()
 
 
+def test_nothing_begins_after_the_end(world: World) -> None:
+    world.store.room = Deferred()
+    waiting = world.begin(Writer())
+    world.uploads.close()
+    assert "the host takes no more objects in" in str(outcome(world.begin(Writer(), TWO)))
+    world.store.room.callback(None)
+    assert "the host takes no more objects in" in str(outcome(waiting))
+    assert world.store.abandoned == [ONE]
+    assert not world.store.writing
+    assert len(world.uploads) == 0
+
+
 def test_the_store_gets_its_memory_back_only_when_nobody_writes_there(world: World) -> None:
     writer = Writer()
     upload = world.begun(writer)
