@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ipkernel import errors
-from ipkernel.wire.messages import Bytes, ObjectId
+from ipkernel.wire.messages import Bytes, ObjectId, discreet_repr
 
 __all__ = [
     "AHEAD",
@@ -82,6 +82,8 @@ _Session = Annotated[int, Meta(ge=0, lt=1 << 62)]
 
 class _Message(Struct, array_like=True, frozen=True, gc=False):
     """The base of all."""
+
+    __repr__ = discreet_repr
 
 
 # ---------------------------------------------------------------- requests

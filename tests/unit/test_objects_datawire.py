@@ -82,6 +82,10 @@ def test_replies_there_and_back(message) -> None:
     assert decode_reply(bytearray(data[HEADER:])) == message
 
 
+def test_a_greeting_does_not_show_its_ticket() -> None:
+    assert repr(Hello("me", b"secret")) == "Hello(subject='me', ticket=..., protocol=1)"
+
+
 def test_a_greeting_fits_into_its_bounds() -> None:
     assert len(encode(Hello("a" * 64, bytes(64), 1 << 60))) < HELLO_LIMIT
 
