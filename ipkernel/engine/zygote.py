@@ -207,11 +207,14 @@ class Zygote:
             from ipkernel.engine.worker import run_engine
 
             run_engine(socket.socket(fileno=link), progress=progress)
-        except BaseException:  # noqa: BLE001 - nothing may return into the zygote's own code
+        except BaseException:  # noqa: BLE001 - told here, as the next line lets nothing pass
             import traceback
 
             traceback.print_exc()
-        os._exit(1)
+        finally:
+            # Not even an error of the printing above (user code can close descriptor 2) may return
+            # into the zygote's own code: that would kill all other engines.
+            os._exit(1)
 
     def _signal(self, key: str, number: int, group: bool) -> None:
         for pid, engine in self._engines.items():

@@ -56,7 +56,7 @@ DEATHS = [
 
 @pytest.mark.parametrize(("death", "how"), DEATHS, ids=[death.__name__ for death, _ in DEATHS])
 def test_a_direct_task_kills_its_engine(rc, death, how):
-    (pid,) = rc[[1]].apply_sync(os.getpid)
+    before, pid, after = rc[:].apply_sync(os.getpid)
     failing = rc[1].apply_async(death)
     behind = rc[1].apply_async(os.getpid)  # it had not begun, and waits for the new engine
     with pytest.raises(EngineLost) as info:
@@ -67,6 +67,8 @@ def test_a_direct_task_kills_its_engine(rc, death, how):
     assert info.value.engine == 1
     assert behind.get(PATIENCE) != pid
     assert rc[1].apply_async(os.getpid).get(PATIENCE) != pid
+    # Its siblings, forked from the same zygote, live on.
+    assert rc[[0, 2]].apply_async(os.getpid).get(PATIENCE) == [before, after]
 
 
 def test_one_of_all_engines(rc):
@@ -137,9 +139,12 @@ def test_a_stopped_engine_that_is_then_killed(rc):
         assert not waiting.done()
     finally:
         victim.kill()
-    with pytest.raises(EngineLost, match=r"engine 2 .*killed by SIGKILL \(9\)"):
-        assert waiting.get(PATIENCE) == pids[2]  # it may not have begun
-        raise EngineLost("engine 2 was not needed: killed by SIGKILL (9)")
+    try:
+        value = waiting.get(PATIENCE)
+    except EngineLost as error:  # noqa: PT017 - which of two honest ends it has is a matter of time
+        assert re.search(r"engine 2 .*killed by SIGKILL \(9\)", str(error))
+    else:
+        assert value != pids[2]  # it had not begun, and the new engine ran it
 
 
 def test_a_balanced_map_while_engines_are_killed(rc):
