@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import site
 import subprocess
@@ -18,16 +19,16 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, ClassVar, Final
 
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
-from ipkernel.launchers.interfaces import ILauncher
+from ipkernel.launchers.interfaces import NONE, ILauncher, ILauncherClass, Share
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ _started: weakref.WeakSet[LocalLauncher] = weakref.WeakSet()
 
 
 @implementer(ILauncher)
+@provider(ILauncherClass)
 class LocalLauncher:
     """One of ipkernel's programs as a child process.
 
@@ -50,10 +52,14 @@ class LocalLauncher:
         on_event: Called, in another thread, with each event that the program reports.
         on_stop: Called, in another thread, when the program has ended.
         environment: Further environment variables.
+        options: Values of the launcher's section of the configuration.
+        share: Which of the launcher's programs this is.
     """
 
     name = ""
     module = ""
+    SPEC: ClassVar[str] = ""
+    immediate: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -64,8 +70,12 @@ class LocalLauncher:
         on_event: Callable[[dict[str, Any]], object] | None = None,
         on_stop: Callable[[LocalLauncher], object] | None = None,
         environment: dict[str, str] | None = None,
+        options: Mapping[str, Any] = NONE,
+        share: Share = Share(0),  # noqa: B008 - it is immutable
     ) -> None:
         self.directory = directory
+        self.options = options
+        self.share = share
         self.arguments = tuple(arguments)
         self.lifeline = lifeline
         self.events: list[dict[str, Any]] = []
@@ -81,6 +91,23 @@ class LocalLauncher:
     def __repr__(self) -> str:
         state = "running" if self.running else "not running"
         return f"<{type(self).__name__} {self.name} pid={self.pid} {state}>"
+
+    @classmethod
+    def plan(cls, n: int | None, options: Mapping[str, Any]) -> list[Share]:
+        """Have all engines on this host, by default one for each core."""
+        return [Share(processes.cpu_count() if n is None else n)]
+
+    @classmethod
+    def from_record(
+        cls, directory: ClusterDirectory, record: dict[str, Any], options: Mapping[str, Any]
+    ) -> LocalLauncher:
+        """Return a launcher that was not started: its process is found by its pid file."""
+        return cls(directory, options=options)
+
+    @property
+    def label(self) -> str:
+        """Where it runs, for messages; empty on this host."""
+        return self.share.label
 
     @property
     def pid(self) -> int:
@@ -111,6 +138,20 @@ class LocalLauncher:
         """Return the command line; there is never a secret in it."""
         lifeline = ["--lifeline"] if self.lifeline else []
         return [sys.executable, "-P", "-m", self.module, *self.arguments, *lifeline]
+
+    def state(self) -> str:
+        """Say in a few words where it stands."""
+        if self._process is None:
+            return "not started"
+        return "running" if self.running else f"ended: {processes.describe_exit(self.exit_code)}"
+
+    def record(self) -> dict[str, Any]:
+        """Return what it is, as plain data."""
+        return {"pid": self.pid, "n": self.share.n}
+
+    def preview(self) -> str:
+        """Return the command line."""
+        return shlex.join(self.command())
 
     def start(self) -> None:
         """Start the child; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
