@@ -8,7 +8,8 @@ PIP    := -m pip --disable-pip-version-check --quiet --no-input
 # Other versions of Python that "make test" runs the unit tests with, where they are installed.
 OTHERS := 3.12 3.13
 PYTEST_ARGS ?=
-# Unit tests share nothing, so all cores run them; the other tiers look at the whole machine.
+# Files of unit and system tests share nothing, so all cores run them; integration tests look at the
+# whole machine.
 AT_ONCE := -n auto --dist loadfile
 
 SHELL := /bin/sh
@@ -30,7 +31,7 @@ demo: $(VENV)/.with-runtime  ## start a cluster on this machine and analyse the 
 	@$(BIN)/python examples/stdlib_metrics.py
 
 .PHONY: test
-test: lint docs unit-others unit system integration  ## run every check: lint, docs, all tests
+test: lint docs unit-others unit system system-portable integration  ## run every check: lint, docs, all tests
 
 .PHONY: unit
 unit: $(VENV)/.with-test  ## run the unit tests only
@@ -40,7 +41,12 @@ unit: $(VENV)/.with-test  ## run the unit tests only
 .PHONY: system
 system: $(VENV)/.with-test  ## run the system tests only (real connections, one process)
 	@echo "== system tests, $$($(BIN)/python -V)"
-	@$(BIN)/python -m pytest tests/system $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/system $(AT_ONCE) $(PYTEST_ARGS)
+
+.PHONY: system-portable
+system-portable: $(VENV)/.with-test  ## run the system tests as on systems without fork, memfd or UNIX sockets
+	@echo "== system tests, portable implementations, $$($(BIN)/python -V)"
+	@IPKERNEL_PORTABLE=1 $(BIN)/python -m pytest tests/system $(AT_ONCE) $(PYTEST_ARGS)
 
 .PHONY: integration
 integration: $(VENV)/.with-test  ## run the integration tests only (real processes)
