@@ -24,7 +24,7 @@ MAKEFLAGS += --no-print-directory
 help:  ## list these commands
 	@echo "ipkernel: interactive parallel computing in Python"; echo
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
-	  while IFS='|' read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
+	  while IFS='|' read -r name text; do printf '%-22s %s\n' "$$name" "$$text"; done
 
 .PHONY: demo
 demo: $(VENV)/.with-runtime  ## start a cluster on this machine and analyse the standard library
@@ -44,7 +44,7 @@ system: $(VENV)/.with-test  ## run the system tests only (real connections, one 
 	@$(BIN)/python -m pytest tests/system $(AT_ONCE) $(PYTEST_ARGS)
 
 .PHONY: system-portable
-system-portable: $(VENV)/.with-test  ## run the system tests as on systems without fork, memfd or UNIX sockets
+system-portable: $(VENV)/.with-test  ## run the system tests, portable implementations
 	@echo "== system tests, portable implementations, $$($(BIN)/python -V)"
 	@IPKERNEL_PORTABLE=1 $(BIN)/python -m pytest tests/system $(AT_ONCE) $(PYTEST_ARGS)
 
