@@ -8,8 +8,6 @@ terminal reaches only their owner, who decides what it means.
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import shlex
 import signal
@@ -17,76 +15,35 @@ import site
 import subprocess
 import sys
 import threading
-import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, ClassVar, Final
+from collections.abc import Mapping
+from typing import IO, Any, Final
 
 from zope.interface import implementer, provider
 
 from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
-from ipkernel.launchers.interfaces import NONE, ILauncher, ILauncherClass, Share
-
-logger = logging.getLogger(__name__)
+from ipkernel.launchers.base import Launcher
+from ipkernel.launchers.interfaces import ILauncher, ILauncherClass, Share
 
 _LOG_LIMIT: Final = 5_000_000
-_TAIL: Final = 65536
-#: How often a wait looks whether the child lives, should something keep its output open.
-_LOOK: Final = 0.25
 
 _started: weakref.WeakSet[LocalLauncher] = weakref.WeakSet()
 
 
 @implementer(ILauncher)
 @provider(ILauncherClass)
-class LocalLauncher:
+class LocalLauncher(Launcher):
     """One of ipkernel's programs as a child process.
 
-    Args:
-        directory: The cluster's directory, which exists.
-        arguments: Arguments for the program.
-        lifeline: Whether it ends with this process; else it outlives it.
-        on_event: Called, in another thread, with each event that the program reports.
-        on_stop: Called, in another thread, when the program has ended.
-        environment: Further environment variables.
-        options: Values of the launcher's section of the configuration.
-        share: Which of the launcher's programs this is.
+    Its arguments are those of :class:`~ipkernel.launchers.base.Launcher`.
     """
 
-    name = ""
-    module = ""
-    SPEC: ClassVar[str] = ""
-    immediate: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        directory: ClusterDirectory,
-        arguments: Sequence[str] = (),
-        *,
-        lifeline: bool = True,
-        on_event: Callable[[dict[str, Any]], object] | None = None,
-        on_stop: Callable[[LocalLauncher], object] | None = None,
-        environment: dict[str, str] | None = None,
-        options: Mapping[str, Any] = NONE,
-        share: Share = Share(0),  # noqa: B008 - it is immutable
-    ) -> None:
-        self.directory = directory
-        self.options = options
-        self.share = share
-        self.arguments = tuple(arguments)
-        self.lifeline = lifeline
-        self.events: list[dict[str, Any]] = []
-        self._on_event = on_event
-        self._on_stop = on_stop
-        self._environment = dict(environment or {})
-        self._changed = threading.Condition()
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
-        self._ended = False
-        self._offsets: dict[Path, int] = {}
 
     def __repr__(self) -> str:
         state = "running" if self.running else "not running"
@@ -105,14 +62,14 @@ class LocalLauncher:
         return cls(directory, options=options)
 
     @property
-    def label(self) -> str:
-        """Where it runs, for messages; empty on this host."""
-        return self.share.label
-
-    @property
     def pid(self) -> int:
         """Process id, 0 before the start."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def started(self) -> bool:
+        """Whether it was started."""
+        return self._process is not None
 
     @property
     def running(self) -> bool:
@@ -124,15 +81,9 @@ class LocalLauncher:
         """How it ended, as :attr:`subprocess.Popen.returncode`; None before."""
         return self._process.poll() if self._process is not None else None
 
-    @property
-    def error_file(self) -> Path:
-        """Where its standard error goes."""
-        return self.directory.log / f"{self.name}.err"
-
-    @property
-    def log_file(self) -> Path:
-        """Where it keeps its log."""
-        return self.directory.log / f"{self.name}.log"
+    def how_ended(self) -> str:
+        """Say how it ended, such as ``"exited with code 1"``."""
+        return processes.describe_exit(self.exit_code)
 
     def command(self) -> list[str]:
         """Return the command line; there is never a secret in it."""
@@ -143,7 +94,7 @@ class LocalLauncher:
         """Say in a few words where it stands."""
         if self._process is None:
             return "not started"
-        return "running" if self.running else f"ended: {processes.describe_exit(self.exit_code)}"
+        return "running" if self.running else f"ended: {self.how_ended()}"
 
     def record(self) -> dict[str, Any]:
         """Return what it is, as plain data."""
@@ -193,66 +144,9 @@ class LocalLauncher:
             while data := stream.read(65536):
                 *lines, pending = (pending + data).split(b"\n")
                 for line in lines:
-                    self._line(line)
+                    self.tell_line(line)
         process.wait()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-        if self._on_stop is not None:
-            try:
-                self._on_stop(self)
-            except Exception:
-                logger.exception("the end of %s could not be dealt with", self.name)
-
-    def _line(self, line: bytes) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(event, dict) or "event" not in event:
-            return
-        with self._changed:
-            self.events.append(event)
-            self._changed.notify_all()
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:  # somebody else's fault, and this thread must go on
-                logger.exception("an event of %s could not be dealt with", self.name)
-
-    def wait_event(self, event: str, timeout: float) -> dict[str, Any]:
-        """Wait for an event; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                for said in self.events:
-                    if said["event"] == event:
-                        return said
-                    if said["event"] == "error":
-                        raise LauncherError(self._why_ended())
-                if self._ended or self._process is None or self._process.poll() is not None:
-                    raise LauncherError(self._why_ended())
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(f"{self.name} was not {event} within {timeout:g} s")
-                self._changed.wait(min(left, _LOOK))
-
-    def _why_ended(self) -> str:
-        if self._process is None:
-            return f"{self.name} was not started"
-        for said in self.events:
-            if said["event"] == "error":
-                return f"{self.name} failed: {said.get('message')}"
-        text = f"{self.name} {processes.describe_exit(self.exit_code)}"
-        lines = self.output()
-        if lines:
-            shown = "\n".join(f"    {line}" for line in lines)
-            return f"{text}; the last lines of its log in {self.directory.log}:\n{shown}"
-        return f"{text}; it left nothing in {self.directory.log}"
-
-    def problem(self) -> str:
-        """Say why it is not running, with the last lines of its log; empty if it runs."""
-        return "" if self.running else self._why_ended()
+        self.tell_end()
 
     def request_stop(self) -> None:
         """Close the lifeline, or send SIGTERM to a child without one."""
@@ -285,14 +179,6 @@ class LocalLauncher:
         """Send the child a signal by name, such as ``"SIGTERM"``."""
         if self.running and self._process is not None:
             self._process.send_signal(signal.Signals[name])
-
-    def output(self, lines: int = 20) -> list[str]:
-        """Return the last lines of its standard error and, if there are none, of its log."""
-        for path in (self.error_file, self.log_file):
-            found = tail(path, lines, self._offsets.get(path, 0))
-            if found:
-                return found
-        return []
 
     def close(self) -> None:
         """Close the lifeline and wait a moment for the thread that reads."""
@@ -328,25 +214,6 @@ class LocalHostLauncher(LocalLauncher):
 
     name = "ipdaemon"
     module = "ipkernel.cli.ipdaemon"
-
-
-def tail(path: Path, lines: int, start: int = 0) -> list[str]:
-    """Return the last lines of a text file.
-
-    Args:
-        path: The file; if it cannot be read, there are no lines.
-        lines: How many at most.
-        start: Ignore what stands before this offset in bytes.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            first = start if start <= size else 0  # a smaller file is a new one
-            file.seek(max(first, size - _TAIL))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return text.splitlines()[-lines:] if lines > 0 else []
 
 
 def child_environment(directory: ClusterDirectory, further: dict[str, str]) -> dict[str, str]:

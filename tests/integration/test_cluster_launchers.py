@@ -18,13 +18,13 @@ from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import ConfigurationError, LauncherError
 from ipkernel.launchers import find_launcher
+from ipkernel.launchers.base import tail
 from ipkernel.launchers.interfaces import ILauncher
 from ipkernel.launchers.local import (
     LocalControllerLauncher,
     LocalHostLauncher,
     child_environment,
     script_path,
-    tail,
 )
 from tests.integration.standins import CONTROLLER, standin
 
