@@ -239,6 +239,8 @@ class EngineLeft(Message, tag=8):
         restarting: True when its host starts it again under the same id.
         started: The tasks that had started on it (host to controller only).
         loss: The same facts as data.
+        excused: True when the machine was taken away from the engine, as at the end of a batch
+            job: what had started is run elsewhere, and that is not counted as an attempt.
     """
 
     engine: EngineId
@@ -246,6 +248,7 @@ class EngineLeft(Message, tag=8):
     restarting: bool = False
     started: Tasks = []
     loss: Reason | None = None
+    excused: bool = False
 
 
 class Closing(Message, tag=9):
@@ -350,6 +353,7 @@ class EngineSetup(Message, tag=17):
         store: Address of the host's store, or empty.
         ticket: The right to use it.
         subject: Whose right that is.
+        environment: Variables whose values depend on the engine's id.
     """
 
     engine: EngineId
@@ -358,6 +362,7 @@ class EngineSetup(Message, tag=17):
     store: Text = ""
     ticket: Annotated[bytes, Meta(max_length=64)] = b""
     subject: Annotated[str, Meta(max_length=128)] = ""
+    environment: dict[str, str] = {}
 
 
 class ObjectMade(Message, tag=18):
@@ -491,6 +496,36 @@ class SessionGone(Message, tag=29):
     session: Annotated[int, Meta(ge=0)]
 
 
+class Vitals(Struct, array_like=True, frozen=True, gc=False):
+    """What one process uses of its machine.
+
+    Attributes:
+        engine: Its id; -1 for the host daemon itself.
+        cpu: Percent of one core, since it was measured last.
+        memory: Bytes that it has in memory.
+        files: Open files and sockets; -1 where the system does not tell.
+        started: When it was started, seconds since the epoch by its host's clock.
+    """
+
+    engine: EngineId
+    cpu: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    memory: Bytes = 0
+    files: Annotated[int, Meta(ge=-1, lt=1 << 31)] = -1
+    started: float = 0.0
+
+
+class Measured(Message, tag=30):
+    """Host to controller, every other second: what its processes use."""
+
+    processes: Annotated[list[Vitals], Meta(max_length=8192)]
+
+
+class Draining(Message, tag=31):
+    """Host to controller: assign nothing more to my engines, for I am about to go."""
+
+    reason: Text
+
+
 class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
@@ -524,7 +559,7 @@ AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Submit, Function, Cancel, Fetch, Finished, Output, EngineJoined, EngineLeft, Closing,
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
     EngineSetup, ObjectMade, Release, Seek, Source, Provide, NotProvided, Copied, Free, HostAccess,
-    HostGone, Relay, SessionGone,
+    HostGone, Relay, SessionGone, Measured, Draining,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.

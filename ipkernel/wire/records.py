@@ -61,7 +61,7 @@ class EngineInfo(Record):
         engine: Its id.
         host: Host name.
         pid: Process id, 0 while it is starting.
-        state: ``"starting"``, ``"ready"``, ``"restarting"`` or ``"dead"``.
+        state: ``"starting"``, ``"ready"``, ``"draining"``, ``"restarting"`` or ``"dead"``.
         reason: Why it is not ready, with what is known of its last death.
         queued: Tasks assigned to it and not yet started.
         running: Tasks that it runs now.
@@ -69,6 +69,11 @@ class EngineInfo(Record):
         restarts: How often it has been started again.
         uptime: Seconds since it was last started.
         host_id: Number of its host.
+        cpu: Percent of one core that it used lately.
+        memory: Bytes that it has in memory, 0 if that is not known.
+        files: Open files and sockets, -1 if that is not known.
+        started: When its process was started, seconds since the epoch; 0 if that is not known.
+        last_loss: How its last process was lost, and when it was; empty if none was.
     """
 
     engine: EngineId
@@ -82,6 +87,11 @@ class EngineInfo(Record):
     restarts: int = 0
     uptime: float = 0.0
     host_id: int = 0
+    cpu: float = 0.0
+    memory: int = 0
+    files: int = -1
+    started: float = 0.0
+    last_loss: Text = ""
 
 
 class SessionGrant(Record):
@@ -130,9 +140,13 @@ class HostHello(Record):
         host: Host name.
         pid: Process id of the daemon.
         slots: How many engines it has or is about to start.
-        engines: Ids that its engines already have (empty at first).
+        engines: Ids that its engines already have, or want to have; they get those that are free.
         python: Major and minor version of Python.
         store: How its store is reached, or None when it has none.
+        launcher: Name of the launcher that has started it, such as ``"slurm"``; may be empty.
+        label: Where that launcher says that it runs, such as ``"slurm job 17"``; may be empty.
+        left: Seconds until its walltime is over; 0 if it has none.
+        restarts: How often it has been started again.
     """
 
     host: Text
@@ -143,6 +157,10 @@ class HostHello(Record):
     version: Text = ""
     python: Text = ""
     store: StoreAccess | None = None
+    launcher: Annotated[str, Meta(max_length=64)] = ""
+    label: Annotated[str, Meta(max_length=256)] = ""
+    left: Annotated[float, Meta(ge=0.0)] = 0.0
+    restarts: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
 
 
 class HostGrant(Record):
@@ -170,12 +188,18 @@ class EngineOrder(Record):
         count: How many new engines to start.
         signal: Name of a signal, such as ``"SIGINT"``.
         host: Host name to start new engines on; empty leaves the choice to the controller.
+        drain: For a stop: let engines finish what they have begun and what only they can run, and
+            give the rest to others; the answer comes when they are gone.
+        limit: Seconds that draining may take; engines that work on then are stopped as without
+            it. 0 for as long as it takes.
     """
 
     engines: Engines = []
     count: Annotated[int, Meta(ge=0, le=4096)] = 0
     signal: Annotated[str, Meta(max_length=16)] = ""
     host: Text = ""
+    drain: bool = False
+    limit: Annotated[float, Meta(ge=0.0)] = 0.0
 
 
 class EngineAnswer(Record):
@@ -196,6 +220,15 @@ class HostInfo(Record):
     Attributes:
         objects: How many objects are in its store, as far as the controller knows.
         object_bytes: Their bytes.
+        launcher: Name of the launcher that has started it, or empty.
+        label: Where that launcher says that it runs, or empty.
+        draining: Why its engines get nothing more, or empty.
+        ends: When its walltime is over, seconds since the epoch; 0 if it has none.
+        cpu: Percent of one core that the daemon used lately.
+        memory: Bytes that it has in memory, those of its store that it has touched included.
+        files: Open files and sockets, -1 if that is not known.
+        started: When it was started, seconds since the epoch; 0 if that is not known.
+        restarts: How often it has been started again.
     """
 
     host_id: int
@@ -206,6 +239,15 @@ class HostInfo(Record):
     since: float = 0.0
     objects: int = 0
     object_bytes: int = 0
+    launcher: Text = ""
+    label: Text = ""
+    draining: Text = ""
+    ends: float = 0.0
+    cpu: float = 0.0
+    memory: int = 0
+    files: int = -1
+    started: float = 0.0
+    restarts: int = 0
 
 
 class QueueCounts(Record):
@@ -221,7 +263,15 @@ class QueueCounts(Record):
 
 
 class Status(Record):
-    """The state of a cluster at one moment."""
+    """The state of a cluster at one moment.
+
+    Attributes:
+        cpu: Percent of one core that the controller used lately.
+        memory: Bytes that it has in memory.
+        files: Its open files and sockets, -1 if that is not known.
+        started: When it was started, seconds since the epoch.
+        restarts: How often it has been started again.
+    """
 
     cluster: Text
     pid: int
@@ -234,6 +284,10 @@ class Status(Record):
     queue: QueueCounts = QueueCounts()
     clients: int = 0
     memory: int = 0
+    cpu: float = 0.0
+    files: int = -1
+    started: float = 0.0
+    restarts: int = 0
 
 
 class TaskQuery(Record):
