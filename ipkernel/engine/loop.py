@@ -40,8 +40,10 @@ from ipkernel.wire.messages import (
 
 __all__ = ["Loop"]
 
-#: Bytes taken from the socket at once.
+#: Bytes taken from the socket at once; where little comes, room for more would be mapped and
+#: unmapped for each message.
 READ: Final = 1 << 18
+SMALL_READ: Final = 1 << 14
 #: Seconds that a finished result may wait while tasks follow each other.
 FLUSH_AFTER: Final = 1e-3
 #: A task that took longer than this, in seconds, makes the next one wait for a flush.
@@ -127,15 +129,17 @@ class Loop:
         receive = self._socket.recv
         link = self._link
         run_task = self._run_task
+        size = SMALL_READ
         while True:
             try:
-                data = receive(READ)
+                data = receive(size)
             except OSError:
                 return
             except Exception:  # noqa: BLE001, S112 - a signal handler that user code has left behind
                 continue
             if not data:
                 return
+            size = READ if len(data) == size else SMALL_READ
             with self._lock:
                 batch = link.receive(data)
             for message, payload in batch:

@@ -24,8 +24,9 @@ __all__ = ["EngineLink"]
 
 logger = logging.getLogger(__name__)
 
-#: Bytes read at a time.
+#: Bytes read at a time, where much comes and where little does.
 READ: Final = 1 << 18
+SMALL_READ: Final = 1 << 14
 
 
 @implementer(IReadWriteDescriptor)
@@ -51,6 +52,7 @@ class EngineLink:
         self._link = Link()
         self._unsent: deque[memoryview] = deque()
         self._reading = True
+        self._size = SMALL_READ
         self._finishing = False
         sock.setblocking(False)
         reactor.addReader(self)
@@ -119,13 +121,14 @@ class EngineLink:
     def doRead(self) -> Any:
         """There is something to read, says the reactor."""
         try:
-            data = self._socket.recv(READ)
+            data = self._socket.recv(self._size)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
             return CONNECTION_LOST
         if not data:
             return CONNECTION_DONE
+        self._size = READ if len(data) == self._size else SMALL_READ
         link = self._link
         try:
             batch = link.receive(data)

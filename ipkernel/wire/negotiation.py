@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 from foolscap import broker, negotiate
 from foolscap.tokens import NegotiationError, RemoteNegotiationError
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from ipkernel.wire.channel import READ_SIZE
+from ipkernel.wire.channeltls import ChannelTLS
 from ipkernel.wire.relay import RELAY_BYTE, Guests, RelayGate
 from ipkernel.wire.security import peer_certificate
 from ipkernel.wire.tickets import TICKET_SIZE
@@ -305,7 +306,7 @@ def tls_factory(tub: SecureTub, is_client: bool, wrapped: Factory) -> TLSMemoryB
     second wait for the end of the turn would only cost time.
     """
     factory = TLSMemoryBIOFactory(tub.tls, is_client, wrapped, tub.reactor)
-    factory.protocol = TLSMemoryBIOProtocol
+    factory.protocol = ChannelTLS
     factory.noisy = False
     return factory
 
@@ -320,7 +321,7 @@ def receive_ticket(tub: SecureTub, transport: Any, hello: bytes) -> None:
     """
     transport.bufferSize = READ_SIZE
     transport.setTcpNoDelay(True)
-    tls = TLSMemoryBIOProtocol(tls_factory(tub, False, Factory()), TicketGate(tub))
+    tls = ChannelTLS(tls_factory(tub, False, Factory()), TicketGate(tub))
     transport.protocol = tls
     tls.makeConnection(transport)
     tls.dataReceived(hello)
