@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ipkernel.errors import ConnectError, KernelError, ObjectError
 from ipkernel.objects import localfork
@@ -28,17 +28,21 @@ from ipkernel.objects.localwire import (
     Seal,
     WaitFreed,
 )
-from ipkernel.objects.mapping import COPY_SLICE, SegmentMemory, Segments, most_mappings
+from ipkernel.objects.mapping import SegmentMemory, Segments, most_mappings
 from ipkernel.objects.transfer import Transfer, TransferCancelled
 from ipkernel.wire.messages import HostAccess, Placed
+
+if TYPE_CHECKING:
+    from ipkernel.objects.window import Part
 
 __all__ = ["LocalStore", "reachable"]
 
 #: Connections that are kept while nobody uses them.
 IDLE: Final = 4
 
-_Memory: TypeAlias = tuple[mmap.mmap | bytearray, bool]
-"""An object's bytes, and whether they are the store's, so that the lease is needed on."""
+_Memory: TypeAlias = tuple["mmap.mmap | bytearray | Part", "bool | Callable[[], None]"]
+"""An object's bytes, and whether they are the store's, so that the lease is needed on, or even what is to
+be called when it ends."""
 
 
 def reachable(access: HostAccess) -> bool:
@@ -205,12 +209,13 @@ class LocalStore:
         segment = self._segment(region.segment, connection)
         offset = region.offset
         for view in views:
-            for start in range(0, len(view), COPY_SLICE):
-                piece = view[start : start + COPY_SLICE]
+            while view:
+                piece = view[: segment.step(offset, len(view))]
                 try:
                     segment.write(offset, piece)
                 except (OSError, ValueError) as error:
                     raise _unmapped(error) from error
+                view = view[len(piece) :]
                 offset += len(piece)
                 if transfer is not None:
                     transfer.advance(len(piece))
@@ -263,6 +268,10 @@ class LocalStore:
         if not region.size:
             return bytearray(), False
         segment = self._segment(region.segment, connection)
+        self._leases.undo()  # it may have been there a moment ago
+        lent = segment.lend(region.offset, region.size)
+        if lent is not None:
+            return lent
         try:
             if self._leases.mappings < most_mappings():
                 try:
@@ -276,11 +285,11 @@ class LocalStore:
     def _own(self, object_id: bytes, memory: _Memory) -> memoryview:
         """Have the lease end when it should: with the mapping, or at once."""
         held, leased = memory
-        if leased and isinstance(held, mmap.mmap):
-            self._leases.keep(held, object_id)
-        else:
+        if isinstance(held, bytearray) or not leased:
             self._leases.give_back(object_id)
-        return memoryview(held)
+        else:
+            self._leases.keep(held, object_id, leased if callable(leased) else None)
+        return memoryview(held).cast("B")
 
     def _segment(self, number: int, connection: Connection | None) -> SegmentMemory:
         segment = self._segments.find(number)

@@ -14,10 +14,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ipkernel.errors import ConnectError
 from ipkernel.objects.localwire import LIST_LIMIT
+
+if TYPE_CHECKING:
+    from ipkernel.objects.window import Part
 
 __all__ = ["Anchor", "Leases"]
 
@@ -38,23 +41,33 @@ class Anchor(Protocol):
         """Close it in this process only."""
 
 
-class _Lease(weakref.ref[mmap.mmap]):
-    """A mapping, and the object that it is of."""
+class _Lease(weakref.ref[Any]):
+    """A mapping or a part of one, the object that it is of, and what to do when it has gone."""
 
-    __slots__ = ("object_id",)
+    __slots__ = ("object_id", "undo")
 
     object_id: bytes
+    undo: Callable[[], None] | None
 
     # weakref.ref takes no further arguments, and knows nothing of keywords.
     def __new__(
-        cls, mapping: mmap.mmap, ended: Callable[[_Lease], None], object_id: bytes
+        cls,
+        mapping: mmap.mmap | Part,
+        ended: Callable[[_Lease], None],
+        object_id: bytes,
+        undo: Callable[[], None] | None,
     ) -> _Lease:
         lease = super().__new__(cls, mapping, ended)
         lease.object_id = object_id
+        lease.undo = undo
         return lease
 
     def __init__(
-        self, mapping: mmap.mmap, ended: Callable[[_Lease], None], object_id: bytes
+        self,
+        mapping: mmap.mmap | Part,
+        ended: Callable[[_Lease], None],
+        object_id: bytes,
+        undo: Callable[[], None] | None,
     ) -> None:
         super().__init__(mapping, ended)  # type: ignore[call-arg]
 
@@ -70,8 +83,8 @@ class Leases:
         self._pause = pause
         #: What has ended: leases, objects that were never mapped, and b"" to wake the thread.
         self._ended: SimpleQueue[_Lease | bytes] = SimpleQueue()
-        #: What the thread has taken out of the queue already.
-        self._taken: deque[_Lease | bytes] = deque()
+        #: What was taken out of the queue already, and only has to be told.
+        self._taken: deque[bytes] = deque()
         self._live: dict[int, _Lease] = {}
         self._anchor: Anchor | None = None
         self._thread: threading.Thread | None = None
@@ -87,9 +100,20 @@ class Leases:
         """Use this connection, and close it when :meth:`close` was called and no lease is left."""
         self._anchor = anchor
 
-    def keep(self, mapping: mmap.mmap, object_id: bytes) -> None:
-        """End a lease of ``object_id`` when ``mapping`` has gone."""
-        lease = _Lease(mapping, self._ended.put, object_id)
+    def keep(
+        self,
+        mapping: mmap.mmap | Part,
+        object_id: bytes,
+        undo: Callable[[], None] | None = None,
+    ) -> None:
+        """End a lease of ``object_id`` when ``mapping`` has gone.
+
+        Args:
+            mapping: What the lease is for.
+            object_id: The object.
+            undo: Is called then, before the store is told; in any thread.
+        """
+        lease = _Lease(mapping, self._ended.put, object_id, undo)
         self._live[id(lease)] = lease
         self._need_thread()
 
@@ -114,18 +138,36 @@ class Leases:
         found: list[bytes] = []
         while (self._taken or not self._ended.empty()) and len(found) < LIST_LIMIT:
             try:
-                ended = self._taken.popleft()
+                object_id = self._taken.popleft()
             except IndexError:
                 try:
-                    ended = self._ended.get_nowait()
+                    object_id = self._end(self._ended.get_nowait())
                 except Empty:  # another thread was quicker
                     break
-            if not isinstance(ended, bytes):
-                self._live.pop(id(ended), None)
-                ended = ended.object_id
-            if ended:
-                found.append(ended)
+            if object_id:
+                found.append(object_id)
         return found
+
+    def undo(self) -> None:
+        """Do now what is to be done for leases that have ended; the store is told later."""
+        if self._ended.empty():
+            return
+        try:
+            while True:
+                object_id = self._end(self._ended.get_nowait())
+                if object_id:
+                    self._taken.append(object_id)
+        except Empty:
+            self._ended.put(b"")  # the thread may wait
+
+    def _end(self, ended: _Lease | bytes) -> bytes:
+        """Return the object of a lease that has ended."""
+        if isinstance(ended, bytes):
+            return ended
+        if ended.undo is not None:
+            ended.undo()
+        self._live.pop(id(ended), None)
+        return ended.object_id
 
     def put_back(self, objects: Iterable[bytes]) -> None:
         """Take those back that the store could not be told of."""
@@ -146,7 +188,7 @@ class Leases:
 
     def _run(self) -> None:
         while True:
-            self._taken.append(self._ended.get())
+            self._taken.append(self._end(self._ended.get()))
             self._closing.wait(self._pause)
             if not self._tell():
                 return

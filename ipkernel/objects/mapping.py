@@ -3,8 +3,8 @@
 What a process writes into the store for the first time goes there as into a file, for to touch the pages of
 a mapping for the first time costs ten times as much as the copy itself. Where it writes again it goes
 through a mapping that is kept, whose pages are fetched all at once before; that is the fastest way. What it
-reads is mapped object by object, copy-on-write: it may be written to, and the store's bytes stay what they
-are.
+reads is mapped copy-on-write: it may be written to, and the store's bytes stay what they are. It is part of
+a :class:`~ipkernel.objects.window.Window`, or has a mapping of its own where that cannot be.
 """
 
 from __future__ import annotations
@@ -15,19 +15,27 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from functools import cache
-from typing import Final
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ipkernel.objects.window import Part, Window
 
 __all__ = ["COPY_SLICE", "SegmentMemory", "Segments", "most_mappings"]
 
 #: Bytes that are copied at a time: the interpreter's lock is held meanwhile.
 COPY_SLICE: Final = 4 << 20
+#: The same where it is not held. From some 200 MB on, C libraries copy past the caches, in two
+#: thirds of the time.
+LARGE_SLICE: Final = 256 << 20
 #: Bytes of which it is remembered as a whole whether this process has written there.
 _BLOCK: Final = 1 << 16
 #: Whether a process has written to such a block: never, as to a file, or through the mapping.
 _FRESH, _FILED, _MAPPED = range(3)
-#: Of :mod:`mmap`, which does not name it: fetch the pages of a mapping, to be written to (Linux 5.14).
-_POPULATE_WRITE: Final = 23 if sys.platform == "linux" else None
+#: Of :mod:`mmap`, which does not name it: fetch the pages of a mapping (Linux 5.14). They can be written
+#: to as well; its sibling for that, MADV_POPULATE_WRITE, looks at each page and takes twice the time.
+_POPULATE_READ: Final = 22 if sys.platform == "linux" else None
 #: Segments that are kept mapped, the least recently used ones go first.
 KEPT: Final = 64
 
@@ -63,6 +71,7 @@ class SegmentMemory:
             self._size = os.fstat(description).st_size
         self._lock = threading.Lock()
         self._shared = memoryview(b"")
+        self._window: Window | None = None
         self._written = bytearray(-(-self._size // _BLOCK))
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -76,12 +85,20 @@ class SegmentMemory:
             target = self.shared(offset, len(data))
             if before == _FILED:
                 self._populate(offset, len(data))
-            target[:] = data
+            _copy(target, data)
             return
         while data:
             count = os.pwrite(self._description, data, offset)
             data = data[count:]
             offset += count
+
+    def step(self, offset: int, size: int) -> int:
+        """Return how many of ``size`` bytes are best written at a time, beginning there."""
+        first, end = offset // _BLOCK, -(-(offset + min(size, LARGE_SLICE)) // _BLOCK)
+        numpy = "numpy" in sys.modules  # otherwise the interpreter's lock would be held for long
+        if numpy and min(self._written[first:end], default=_FRESH) != _FRESH:
+            return LARGE_SLICE
+        return COPY_SLICE
 
     def _note(self, offset: int, size: int) -> int:
         """Take note that all of this is written now; return how the least of it was before."""
@@ -96,11 +113,11 @@ class SegmentMemory:
     def _populate(self, offset: int, size: int) -> None:
         """Fetch pages at once: one by one, as they are touched, costs five times as much."""
         whole = self._shared.obj
-        if _POPULATE_WRITE is None or not isinstance(whole, mmap.mmap):
+        if _POPULATE_READ is None or not isinstance(whole, mmap.mmap):
             return
         start = offset - offset % mmap.PAGESIZE
         try:
-            whole.madvise(_POPULATE_WRITE, start, offset + size - start)
+            whole.madvise(_POPULATE_READ, start, offset + size - start)
         except OSError:  # an older kernel: they come one by one
             pass
 
@@ -119,8 +136,29 @@ class SegmentMemory:
                 raise ValueError(f"the segment has {len(self._shared)} bytes, not {end}")
             return self._shared[offset:end]
 
+    def lend(self, offset: int, size: int) -> tuple[Part, Callable[[], None]] | None:
+        """Return some of the mapping that is kept to read, copy-on-write.
+
+        Returns:
+            The part, and what must be called when the last view of it has gone, before the store is
+            told. None if it cannot be lent; then it may be mapped.
+        """
+        if sys.platform != "linux" or not isinstance(self._description, int):
+            return None
+        from ipkernel.objects.window import Window
+
+        with self._lock:
+            if self._window is None:
+                try:
+                    self._window = Window(self._map(0, self._size, mmap.ACCESS_COPY))
+                except OSError:  # there may be no room for all of it
+                    return None
+            window = self._window
+        part = window.lend(offset, size)
+        return None if part is None else (part, partial(window.take_back, offset, size))
+
     def private(self, offset: int, size: int) -> mmap.mmap:
-        """Map some of it copy-on-write.
+        """Map some of it copy-on-write, for one use.
 
         Raises:
             OSError, ValueError: It cannot be mapped, or is not that long.
@@ -160,6 +198,14 @@ class SegmentMemory:
             return _map_file(descriptor, offset, size, access)
         finally:
             os.close(descriptor)
+
+
+def _copy(target: memoryview, data: memoryview) -> None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or len(data) < _BLOCK or len(target) != len(data):
+        target[:] = data
+    else:  # which gives the interpreter's lock to others meanwhile
+        numpy.copyto(numpy.frombuffer(target, "u1"), numpy.frombuffer(data, "u1"))
 
 
 def _map_file(descriptor: int, offset: int, size: int, access: int) -> mmap.mmap:

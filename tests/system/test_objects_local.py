@@ -211,6 +211,39 @@ def test_what_the_daemon_has_leased_is_mapped_and_released(served: Served) -> No
     served.idle(object_id)
 
 
+@pytest.mark.parametrize("size", [100_000, 3 * MB])
+def test_an_object_that_is_got_again_is_what_it_was(served: Served, size: int) -> None:
+    client, data = served.client(), os.urandom(size)
+    object_id = served.put(client, data)
+    for _ in range(5):
+        one, two = client.get(object_id), client.get(object_id)
+        assert one == two == data
+        one[0] ^= 1
+        two[-1] ^= 1
+        assert (one[1:], two[:-1]) == (data[1:], data[:-1])
+        assert (one[0], two[-1]) != (data[0], data[-1])
+        assert one[-1] == data[-1]
+        del one, two
+    served.idle(object_id)
+
+
+@pytest.mark.parametrize("size", [100_000, 3 * MB])
+def test_what_was_written_to_one_object_is_not_seen_in_the_next(served: Served, size: int) -> None:
+    writer, reader = served.client("writer"), served.client("reader")
+    kept = []
+    for round_ in range(12):
+        data = bytes([round_]) * size
+        object_id = served.put(writer, data)
+        view = reader.get(object_id)
+        assert view == data
+        view[:: size // 7] = b"x" * len(view[:: size // 7])
+        if round_ % 3 == 0:
+            kept.append((object_id, view, bytes(view)))
+        del view
+        writer.free([object_id])
+    assert all(view == was for _, view, was in kept)
+
+
 def test_an_empty_object_is_mapped_too(served: Served) -> None:
     engine = served.client("engine")
     object_id = served.put(engine, b"")

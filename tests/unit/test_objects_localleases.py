@@ -125,6 +125,55 @@ def test_a_question_takes_releases_along() -> None:
     leases.close()
 
 
+def lent(leases: Leases, undone: list[bytes], object_id: bytes = A) -> memoryview:
+    """The same, where something is to be done at the end."""
+    mapping = mmap.mmap(-1, 4096)
+    leases.keep(mapping, object_id, lambda: undone.append(object_id))
+    return memoryview(mapping)
+
+
+def test_what_is_to_be_done_at_the_end_is_done_before_the_store_is_told() -> None:
+    leases = Leases(pause=1e6)
+    undone: list[bytes] = []
+    view, other = lent(leases, undone), lent(leases, undone, B)
+    del view
+    assert not undone
+    assert take_all(leases, 1) == [A]
+    assert undone == [A]
+    del other
+    assert take_all(leases, 1) == [B]
+    assert undone == [A, B]
+    leases.close()
+
+
+def test_what_is_to_be_done_can_be_done_before_its_time() -> None:
+    leases = Leases(pause=1e6)
+    undone: list[bytes] = []
+    view, other = lent(leases, undone), mapped(leases, B)
+    leases.undo()
+    assert not undone
+    del view, other
+    leases.undo()  # or the thread has done it
+    assert len(undone) <= 1
+    assert take_all(leases, 2) == [A, B]
+    assert undone == [A]
+    leases.close()
+
+
+def test_what_was_done_before_its_time_is_told_by_an_idle_process(
+    leases: Leases, anchor: FakeAnchor
+) -> None:
+    undone: list[bytes] = []
+    for count in range(1, 20):
+        view = lent(leases, undone)
+        del view
+        leases.undo()
+        leases.give_back(B)
+        leases.undo()
+        anchor.until(lambda count=count: anchor.told == {A: count, B: count})
+        assert undone == [A] * count
+
+
 def test_a_message_has_room_for_so_many() -> None:
     leases = Leases(pause=1e6)
     leases.put_back([A] * (LIST_LIMIT + 5))
@@ -152,7 +201,9 @@ def test_views_that_go_in_many_threads_are_all_counted(leases: Leases, anchor: F
     anchor.until(lambda: anchor.told[A] == 200)
 
 
-@given(st.lists(st.sampled_from(["map", "drop", "give back", "take", "put back"]), max_size=30))
+@given(
+    st.lists(st.sampled_from(["map", "drop", "give back", "take", "put back", "undo"]), max_size=30)
+)
 def test_each_lease_ends_once(steps: list[str]) -> None:
     leases = Leases(pause=1e6)
     views: list[memoryview] = []
@@ -172,6 +223,8 @@ def test_each_lease_ends_once(steps: list[str]) -> None:
                 ended += leases.take()
             case "put back":
                 leases.put_back(leases.take())
+            case "undo":
+                leases.undo()
         assert len(leases.mapped()) == len(views)
     views.clear()
     ended += take_all(leases, begun - len(ended))

@@ -74,6 +74,40 @@ def test_only_what_is_written_again_goes_through_a_mapping() -> None:
     made.close()
 
 
+@pytest.mark.skipif(portable(), reason="no descriptors are passed")
+def test_only_what_is_written_again_is_written_in_large_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, size = Made(NativeMemory()), SIZE // 2
+    monkeypatch.setitem(sys.modules, "numpy", sys)
+    assert made.memory.step(0, size) == mapping.COPY_SLICE
+    monkeypatch.undo()
+    made.memory.write(0, memoryview(bytes(size)))
+    monkeypatch.setitem(sys.modules, "numpy", sys)
+    assert made.memory.step(0, size) == made.memory.step(0, 1) == mapping.LARGE_SLICE
+    assert made.memory.step(0, SIZE) == mapping.COPY_SLICE
+    assert made.memory.step(SIZE, 1) == mapping.COPY_SLICE
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert made.memory.step(0, size) == mapping.COPY_SLICE
+    monkeypatch.undo()
+    made.close()
+
+
+@pytest.mark.parametrize("with_numpy", [True, False])
+def test_copies_are_the_same_with_and_without_numpy(
+    made: Made, monkeypatch: pytest.MonkeyPatch, with_numpy: bool
+) -> None:
+    if with_numpy:
+        pytest.importorskip("numpy")
+    else:
+        monkeypatch.delitem(sys.modules, "numpy", raising=False)
+    data = os.urandom(mapping._BLOCK + 17)
+    for _ in range(3):
+        made.memory.write(PAGE, memoryview(data))  # read-only, as bytes are
+        assert made.segment.view[PAGE : PAGE + len(data)] == data
+        data = data[::-1]
+
+
 def test_what_does_not_fit_is_not_written(made: Made) -> None:
     data = memoryview(b"x" * 100)
     for offset in (SIZE - 50, SIZE - 50, SIZE, 1 << 40):
