@@ -120,7 +120,10 @@ class _Run:
         """Run the reactor; return the exit status."""
         from twisted.internet import reactor
 
+        from ipkernel.wire.lean import lighten
+
         self._reactor = reactor
+        lighten(reactor)
         _quieten_twisted()
         self._reactor.callWhenRunning(self._start)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)

@@ -49,6 +49,9 @@ def start_reactor() -> Any:
             raise RuntimeError(
                 "Twisted's reactor has been stopped and cannot run again in this process"
             )
+        from ipkernel.wire.lean import lighten
+
+        lighten(reactor)
         ready = threading.Event()
         _thread = threading.Thread(
             target=_run, args=(reactor, ready), name="ipkernel-reactor", daemon=True

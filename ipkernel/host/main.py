@@ -126,9 +126,11 @@ def _serve(options: Options, report: Report, starter: Any, begun: list[Any]) -> 
 
     from ipkernel.host.daemon import HostDaemon
     from ipkernel.wire.identity import Identity
+    from ipkernel.wire.lean import lighten
     from ipkernel.wire.tub import make_tub
 
     reactor: Any = the_reactor
+    lighten(reactor)
     _log_twisted()
     directory = options.cluster_dir
     daemon = HostDaemon(
