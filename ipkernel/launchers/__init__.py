@@ -31,17 +31,35 @@ def find_launcher(kind: str, name: Any) -> Any:
     """
     if not isinstance(name, str):
         return name
-    own = _BUILT_IN.get((kind, name.lower()))
-    if own is not None:
-        module, _, class_name = own.partition(".")
-        return getattr(import_module(f"ipkernel.launchers.{module}"), class_name)
-    found = _plugins(kind)
-    if name.lower() in found:
-        return found[name.lower()].load()
-    known = sorted({*(known for of, known in _BUILT_IN if of == kind), *found})
-    near = difflib.get_close_matches(name.lower(), known, 1)
+    name = check_name(kind, name)
+    own = _BUILT_IN.get((kind, name))
+    if own is None:
+        return _plugins(kind)[name].load()
+    module, _, class_name = own.partition(".")
+    return getattr(import_module(f"ipkernel.launchers.{module}"), class_name)
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return a launcher's name as it is known, if there is such a launcher; nothing is loaded.
+
+    Raises:
+        ConfigurationError: There is none; with the nearest known name.
+    """
+    wanted = name.lower()
+    if (kind, wanted) in _BUILT_IN or wanted in _plugins(kind):
+        return wanted
+    known = sorted(launcher_names(kind))
+    near = difflib.get_close_matches(wanted, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     raise ConfigurationError(f"there is no launcher {name!r} for the {kind}; {hint}")
+
+
+def launcher_names(kind: str = "") -> list[str]:
+    """Return the names of the launchers of a kind, or of both; ipkernel's own come first."""
+    kinds = [kind] if kind else ["controller", "engines"]
+    own = [name for one in kinds for of, name in _BUILT_IN if of == one]
+    others = sorted(name for one in kinds for name in _plugins(one))
+    return list(dict.fromkeys([*own, *others]))
 
 
 def _plugins(kind: str) -> dict[str, Any]:
