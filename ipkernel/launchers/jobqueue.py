@@ -1,0 +1,247 @@
+"""Watch the jobs of one cluster in a batch system: one thread, and one query for all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, Protocol
+
+from ipkernel.launchers.batchsystem import Answer, BatchSystem, JobState, QueryFailed
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a command of a batch system may take.
+_PATIENCE: Final = 60.0
+#: Seconds between two looks at the output files of jobs: when something happens, and at most.
+_TICK: Final = 0.25
+_LONGEST_TICK: Final = 2.0
+#: Seconds until the next query after something has happened; doubled when nothing has.
+_SOON: Final = 0.5
+#: Seconds in which a new job may be missing in the queue.
+_SETTLING: Final = 15.0
+
+Wish = Literal["stop", "cancel", "kill"]
+RunCommand = Callable[[Sequence[str], Mapping[str, str] | None], Answer]
+
+
+class WatchedJob(Protocol):
+    """A job as the queue sees it."""
+
+    job: str
+    job_state: JobState
+    submitted: float
+    asked_to_end: bool
+
+    def read_output(self) -> bool:
+        """Take what is new in the job's output; return whether its program has ended."""
+
+    def take_state(self, state: JobState) -> None:
+        """Take a state that the batch system has told."""
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Answer:
+    """Run a command of a batch system.
+
+    Args:
+        command: The command line.
+        environment: Its environment; None for ours.
+
+    Raises:
+        OSError: It cannot be run.
+        subprocess.TimeoutExpired: It did not end in time.
+    """
+    done = subprocess.run(
+        [*command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_PATIENCE,
+        env={**(os.environ if environment is None else environment), "LC_ALL": "C"},
+        check=False,
+    )
+    out, err = (data.decode("utf-8", "replace") for data in (done.stdout, done.stderr))
+    return Answer(done.returncode, out, err)
+
+
+class JobQueue:
+    """The jobs of one cluster in one batch system.
+
+    Args:
+        system: The batch system.
+        run: Runs a command.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        system: BatchSystem,
+        run: RunCommand = run_command,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.system = system
+        self.run = run
+        self.clock = clock
+        self.trouble = ""
+        self._known: weakref.WeakSet[WatchedJob] = weakref.WeakSet()
+        self._watched: set[WatchedJob] = set()
+        self._wishes: list[tuple[Wish, WatchedJob]] = []
+        self._asking = threading.Lock()
+        self._asked = -_SETTLING
+        self._seen: set[str] = set()
+        self._wake = threading.Condition()
+        self._interval = _SOON
+        self._next = 0.0
+        self._thread: threading.Thread | None = None
+
+    # -- called by launchers --------------------------------------------------------------
+
+    def add(self, job: WatchedJob) -> None:
+        """Have a job's state asked for whenever that of another one is."""
+        self._known.add(job)
+
+    def watch(self, job: WatchedJob) -> None:
+        """Look after a job until it has ended, or :meth:`unwatch` is called."""
+        self.add(job)
+        with self._wake:
+            self._watched.add(job)
+            self._hurry()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._loop, name=f"queue-{self.system.section}", daemon=True
+                )
+                self._thread.start()
+
+    def unwatch(self, job: WatchedJob) -> None:
+        """Let go of a job."""
+        with self._wake:
+            self._watched.discard(job)
+            self._wake.notify_all()
+
+    def wish(self, wish: Wish, job: WatchedJob) -> None:
+        """Have a job ended, soon, with all others for which that is wished now."""
+        with self._wake:
+            self._wishes.append((wish, job))
+        self.watch(job)
+
+    def hurry(self) -> None:
+        """Look at the queue at short intervals for a while."""
+        with self._wake:
+            self._hurry()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end, if nothing is watched any more."""
+        thread = self._thread
+        if thread is not None and not self._watched and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def refresh(self, age: float = 0.0) -> None:
+        """Ask for the states of all jobs, unless that was done within the last ``age`` seconds."""
+        with self._asking:
+            if self.clock() - self._asked < age:
+                return
+            jobs = [job for job in list(self._known) if job.job_state.phase != "ended"]
+            states = self._ask(sorted({job.job for job in jobs}))
+            self._asked = self.clock()
+        if states is not None:
+            for job in jobs:
+                self._pass_on(job, states.get(job.job))
+
+    # -- the thread -----------------------------------------------------------------------
+
+    def _hurry(self) -> None:
+        self._interval = _SOON
+        self._next = min(self._next, self.clock() + _SOON)
+        self._wake.notify_all()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                if not self._watched:
+                    self._thread = None
+                    return
+                if not self._wishes:
+                    self._wake.wait(min(max(_TICK, self._interval / 2), _LONGEST_TICK))
+                jobs, wishes, self._wishes = list(self._watched), self._wishes, []
+            try:
+                self._turn(jobs, wishes)
+            except Exception:  # or nobody would look after the jobs
+                logger.exception("jobs of %s could not be looked after", self.system.title)
+
+    def _turn(self, jobs: Sequence[WatchedJob], wishes: Sequence[tuple[Wish, WatchedJob]]) -> None:
+        self.fulfil(wishes)
+        over = [job for job in jobs if job.read_output()]
+        if wishes or over or self.clock() >= self._next:
+            before = [job.job_state for job in jobs]
+            self.refresh()
+            changed = wishes or over or before != [job.job_state for job in jobs]
+            with self._wake:
+                longest = float(self.system.options["poll"])
+                self._interval = _SOON if changed else min(2 * self._interval, longest)
+                self._next = self.clock() + self._interval
+        with self._wake:
+            self._watched -= {job for job in jobs if job.job_state.phase == "ended"}
+
+    def fulfil(self, wishes: Sequence[tuple[Wish, WatchedJob]]) -> None:
+        """Have jobs ended: one command for each degree of severity."""
+        wanted: dict[Wish, list[str]] = {}
+        for wish, job in wishes:
+            if job.job_state.phase == "ended":
+                continue
+            if wish == "stop" and job.job_state.phase == "pending":
+                wish = "cancel"
+            wanted.setdefault(wish, []).append(job.job)
+        for wish, jobs in wanted.items():
+            for command in getattr(self.system, wish)(jobs):
+                try:
+                    answer = self.run(command, None)
+                except (OSError, subprocess.TimeoutExpired) as error:
+                    logger.warning("cannot end jobs of %s: %s", self.system.title, error)
+                    continue
+                if answer.code:  # most likely because a job has ended meanwhile
+                    logger.info("%s: %s", command[0], answer.complaint)
+
+    # -- states ---------------------------------------------------------------------------
+
+    def _ask(self, jobs: Sequence[str]) -> Mapping[str, JobState] | None:
+        """Return the states of jobs; None if the batch system cannot tell."""
+        if not jobs:
+            return {}
+        command = self.system.query(jobs)
+        try:
+            states = self.system.read_states(jobs, self.run(command, None))
+        except (OSError, subprocess.TimeoutExpired, QueryFailed) as error:
+            trouble = f"{command[0]} does not answer: {error}"
+            if trouble != self.trouble:
+                logger.warning("%s", trouble)
+            self.trouble = trouble
+            return None
+        self.trouble = ""
+        return states
+
+    def _pass_on(self, job: WatchedJob, state: JobState | None) -> None:
+        if state is None:
+            young = self.clock() - job.submitted < _SETTLING
+            if young and job.job not in self._seen and not job.asked_to_end:
+                return
+            state = self._how_ended(job.job)
+        self._seen.add(job.job)
+        if state.phase == "ended":
+            job.read_output()
+            self._seen.discard(job.job)
+        job.take_state(state)
+
+    def _how_ended(self, job: str) -> JobState:
+        """Return how a job that left the queue has ended, as far as the system remembers."""
+        command = self.system.history(job)
+        if command:
+            try:
+                found = self.system.read_history(job, self.run(command, None))
+            except (OSError, subprocess.TimeoutExpired):
+                found = None
+            if found is not None:
+                return found
+        return JobState("ended")
