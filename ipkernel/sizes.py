@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["parse_size"]
+__all__ = ["parse_size", "size_text"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", re.IGNORECASE)
 _POWERS: Final = "bkmgt"
@@ -46,3 +46,12 @@ def _number(value: str | int, whole: int) -> float | None:
     if power < 1 or unit[1:] not in ("", "b", "ib"):
         return None
     return number * float(1000 if unit[1:] == "b" else 1024) ** power
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

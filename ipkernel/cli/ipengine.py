@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ipkernel.host.storeoptions import add_store_options, chosen_store
+from ipkernel.host.options import Options, add_options, chosen_options
 
 _DESCRIPTION = """\
 Join a running controller with engines on this host, until Ctrl-C.
@@ -23,47 +23,39 @@ examples:
 """
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options.
-
-    Args:
-        arguments: The command line, without the program's name.
-    """
-    from ipkernel.cli.ipdaemon import count
-
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
         prog="ipengine",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "-n", "--engines", type=count, default=1, metavar="N", help="how many (default: 1)"
+    made.add_argument(
+        "--furl-file", "--file", metavar="FILE",
+        help="the controller's engine FURL (default: that of --cluster)",
+    )  # fmt: skip
+    made.add_argument("--cluster-dir", metavar="DIR", help="the cluster to join, by its directory")
+    add_options(made, engines=1, cluster="default", wait=10.0, grace=30.0, log_level="warning")
+    return made
+
+
+def parse(arguments: Sequence[str] | None) -> Options:
+    """Return the options.
+
+    Args:
+        arguments: The command line, without the program's name.
+    """
+    made = parser()
+    chosen = made.parse_args(arguments)
+    return chosen_options(
+        made,
+        chosen,
+        furl_file(chosen),
+        cluster="" if chosen.furl_file else chosen.cluster,
+        title="ipengine host",
     )
-    parser.add_argument(
-        "--furl-file", "--file", metavar="FILE", help="the controller's engine FURL"
-    )
-    parser.add_argument(
-        "--cluster", metavar="NAME", default="default",
-        help="the cluster of this account to join, when no FURL is given (default: default)",
-    )  # fmt: skip
-    parser.add_argument("--cluster-dir", metavar="DIR", help="the same by its directory")
-    parser.add_argument(
-        "--wait", type=float, default=10.0, metavar="SECONDS",
-        help="how long to wait for the controller (default: 10)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--grace", type=float, default=30.0, metavar="SECONDS",
-        help="how long to look for a lost controller (default: 30)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--log-level", default="warning", metavar="LEVEL",
-        choices=["debug", "info", "warning", "error", "critical"],
-        help="debug, info, warning, error or critical",
-    )  # fmt: skip
-    add_store_options(parser)
-    return parser.parse_args(arguments)
 
 
 def furl_file(chosen: argparse.Namespace) -> str:
@@ -98,6 +90,8 @@ class Speaker:
             say(f"waiting for the controller: {fields['message']}")
         elif event == "lost":
             say(f"lost the controller ({fields['message']}); looking for it")
+        elif event == "draining":
+            say(f"nothing new is begun here: {fields['message']}")
         elif event == "stopping":
             say(f"stopping: {fields['message']}")
         elif event == "error":
@@ -129,22 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when it has ended in good order, 1 otherwise.
     """
-    chosen = parse(arguments)
-    from ipkernel.host.main import Options, run
+    options = parse(arguments)
+    from ipkernel.host.main import run
 
-    return run(
-        Options(
-            furl_file(chosen),
-            engines=chosen.engines,
-            cluster="" if chosen.furl_file else chosen.cluster,
-            wait=chosen.wait,
-            grace=chosen.grace,
-            log_level=chosen.log_level,
-            title="ipengine host",
-            store=chosen_store(chosen),
-        ),
-        Speaker(),
-    )
+    return run(options, Speaker())
 
 
 if __name__ == "__main__":

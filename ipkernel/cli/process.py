@@ -17,9 +17,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
-#: Bytes after which a log file is put aside, and how many old ones are kept.
-LOG_SIZE: Final = 5_000_000
-LOG_BACKUPS: Final = 3
+from ipkernel.host.options import LOG_BACKUPS, LOG_SIZE
 
 #: Seconds by which two readings of a process's start time may differ.
 _SAME_START: Final = 2.0
@@ -38,11 +36,21 @@ class LogFile(RotatingFileHandler):
 
     Args:
         path: The file; created with mode 0600 when it is missing.
+        size: Bytes after which it is put aside.
+        backups: How many old files are kept.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int = LOG_SIZE, backups: int = LOG_BACKUPS) -> None:
         self.given_up = False
-        super().__init__(path, maxBytes=LOG_SIZE, backupCount=LOG_BACKUPS, encoding="utf-8")
+        # Without any old file the standard library would never begin a new one.
+        self._begin_anew = not backups
+        super().__init__(path, maxBytes=size, backupCount=max(1, backups), encoding="utf-8")
+
+    def doRollover(self) -> None:
+        """Put the file aside, or throw it away if none is to be kept."""
+        super().doRollover()
+        if self._begin_anew:
+            Path(f"{self.baseFilename}.1").unlink(missing_ok=True)
 
     def _open(self):  # type: ignore[no-untyped-def]
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -70,7 +78,12 @@ class LogFile(RotatingFileHandler):
 
 
 def start_logging(
-    name: str, directory: str | os.PathLike[str] | None, level: str = "INFO"
+    name: str,
+    directory: str | os.PathLike[str] | None,
+    level: str = "INFO",
+    *,
+    size: int = LOG_SIZE,
+    backups: int = LOG_BACKUPS,
 ) -> Path | None:
     """Send everything that is logged to ``directory/<name>.log``.
 
@@ -78,6 +91,8 @@ def start_logging(
         name: Name of the program, which names the file.
         directory: The log directory, created if need be; None logs to the standard error.
         level: A level of :mod:`logging` by name, in any case.
+        size: Bytes after which the file is put aside.
+        backups: How many old files are kept.
 
     Returns:
         The log file, or None when there is none.
@@ -99,7 +114,7 @@ def start_logging(
     else:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         path = Path(directory) / f"{name}.log"
-        handler = LogFile(path)
+        handler = LogFile(path, size, backups)
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)

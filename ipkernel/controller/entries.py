@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from ipkernel.sizes import size_text
+
 Place: TypeAlias = int
 """Where an object can be: the number of a host, or minus the number of a client's session."""
 
@@ -86,12 +88,3 @@ class Entry:
 def short(object_id: bytes) -> str:
     """Return enough of an id for people; who knows all of it may use the object."""
     return object_id[:4].hex()
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.python.failure import Failure
 
 from ipkernel.controller.bridging import Bridge
-from ipkernel.controller.entries import size_text
 from ipkernel.errors import TransferError
+from ipkernel.sizes import size_text
 from ipkernel.wire.relay import TOKEN_SIZE, RelayGate
 
 logger = logging.getLogger(__name__)

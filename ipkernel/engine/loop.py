@@ -165,6 +165,7 @@ class Loop:
             self._state.engine = message.engine
             self._state.host = message.host
             self._state.cluster = message.cluster
+            os.environ.update(message.environment)
             self.objects.set_up(message)
             set_title(message.engine, message.cluster)
 

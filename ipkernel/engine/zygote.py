@@ -6,7 +6,8 @@ messages of ``u32le length | JSON``:
 ==================================================  =========================================
 daemon to zygote
 ==================================================  =========================================
-``{"fork": key, "env": {...}}`` and 4 descriptors   fork an engine: link, stdout, stderr, progress
+``{"fork": key, "env": {...}, "cwd": path,          fork an engine: link, stdout, stderr, progress
+"cpus": [...]}`` and 4 descriptors
 ``{"kill": key, "signal": n, "group": bool}``       signal an engine, or its process group
 ==================================================  =========================================
 
@@ -203,7 +204,7 @@ class Zygote:
             for descriptor in (null, out, err, self._wake_read, self._wake_write):
                 os.close(descriptor)
             self._socket.close()
-            _make_own(message["env"])
+            _make_own(message["env"], message.get("cwd", ""), message.get("cpus", []))
             from ipkernel.engine.worker import run_engine
 
             run_engine(socket.socket(fileno=link), progress=progress)
@@ -272,9 +273,13 @@ class Zygote:
                 return
 
 
-def _make_own(environment: dict[str, str]) -> None:
+def _make_own(environment: dict[str, str], cwd: str, cpus: list[int]) -> None:
     """Give a fresh engine what it must not share with its siblings."""
     os.environ.update(environment)
+    if cwd:
+        os.chdir(cwd)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
     # Only programs that the engine starts see this in their initial environment.
     os.environ[native.COOKIE] = str(os.getpid())
     random.seed()

@@ -19,16 +19,19 @@ from ipkernel._version import __version__
 from ipkernel.errors import ConnectError, KernelError, SecurityError
 from ipkernel.host.engines import Engines
 from ipkernel.host.interfaces import Begun
+from ipkernel.host.options import Options
+from ipkernel.host.output import LogBounds
 from ipkernel.host.processes import signal_number
+from ipkernel.host.slots import Slots
 from ipkernel.host.storage import make_storage
-from ipkernel.host.storeoptions import DEFAULTS, StoreOptions
 from ipkernel.host.uplink import Uplink
+from ipkernel.host.walltime import Walltime
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.connect import ends_of
 from ipkernel.wire.doors import RIHost
 from ipkernel.wire.furl import read_furl
 from ipkernel.wire.link import Received
-from ipkernel.wire.messages import PROTOCOL, Closing
+from ipkernel.wire.messages import PROTOCOL, Closing, Draining
 from ipkernel.wire.records import EngineAnswer, EngineOrder, HostGrant, HostHello, pack, unpack
 from ipkernel.wire.tub import SecureTub, call, connect, open_channel
 
@@ -43,6 +46,9 @@ LONGEST_PAUSE: Final = 1.0
 EAGER: Final = 3.0
 #: Seconds that one attempt may take.
 ATTEMPT: Final = 10.0
+#: What is said near the end of the walltime, and at the end.
+NEARLY_OVER: Final = "the batch job's walltime is nearly over"
+OVER: Final = "the batch job's walltime is over"
 
 
 class JoinFailed(KernelError):
@@ -102,14 +108,12 @@ class HostDaemon:
     Args:
         reactor: Twisted's reactor.
         tub: This process's Tub, running.
-        furl_file: The file with the engine FURL; read again at each attempt.
+        options: How it is to run. The file with the engine FURL is read again at each attempt.
         starter: An :class:`~ipkernel.host.interfaces.IEngineStarter`, not yet attached.
         begun: The engine processes that it was asked for already.
+        slots: How engines are to be.
         host: Name of this host.
-        log_dir: Where the output of engines is kept, or None.
-        store: How the store for large objects is to be.
-        wait: Seconds in which the controller must be reached at first.
-        grace: Seconds for which a lost controller is looked for.
+        began: When this process began, by the reactor's clock; its walltime counts from there.
         report: Is told what happens: an event's name, and its fields.
 
     Attributes:
@@ -122,23 +126,20 @@ class HostDaemon:
         self,
         reactor: Any,
         tub: SecureTub,
-        furl_file: str | os.PathLike[str],
+        options: Options,
         starter: Any,
         begun: Sequence[Begun],
         *,
+        slots: Slots,
         host: str,
-        log_dir: Path | None = None,
-        store: StoreOptions = DEFAULTS,
-        wait: float = 60.0,
-        grace: float = 10.0,
+        began: float,
         report: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self._reactor = reactor
         self._tub = tub
-        self._furl_file = Path(furl_file)
+        self._options = options
+        self._furl_file = Path(options.furl_file)
         self._host = host
-        self._wait = wait
-        self._grace = grace
         self._report = report
         self._uplink = Uplink()
         self._door = HostDoor(self)
@@ -148,18 +149,25 @@ class HostDaemon:
         self._names: list[int] = []
         self._ending_because = ""
         self.finished: Deferred[None] = Deferred()
-        self._storage = make_storage(reactor, tub.identity, self._uplink, store)
+        self._storage = make_storage(reactor, tub.identity, self._uplink, options.store)
+        directory = options.cluster_dir
         self.engines = Engines(
             reactor,
             starter,
             self._uplink,
             host=host,
-            log_dir=log_dir,
+            log_dir=directory / "log" if directory is not None else None,
+            log_bounds=LogBounds(options.log_size, options.log_backups),
+            slots=slots,
             objects=self._storage,
             changed=self._changed,
         )
         self.engines.add(begun)
         starter.attach(reactor, self.engines)
+        left = max(0.001, began + options.walltime - reactor.seconds()) if options.walltime else 0.0
+        self._walltime = Walltime(
+            reactor, left, options.drain_margin, self._ends_soon, self._time_is_over
+        )
 
     def start(self) -> None:
         """Begin to look for the controller."""
@@ -174,13 +182,13 @@ class HostDaemon:
 
     async def _first_join(self) -> None:
         try:
-            await self._join(self._wait)
+            await self._join(self._options.wait)
         except JoinFailed as error:
             self._fail(str(error))
 
     async def _rejoin(self) -> None:
         try:
-            await self._join(self._grace)
+            await self._join(self._options.grace)
         except JoinFailed as error:
             self._fail(f"the controller is gone, and with it the engines end ({error})")
             return
@@ -226,10 +234,14 @@ class HostDaemon:
             host=self._host,
             pid=os.getpid(),
             slots=len(self.engines),
-            engines=self.engines.ids,
+            engines=self.engines.ids or list(self._options.engine_ids),
             version=__version__,
             python=python,
             store=self._storage.access(here.host) if self._storage is not None else None,
+            launcher=self._options.launcher,
+            label=self._options.label,
+            left=self._walltime.left,
+            restarts=self._options.restarts,
         )
         try:
             answer = await call(reference, "register", self._door, pack(hello))
@@ -260,6 +272,8 @@ class HostDaemon:
         self._uplink.connect(channel)
         self._report("registered", engines=self.engines.ids)
         self.engines.announce()
+        if self._walltime.near:
+            self._uplink.send(Draining(NEARLY_OVER))
         self._changed()
 
     def _received(self, channel: Channel, batch: list[Received]) -> None:
@@ -280,6 +294,17 @@ class HostDaemon:
             if self._storage is not None:
                 self._storage.disconnected()
             self._run(self._rejoin())
+
+    # ------------------------------------------------------------ walltime
+
+    def _ends_soon(self) -> None:
+        if self._stopping is None:
+            logger.info("%s: nothing new is begun here", NEARLY_OVER)
+            self._report("draining", message=NEARLY_OVER)
+            self._uplink.send(Draining(NEARLY_OVER))
+
+    def _time_is_over(self) -> None:
+        self.stop(OVER, excused=True)
 
     # ------------------------------------------------------------- reporting
 
@@ -302,11 +327,12 @@ class HostDaemon:
 
     # --------------------------------------------------------------- ending
 
-    def stop(self, reason: str) -> Deferred[None]:
+    def stop(self, reason: str, *, excused: bool = False) -> Deferred[None]:
         """End all engines and leave.
 
         Args:
             reason: Why, for the log.
+            excused: What runs is to be run elsewhere, without counting that as an attempt.
 
         Returns:
             Fires when they are gone; :attr:`finished` follows.
@@ -315,7 +341,7 @@ class HostDaemon:
             logger.info("stopping: %s", reason)
             self._report("stopping", message=reason)
             self._stopping = Deferred()
-            self._run(self._stop(None))
+            self._run(self._stop(None, reason if excused else ""))
         return self._stopping
 
     def _fail(self, message: str) -> None:
@@ -324,10 +350,14 @@ class HostDaemon:
             self._stopping = Deferred()
             self._run(self._stop(JoinFailed(message)))
 
-    async def _stop(self, error: JoinFailed | None) -> None:
+    async def _stop(self, error: JoinFailed | None, excuse: str = "") -> None:
         stopping = self._stopping
         assert stopping is not None
-        await self.engines.stop()
+        self._walltime.stop()
+        if excuse:
+            await self.engines.stop(excuse, excused=True)
+        else:
+            await self.engines.stop()
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.flush_now()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ipkernel.host.dispatch import Lane
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
-from ipkernel.host.output import EngineLog, LastLines, Markers
+from ipkernel.host.output import LOG_BOUNDS, EngineLog, LastLines, LogBounds, Markers
 from ipkernel.host.pipes import NativePipe, Pipe, ThreadPipe
 from ipkernel.host.processes import Exit
 from ipkernel.wire.link import Received
@@ -35,8 +35,11 @@ class Engine:
         number: The engine's id, -1 while there is none.
         forward: Takes output on its way to the client.
         log: Where the output is kept, or None.
+        slot: Its number on this host, from 0.
+        bounds: How much of the output is kept.
 
     Attributes:
+        slot: As given.
         lane: Its tasks.
         link: Its link, once it has said hello.
         pid: Its process, or 0.
@@ -51,8 +54,17 @@ class Engine:
         on_output: Is called when output has arrived while something is held.
     """
 
-    def __init__(self, key: str, number: int, forward: Forward, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        number: int,
+        forward: Forward,
+        log: Path | None = None,
+        slot: int = 0,
+        bounds: LogBounds = LOG_BOUNDS,
+    ) -> None:
         self.key = key
+        self.slot = slot
         self.id = number
         self.lane = Lane()
         self.link: EngineLink | None = None
@@ -60,7 +72,8 @@ class Engine:
         self.pipes: list[Pipe] = []
         self.held: deque[Received] = deque()
         self.last = LastLines()
-        self.log = EngineLog(log) if log is not None else None
+        self._bounds = bounds
+        self.log = EngineLog(log, *bounds) if log is not None else None
         self.pid = 0
         self.epoch = 0
         self.reported = 0
@@ -119,7 +132,7 @@ class Engine:
         """Keep the output in another file from now on, or in none."""
         if self.log is not None:
             self.log.close()
-        self.log = EngineLog(path) if path is not None else None
+        self.log = EngineLog(path, *self._bounds) if path is not None else None
 
     def _reader(self, stream: Stream, markers: Markers) -> Callable[[bytes], None]:
         def received(data: bytes) -> None:

@@ -14,7 +14,9 @@ from ipkernel.host.engine import Engine
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
 from ipkernel.host.needs import NoObjects, Objects
-from ipkernel.host.processes import GROUP_SIGNALS, Exit, memory_of
+from ipkernel.host.output import LOG_BOUNDS, LogBounds
+from ipkernel.host.processes import GROUP_SIGNALS, Exit
+from ipkernel.host.slots import Slots
 from ipkernel.host.supervisor import (
     End,
     Gone,
@@ -27,6 +29,8 @@ from ipkernel.host.supervisor import (
     Wait,
 )
 from ipkernel.host.traffic import Traffic, Uplink
+from ipkernel.host.watching import Watch
+from ipkernel.sizes import size_text
 from ipkernel.wire.link import Received
 from ipkernel.wire.messages import EngineJoined, EngineLeft, EngineSetup, Reason
 
@@ -42,8 +46,6 @@ END_TIME: Final = 0.3
 HELLO_TIME: Final = 60.0
 #: Seconds that the end of the link may take after the end of the process.
 LINK_TIME: Final = 0.5
-#: Seconds between looks at the engines' memory.
-MEMORY_EVERY: Final = 2.0
 
 
 class Engines:
@@ -55,6 +57,8 @@ class Engines:
         uplink: The way to the controller.
         host: Name of this host.
         log_dir: Where the output of engines is kept, or None.
+        log_bounds: How much of it.
+        slots: How engines are to be.
         objects: This host's store, and what brings objects to it; by default there is none.
         changed: Is called, a turn of the reactor later, when engines have joined or left.
     """
@@ -67,6 +71,8 @@ class Engines:
         *,
         host: str,
         log_dir: Path | None = None,
+        log_bounds: LogBounds = LOG_BOUNDS,
+        slots: Slots | None = None,
         objects: Objects | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -77,6 +83,8 @@ class Engines:
         self._host = host
         self._cluster = ""
         self._log_dir = log_dir
+        self._log_bounds = log_bounds
+        self._slots = slots if slots is not None else Slots()
         self._changed = changed
         self._supervisor = Supervisor()
         self._engines: dict[str, Engine] = {}
@@ -85,8 +93,10 @@ class Engines:
         self._next_key = 0
         self._timers: set[Any] = set()
         self._stopping = False
+        self._excused = False
         self._noted = False
-        self._look_at_memory()
+        limit = self._slots.options.memory
+        self._watch = Watch(reactor, self._engines, uplink, limit=limit, exceeded=self._exceeded)
 
     # ------------------------------------------------------------- slots
 
@@ -114,8 +124,10 @@ class Engines:
             self._carry_out(self._supervisor.add(key, now))
 
     def _new(self, key: str, number: int) -> Engine:
+        taken = {engine.slot for engine in self._engines.values()}
+        slot = next(n for n in range(len(taken) + 1) if n not in taken)
         engine = self._engines[key] = Engine(
-            key, number, self._traffic.forward, self._log_path(number)
+            key, number, self._traffic.forward, self._log_path(number), slot, self._log_bounds
         )
         engine.on_output = self._traffic.release
         if number >= 0:
@@ -214,7 +226,8 @@ class Engines:
         if engine.link is not None:
             subject = engine.subject
             store, ticket = self._objects.admit(subject)
-            setup = EngineSetup(engine.id, self._host, self._cluster, store, ticket, subject)
+            late = self._slots.late(engine.slot, engine.id)
+            setup = EngineSetup(engine.id, self._host, self._cluster, store, ticket, subject, late)
             engine.link.send(setup)
             engine.link.flush()
 
@@ -353,7 +366,9 @@ class Engines:
                 memory=engine.memory,
                 last_output=engine.last.lines(),
             )
-            self._uplink.send(EngineLeft(engine.id, left.reason, left.restarting, started, loss))
+            self._uplink.send(
+                EngineLeft(engine.id, left.reason, left.restarting, started, loss, self._excused)
+            )
         self._note_change()
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
@@ -374,7 +389,7 @@ class Engines:
 
     def _start(self, engine: Engine) -> None:
         try:
-            begun = self._starter.start(engine.key, {})
+            begun = self._starter.start(engine.key, self._slots.place(engine.slot))
         except OSError as error:
             engine.exit = Exit(None, None)
             now = self._reactor.seconds()
@@ -422,6 +437,12 @@ class Engines:
         engine = self._engines.get(key)
         if engine is not None and engine.epoch == epoch and engine.exit is None:
             self._starter.signal(key, int(getattr(signal, "SIGKILL", signal.SIGTERM)), True)
+
+    def _exceeded(self, engine: Engine, used: int) -> None:
+        """End an engine that uses more memory than it may, at once: it goes on growing."""
+        limit = size_text(self._slots.options.memory)
+        engine.exit_text = f"it used {size_text(used)}, more than its limit of {limit} (slots.memory), and was ended"
+        self._kill(engine.key, engine.epoch)
 
     def _gone(self, engine: Engine) -> None:
         del self._engines[engine.key]
@@ -489,14 +510,21 @@ class Engines:
             self._starter.signal(engine.key, number, number in GROUP_SIGNALS)
         return [engine.id for engine in chosen]
 
-    def stop(self) -> Deferred[Any]:
+    def stop(
+        self, reason: str = "the host daemon stops", *, excused: bool = False
+    ) -> Deferred[Any]:
         """End all engines and everything that runs here.
+
+        Args:
+            reason: Why.
+            excused: The tasks that run are to be run elsewhere, whatever their retries.
 
         Returns:
             Fires when they are gone.
         """
         self._stopping = True
-        ended = self.end([], "the host daemon stops")
+        self._excused = excused
+        ended = self.end([], reason)
         ended.addCallback(self._stopped)
         return ended
 
@@ -504,6 +532,7 @@ class Engines:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        self._watch.stop()
         self._traffic.stop()
         self._starter.close()
         return result
@@ -527,9 +556,3 @@ class Engines:
 
         timer = self._reactor.callLater(seconds, due)
         self._timers.add(timer)
-
-    def _look_at_memory(self) -> None:
-        for engine in self._engines.values():
-            if engine.pid:
-                engine.memory = memory_of(engine.pid) or engine.memory
-        self._later(MEMORY_EVERY, self._look_at_memory)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from attrs import define
 from zope.interface import Attribute, Interface
@@ -12,7 +13,21 @@ if TYPE_CHECKING:
 
     from ipkernel.host.processes import Exit
 
-__all__ = ["Begun", "IEngineStarter", "StarterEvents"]
+__all__ = ["Begun", "IEngineStarter", "Place", "StarterEvents"]
+
+
+class Place(NamedTuple):
+    """Where and how an engine process is to run.
+
+    Attributes:
+        environment: Variables to be set for it.
+        cwd: Its directory; empty for that of its starter.
+        cpus: The cores that it is bound to; empty for all.
+    """
+
+    environment: Mapping[str, str] = {}
+    cwd: str = ""
+    cpus: tuple[int, ...] = ()
 
 
 @define
@@ -61,12 +76,12 @@ class IEngineStarter(Interface):
 
     threaded = Attribute("True when the engines' output must be read by threads.")
 
-    def start(key: str, environment: dict[str, str]) -> Begun:  # noqa: N805
+    def start(key: str, place: Place) -> Begun:  # noqa: N805
         """Ask for a process.
 
         Args:
             key: The slot's name; unique among the processes that live.
-            environment: Variables to be set for it.
+            place: Where and how it is to run.
 
         Raises:
             OSError: There are no more descriptors or processes.

@@ -12,58 +12,19 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ipkernel.host.storeoptions import DEFAULTS, StoreOptions
+from ipkernel.host.options import Options, take_slots
 
-__all__ = ["Options", "run"]
+if TYPE_CHECKING:
+    from ipkernel.host.slots import Slots
+
+__all__ = ["run"]
 
 logger = logging.getLogger(__name__)
-
-
-class Options:
-    """How a host daemon is to run.
-
-    Attributes:
-        furl_file: The file with the engine FURL.
-        engines: How many engines.
-        cluster: Name of the cluster, for titles.
-        cluster_dir: Its directory, or None for a daemon that leaves no files.
-        wait: Seconds in which the controller must be reached.
-        grace: Seconds for which a lost controller is looked for.
-        lifeline: Whether the end of the standard input is the end of the daemon.
-        log_level: A level by name.
-        title: The process's title, without the cluster.
-        store: How its store is to be.
-    """
-
-    def __init__(
-        self,
-        furl_file: str,
-        *,
-        engines: int = 1,
-        cluster: str = "",
-        cluster_dir: Path | None = None,
-        wait: float = 60.0,
-        grace: float = 10.0,
-        lifeline: bool = False,
-        log_level: str = "info",
-        title: str = "ipdaemon",
-        store: StoreOptions = DEFAULTS,
-    ) -> None:
-        self.furl_file = furl_file
-        self.engines = engines
-        self.cluster = cluster
-        self.cluster_dir = cluster_dir
-        self.wait = wait
-        self.grace = grace
-        self.lifeline = lifeline
-        self.log_level = log_level
-        self.title = title
-        self.store = store
 
 
 Report = Callable[..., None]
@@ -80,6 +41,8 @@ def run(options: Options, report: Report) -> int:
         The process's exit code.
     """
     gc.disable()  # nothing becomes garbage while modules are imported
+    began = time.time()
+    slots_text = take_slots(os.environ)
     os.environ["IPKERNEL_CLUSTER"] = str(options.cluster_dir or options.cluster or os.getpid())
     from ipkernel.host.starters import portable
 
@@ -88,14 +51,16 @@ def run(options: Options, report: Report) -> int:
         from ipkernel.host.zygotes import spawn_zygote
 
         zygote = spawn_zygote(options.cluster)
+    from ipkernel.host.slots import make_slots
     from ipkernel.host.starters import make_starter
 
     starter = make_starter(options.cluster, zygote)
     pid_file: Any = None
     try:
-        begun = [starter.start(str(number + 1), {}) for number in range(options.engines)]
+        slots = make_slots(slots_text, options.engines)
+        begun = [starter.start(str(n + 1), slots.place(n)) for n in range(options.engines)]
         pid_file = _settle(options)
-        return _serve(options, report, starter, begun)
+        return _serve(options, report, starter, begun, slots, began)
     except (OSError, ValueError, RuntimeError) as error:
         report("error", message=str(error))
         return 1
@@ -110,7 +75,13 @@ def _settle(options: Options) -> Any:
     from ipkernel.cli.process import PidFile, set_title, start_logging
 
     directory = options.cluster_dir
-    start_logging("ipdaemon", directory / "log" if directory else None, options.log_level)
+    start_logging(
+        "ipdaemon",
+        directory / "log" if directory else None,
+        options.log_level,
+        size=options.log_size,
+        backups=options.log_backups,
+    )
     set_title(f"{options.title} [{options.cluster}]" if options.cluster else options.title)
     if directory is None:
         return None
@@ -121,7 +92,9 @@ def _settle(options: Options) -> Any:
     return pid_file
 
 
-def _serve(options: Options, report: Report, starter: Any, begun: list[Any]) -> int:
+def _serve(
+    options: Options, report: Report, starter: Any, begun: list[Any], slots: Slots, began: float
+) -> int:
     from twisted.internet import reactor as the_reactor
 
     from ipkernel.host.daemon import HostDaemon
@@ -132,18 +105,15 @@ def _serve(options: Options, report: Report, starter: Any, begun: list[Any]) -> 
     reactor: Any = the_reactor
     lighten(reactor)
     _log_twisted()
-    directory = options.cluster_dir
     daemon = HostDaemon(
         reactor,
         make_tub(Identity.create(), reactor),
-        options.furl_file,
+        options,
         starter,
         begun,
+        slots=slots,
         host=socket.gethostname(),
-        log_dir=directory / "log" if directory else None,
-        store=options.store,
-        wait=options.wait,
-        grace=options.grace,
+        began=began,
         report=report,
     )
     status = 0

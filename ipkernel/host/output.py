@@ -10,9 +10,11 @@ import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["EngineLog", "LastLines", "Markers"]
+from ipkernel.host.options import LOG_BACKUPS, LOG_SIZE
+
+__all__ = ["LOG_BOUNDS", "EngineLog", "LastLines", "LogBounds", "Markers"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +125,22 @@ class LastLines:
         return [text[-self._width :] for text in texts[-self._lines.maxlen :]]
 
 
+class LogBounds(NamedTuple):
+    """How much of a log is kept.
+
+    Attributes:
+        size: Bytes after which its file is put aside.
+        backups: How many old files there may be.
+    """
+
+    size: int = LOG_SIZE
+    backups: int = LOG_BACKUPS
+
+
+#: How much is kept unless somebody has chosen.
+LOG_BOUNDS: Final = LogBounds()
+
+
 class EngineLog:
     """The log file of an engine's output: rotated, and given up when it cannot be written.
 
@@ -136,9 +154,9 @@ class EngineLog:
     def __init__(
         self,
         path: Path,
+        size: int = LOG_SIZE,
+        backups: int = LOG_BACKUPS,
         *,
-        size: int = 5_000_000,
-        backups: int = 3,
         complain: Callable[[str], None] = logger.warning,
     ) -> None:
         self._path = path
@@ -175,6 +193,8 @@ class EngineLog:
 
     def _rotate(self) -> None:
         self.close()
+        if not self._backups:
+            self._path.unlink(missing_ok=True)
         for number in range(self._backups, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{number}")
             newer = (

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from attrs import frozen
 
-__all__ = ["GROUP_SIGNALS", "Exit", "kill_group", "memory_of", "signal_number", "signal_process"]
+__all__ = [
+    "GROUP_SIGNALS",
+    "Exit",
+    "bind_to_cpus",
+    "kill_group",
+    "signal_number",
+    "signal_process",
+]
 
 #: Signals that a terminal, or someone who wants an end, sends to a whole group.
 GROUP_SIGNALS: Final = frozenset(
@@ -111,16 +119,16 @@ def signal_process(pid: int, number: int, *, group: bool) -> None:
         os.kill(pid, number)
 
 
-def memory_of(pid: int) -> int:
-    """Return the bytes of a process that are in memory, 0 if that cannot be told."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError, IndexError):
-        pass
+def bind_to_cpus(pid: int, cpus: Sequence[int]) -> None:
+    """Let a process run on some cores only; nothing happens if it has ended, or without cores."""
+    if not cpus:
+        return
+    if hasattr(os, "sched_setaffinity"):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(pid, cpus)
+        return
     import psutil
 
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
+    with suppress(psutil.NoSuchProcess):
+        process: Any = psutil.Process(pid)
+        process.cpu_affinity(list(cpus))

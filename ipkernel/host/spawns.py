@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zope.interface import implementer
 
-from ipkernel.host.interfaces import Begun, IEngineStarter, StarterEvents
-from ipkernel.host.processes import Exit, kill_group, signal_process
+from ipkernel.host.interfaces import Begun, IEngineStarter, Place, StarterEvents
+from ipkernel.host.processes import Exit, bind_to_cpus, kill_group, signal_process
 
 if TYPE_CHECKING:
     from ipkernel.host.enginelink import EngineLink
@@ -47,7 +47,7 @@ class SpawnStarter:
         self._events: StarterEvents | None = None
         self._strangers: dict[EngineLink, Any] = {}
 
-    def start(self, key: str, environment: dict[str, str]) -> Begun:
+    def start(self, key: str, place: Place) -> Begun:
         """Start a process; see :meth:`IEngineStarter.start`."""
         token = secrets.token_bytes(32)
         options: dict[str, Any] = {}
@@ -63,7 +63,8 @@ class SpawnStarter:
                 stdin=subprocess.PIPE,
                 stdout=out_end,
                 stderr=err_end,
-                env={**os.environ, **environment},
+                env={**os.environ, **place.environment},
+                cwd=place.cwd or None,
                 **options,
             )
         except OSError:
@@ -75,6 +76,7 @@ class SpawnStarter:
             os.close(err_end)
         self._tokens[token] = key
         self._processes[key] = process
+        bind_to_cpus(process.pid, place.cpus)
         assert process.stdin is not None
         try:
             process.stdin.write(f"{self._port} {token.hex()}\n".encode())

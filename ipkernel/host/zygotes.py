@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from zope.interface import implementer
 
-from ipkernel.host.interfaces import Begun, IEngineStarter, StarterEvents
+from ipkernel.host.interfaces import Begun, IEngineStarter, Place, StarterEvents
 from ipkernel.host.processes import Exit, kill_group
 
 __all__ = ["ZygoteStarter", "spawn_zygote"]
@@ -124,7 +124,7 @@ class ZygoteStarter:
         """The zygote's process id."""
         return self._process.pid
 
-    def start(self, key: str, environment: dict[str, str]) -> Begun:
+    def start(self, key: str, place: Place) -> Begun:
         """Ask for an engine; see :meth:`IEngineStarter.start`."""
         from ipkernel.engine.zygote import send_message
 
@@ -134,7 +134,7 @@ class ZygoteStarter:
         try:
             send_message(
                 self._socket,
-                {"fork": key, "env": environment},
+                {"fork": key, "env": dict(place.environment), "cwd": place.cwd, "cpus": place.cpus},
                 (theirs.fileno(), out_end, err_end, counter),
             )
             self._asked.add(key)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ipkernel.host.engines import Engines
+from ipkernel.host.interfaces import Place
 from ipkernel.host.spawns import SpawnStarter
 from ipkernel.host.storage import Storage, make_storage
 from ipkernel.host.storeoptions import StoreOptions
@@ -51,7 +52,7 @@ class StoreHost:
             self.reactor, Identity.create(), self, StoreOptions(**options)
         )
         self.engines = Engines(self.reactor, self.starter, self, host="here", objects=self.storage)
-        self.engines.add([self.starter.start(str(n + 1), {}) for n in range(count)])
+        self.engines.add([self.starter.start(str(n + 1), Place()) for n in range(count)])
         self.starter.attach(self.reactor, self.engines)
         self.engines.name(list(range(count)), "test")
         self._client: LocalStore | None = None

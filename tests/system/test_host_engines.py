@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from ipkernel.host.engines import Engines as HostEngines
+from ipkernel.host.interfaces import Place
 from ipkernel.host.spawns import SpawnStarter
 from ipkernel.host.zygotes import ZygoteStarter
 from ipkernel.serialize.failure import decode
@@ -53,7 +54,7 @@ class Host:
         self.tasks = 0
         self.sent: set[bytes] = set()
         self.engines = HostEngines(self.reactor, self.starter, self, host="here", log_dir=log_dir)
-        begun = [self.starter.start(str(n + 1), {}) for n in range(count)]
+        begun = [self.starter.start(str(n + 1), Place()) for n in range(count)]
         self.engines.add(begun)
         self.starter.attach(self.reactor, self.engines)
         self.engines.name(list(range(count)), "test")

@@ -16,6 +16,7 @@ import pytest
 
 from ipkernel.engine.zygote import command, receive_message, send_message
 from ipkernel.host import zygotes
+from ipkernel.host.interfaces import Place
 from ipkernel.host.zygotes import ZygoteStarter, available, shared_counter
 from ipkernel.wire.link import Link
 from ipkernel.wire.messages import EngineHello
@@ -151,7 +152,7 @@ def test_a_start_that_fails_leaves_nothing_open(
         else:
             patch.setattr(zygotes.mmap, "mmap", fail)
         with pytest.raises(OSError, match="Too many open files"):
-            starter.start("1", {})
+            starter.start("1", Place())
     assert psutil.Process().num_fds() == before
     starter.close()
     theirs.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipkernel.controller import objects
-from ipkernel.controller.entries import size_text
+from ipkernel.sizes import size_text
 from ipkernel.wire.messages import Free, Source
 from tests.support.directory import ALICE, BOB, TASK, Places, X, Y, Z, oid
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ipkernel.cli import ipdaemon, ipengine
 from ipkernel.cluster.options import store_arguments
 from ipkernel.errors import ConfigurationError
-from ipkernel.host.storeoptions import StoreOptions, chosen_store
+from ipkernel.host.options import Options, count, engine_ids
+from ipkernel.host.storeoptions import StoreOptions
 
 
 def test_defaults_of_ipdaemon() -> None:
@@ -19,16 +23,18 @@ def test_defaults_of_ipdaemon() -> None:
     assert chosen.engines == os.cpu_count()
     assert (chosen.wait, chosen.grace, chosen.lifeline) == (60.0, 10.0, False)
     assert (chosen.cluster_dir, chosen.cluster, chosen.log_level) == (None, "", "info")
+    assert (chosen.walltime, chosen.label, chosen.launcher, chosen.restarts) == (0.0, "", "", 0)
+    assert (chosen.log_size, chosen.log_backups, chosen.engine_ids) == (5_000_000, 3, ())
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "4097", "1.5", ""])
 def test_impossible_numbers_of_engines(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="number of engines"):
-        ipdaemon.count(text)
+        count(text)
 
 
 def test_possible_numbers_of_engines() -> None:
-    assert [ipdaemon.count(text) for text in ("0", "1", "4096")] == [0, 1, 4096]
+    assert [count(text) for text in ("0", "1", "4096")] == [0, 1, 4096]
 
 
 def test_where_ipengine_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -36,7 +42,7 @@ def test_where_ipengine_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     name = "security/ipcontroller-engine.furl"
 
     def found(*arguments: str) -> str:
-        return ipengine.furl_file(ipengine.parse(arguments))
+        return ipengine.parse(arguments).furl_file
 
     assert found() == str(tmp_path / "cluster_default" / name)
     assert found("--cluster", "big") == str(tmp_path / "cluster_big" / name)
@@ -62,13 +68,82 @@ def test_what_ipengine_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "ipengine: no FURL\n"
 
 
+# ---------------------------------------------------------------- for launchers
+
+
+@pytest.mark.parametrize("program", [ipdaemon, ipengine])
+def test_options_of_launchers(program: Any) -> None:
+    def chosen(*arguments: str) -> Options:
+        return program.parse(["--furl-file", "f", *arguments])  # type: ignore[no-any-return]
+
+    given = chosen(
+        "--walltime", "3600", "--drain-margin", "30", "--label", "slurm job 17",
+        "--launcher", "slurm", "--restarts", "2", "--engine-ids", "4,0-2",
+        "--log-size", "1MB", "--log-backups", "0",
+    )  # fmt: skip
+    assert (given.walltime, given.drain_margin) == (3600.0, 30.0)
+    assert (given.label, given.launcher, given.restarts) == ("slurm job 17", "slurm", 2)
+    assert given.engine_ids == (4, 0, 1, 2)
+    assert (given.log_size, given.log_backups) == (1_000_000, 0)
+
+
+def test_the_margin_is_a_minute_but_never_more_than_half() -> None:
+    def margin(walltime: str) -> float:
+        return ipdaemon.parse(["--furl-file", "f", "--walltime", walltime]).drain_margin
+
+    assert (margin("7200"), margin("20")) == (60.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--walltime", "0"), "'0' is not a positive number of seconds"),
+        (("--walltime", "nan"), "'nan' is not a positive"),
+        (("--walltime", "1:00:00"), "'1:00:00' is not a positive"),
+        (("--drain-margin", "5"), "means nothing without --walltime"),
+        (("--walltime", "5", "--drain-margin", "5"), "it must be less"),
+        (("--engine-ids", "3-1"), "'3-1' in '3-1' is not a range"),
+        (("--engine-ids", "0-9999"), "is not a range"),
+        (("--engine-ids", "a"), "'a' are not ids of engines"),
+        (("--engine-ids", "-1"), "'-1' are not ids"),
+        (("--restarts", "-2"), "'-2' is not a whole number"),
+        (("--log-size", "10"), "too small for a log file"),
+        (("--log-size", "big"), "'big' is not a size"),
+        (("--label", "a\nb"), "not a text of one line"),
+        (("--label", "x" * 257), "at most 256 characters"),
+    ],
+)
+def test_impossible_options_of_launchers(
+    arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"{name}={value}" for name, value in zip(arguments[::2], arguments[1::2], strict=True)]
+    with pytest.raises(SystemExit) as ended:
+        ipdaemon.parse(["--furl-file", "f", *words])
+    assert ended.value.code == 2
+    assert text in " ".join(capsys.readouterr().err.split())
+
+
+@given(st.lists(st.integers(0, 5000), max_size=20))
+def test_ids_are_read_back(ids: list[int]) -> None:
+    assert engine_ids(",".join(map(str, ids))) == tuple(dict.fromkeys(ids))
+
+
+@given(st.text(alphabet="0123456789,- ", max_size=12))
+def test_ids_are_ids_or_refused(text: str) -> None:
+    try:
+        found = engine_ids(text)
+    except argparse.ArgumentTypeError:
+        return
+    assert all(0 <= one < 1 << 20 for one in found) and len(set(found)) == len(found)
+
+
 # ---------------------------------------------------------------- the store
 
 
 @pytest.mark.parametrize("program", [ipdaemon, ipengine])
 def test_options_about_the_store(program: object) -> None:
     def chosen(*arguments: str) -> StoreOptions:
-        return chosen_store(program.parse(["--furl-file", "f", *arguments]))  # type: ignore[attr-defined]
+        return program.parse(["--furl-file", "f", *arguments]).store  # type: ignore[attr-defined,no-any-return]
 
     assert chosen() == StoreOptions()
     given = chosen(
@@ -94,8 +169,8 @@ def test_impossible_options_about_the_store(
 def test_what_a_cluster_tells_its_host_daemons(tmp_path: Path) -> None:
     assert store_arguments(None, None, None, "") == ()
     arguments = store_arguments("50%", tmp_path / "spill", 0, "127.0.0.1")
-    chosen = chosen_store(ipdaemon.parse(["--furl-file", "f", *arguments]))
-    assert chosen == StoreOptions("50%", str(tmp_path / "spill"), "0", "127.0.0.1")
+    chosen = ipdaemon.parse(["--furl-file", "f", *arguments])
+    assert chosen.store == StoreOptions("50%", str(tmp_path / "spill"), "0", "127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from ipkernel.host.processes import GROUP_SIGNALS, Exit, kill_group, memory_of, signal_number
+from ipkernel.host.processes import GROUP_SIGNALS, Exit, kill_group, signal_number
 
 
 @pytest.mark.parametrize(
@@ -46,11 +45,6 @@ def test_no_such_signal(name: str) -> None:
 def test_interrupts_and_ends_go_to_groups() -> None:
     assert signal.SIGINT in GROUP_SIGNALS
     assert signal.SIGUSR1 not in GROUP_SIGNALS
-
-
-def test_memory_of_this_process_and_of_none() -> None:
-    assert memory_of(os.getpid()) > 1_000_000
-    assert memory_of(2**22 + 5) == 0
 
 
 def test_a_group_is_killed_whether_its_leader_lives_or_not() -> None:

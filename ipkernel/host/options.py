@@ -1,0 +1,302 @@
+"""How a host daemon is to run, and the options of command lines that say so."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+from ipkernel.host.storeoptions import DEFAULTS, StoreOptions, add_store_options, chosen_store
+from ipkernel.sizes import parse_size
+
+__all__ = ["Options", "add_options", "chosen_options"]
+
+#: Bytes after which a log file is put aside, and how many old ones are kept.
+LOG_SIZE: Final = 5_000_000
+LOG_BACKUPS: Final = 3
+#: Seconds before the end of the walltime from which on nothing is begun; at most half of it.
+DRAIN_MARGIN: Final = 60.0
+#: The longest walltime: a year.
+_LONGEST: Final = 366 * 86400.0
+#: The variable with the options of slots, as JSON; see :mod:`ipkernel.host.slots`.
+SLOTS: Final = "IPKERNEL_SLOTS"
+
+
+class Options:
+    """How a host daemon is to run.
+
+    Attributes:
+        furl_file: The file with the engine FURL.
+        engines: How many engines.
+        cluster: Name of the cluster, for titles.
+        cluster_dir: Its directory, or None for a daemon that leaves no files.
+        wait: Seconds in which the controller must be reached.
+        grace: Seconds for which a lost controller is looked for.
+        lifeline: Whether the end of the standard input is the end of the daemon.
+        log_level: A level by name.
+        log_size: Bytes after which its log file, and each engine's, is put aside.
+        log_backups: How many old ones are kept.
+        title: The process's title, without the cluster.
+        store: How its store is to be.
+        walltime: Seconds that it may live, 0 for any number.
+        drain_margin: Seconds before their end from which on its engines begin nothing new; by
+            default 60, but at most half of them.
+        launcher: Name of the launcher that has started it.
+        label: Where that launcher says that it runs.
+        restarts: How often it has been started again.
+        engine_ids: The ids that its engines are to have if they are free.
+    """
+
+    def __init__(
+        self,
+        furl_file: str,
+        *,
+        engines: int = 1,
+        cluster: str = "",
+        cluster_dir: Path | None = None,
+        wait: float = 60.0,
+        grace: float = 10.0,
+        lifeline: bool = False,
+        log_level: str = "info",
+        log_size: int = LOG_SIZE,
+        log_backups: int = LOG_BACKUPS,
+        title: str = "ipdaemon",
+        store: StoreOptions = DEFAULTS,
+        walltime: float = 0.0,
+        drain_margin: float | None = None,
+        launcher: str = "",
+        label: str = "",
+        restarts: int = 0,
+        engine_ids: tuple[int, ...] = (),
+    ) -> None:
+        self.furl_file = furl_file
+        self.engines = engines
+        self.cluster = cluster
+        self.cluster_dir = cluster_dir
+        self.wait = wait
+        self.grace = grace
+        self.lifeline = lifeline
+        self.log_level = log_level
+        self.log_size = log_size
+        self.log_backups = log_backups
+        self.title = title
+        self.store = store
+        self.walltime = walltime
+        self.drain_margin = (
+            min(DRAIN_MARGIN, walltime / 2) if drain_margin is None else drain_margin
+        )
+        self.launcher = launcher
+        self.label = label
+        self.restarts = restarts
+        self.engine_ids = engine_ids
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    *,
+    engines: int | None = None,
+    cluster: str = "",
+    wait: float,
+    grace: float,
+    log_level: str,
+) -> None:
+    """Add the options that every host daemon has, whoever starts it.
+
+    Args:
+        parser: To this.
+        engines: How many engines by default; None for one for each core.
+        cluster: Name of the cluster by default.
+        wait: Seconds in which the controller must be reached, by default.
+        grace: Seconds for which a lost controller is looked for, by default.
+        log_level: The level by default.
+    """
+    many = "one for each core" if engines is None else str(engines)
+    parser.add_argument(
+        "-n", "--engines", type=count, metavar="N",
+        default=os.cpu_count() or 1 if engines is None else engines,
+        help=f"how many engines (default: {many})",
+    )  # fmt: skip
+    parser.add_argument("--cluster", default=cluster, metavar="NAME", help="name of the cluster")
+    parser.add_argument(
+        "--wait", type=float, default=wait, metavar="SECONDS",
+        help=f"how long to wait for the controller (default: {wait:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grace", type=float, default=grace, metavar="SECONDS",
+        help=f"how long to look for a lost controller (default: {grace:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-level", default=log_level, metavar="LEVEL",
+        choices=["debug", "info", "warning", "error", "critical"],
+        help="debug, info, warning, error or critical",
+    )  # fmt: skip
+    add_log_options(parser)
+    _add_batch_options(parser)
+    add_store_options(parser)
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that bound log files, of host daemons and of the controller."""
+    parser.add_argument(
+        "--log-size", type=_log_size, default=LOG_SIZE, metavar="SIZE",
+        help="when a log file has become so large it is put aside (default: 5 MB)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-backups", type=_natural, default=LOG_BACKUPS, metavar="N",
+        help=f"how many old files of each log are kept (default: {LOG_BACKUPS})",
+    )  # fmt: skip
+
+
+def add_restarts_option(parser: argparse._ActionsContainer) -> None:
+    """Add the option with which whoever starts a program again says how often that was."""
+    parser.add_argument(
+        "--restarts", type=_natural, default=0, metavar="N",
+        help="how often it has been started again, for status",
+    )  # fmt: skip
+
+
+def _add_batch_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("for launchers")
+    group.add_argument(
+        "--walltime", type=_seconds, default=0.0, metavar="SECONDS",
+        help="end after this time, as the batch job does (default: never)",
+    )  # fmt: skip
+    group.add_argument(
+        "--drain-margin", type=_seconds, default=None, metavar="SECONDS",
+        help="begin nothing new when so much of the walltime is left "
+        f"(default: {DRAIN_MARGIN:g}, at most half of it)",
+    )  # fmt: skip
+    group.add_argument(
+        "--launcher", default="", metavar="NAME", type=_text(64), help="what has started it"
+    )
+    group.add_argument(
+        "--label", default="", metavar="TEXT", type=_text(256),
+        help="where that says that it runs, such as 'slurm job 17'",
+    )  # fmt: skip
+    group.add_argument(
+        "--engine-ids", type=engine_ids, default=(), metavar="IDS",
+        help="such as 0-3,7: ids for its engines, if they are free (default: the lowest)",
+    )  # fmt: skip
+    add_restarts_option(group)
+
+
+def chosen_options(
+    parser: argparse.ArgumentParser, chosen: argparse.Namespace, furl_file: str, **more: Any
+) -> Options:
+    """Return what was chosen of the options that :func:`add_options` has added.
+
+    Args:
+        parser: Ends the program if two options do not go together.
+        chosen: What it has parsed.
+        furl_file: The file with the engine FURL.
+        more: What this program has besides.
+    """
+    margin = chosen.drain_margin
+    if margin is not None and not chosen.walltime:
+        parser.error("--drain-margin means nothing without --walltime")
+    if margin is not None and margin >= chosen.walltime:
+        parser.error(
+            f"--drain-margin {margin:g} leaves nothing of --walltime {chosen.walltime:g}: "
+            "it must be less"
+        )
+    taken = {
+        "engines": chosen.engines,
+        "cluster": chosen.cluster,
+        "wait": chosen.wait,
+        "grace": chosen.grace,
+        "log_level": chosen.log_level,
+        "log_size": chosen.log_size,
+        "log_backups": chosen.log_backups,
+        "store": chosen_store(chosen),
+        "walltime": chosen.walltime,
+        "drain_margin": margin,
+        "launcher": chosen.launcher,
+        "label": chosen.label,
+        "restarts": chosen.restarts,
+        "engine_ids": chosen.engine_ids,
+    }
+    return Options(furl_file, **{**taken, **more})
+
+
+def take_slots(environ: MutableMapping[str, str]) -> str:
+    """Return what an environment says about slots, and take it out.
+
+    Clusters that user code starts on an engine are not to inherit it.
+    """
+    return environ.pop(SLOTS, "")
+
+
+# ------------------------------------------------------------------ values, for argparse
+
+
+def count(text: str) -> int:
+    """Return a number of engines; for :mod:`argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of engines (0 to 4096)")
+    return number
+
+
+def engine_ids(text: str) -> tuple[int, ...]:
+    """Return ids of engines, such as ``"0-3,7"``; for :mod:`argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: They are none, or far too many.
+    """
+    found: dict[int, None] = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, dash, last = part.partition("-")
+        numbers = [first, last] if dash else [first, first]
+        if not all(number.isascii() and number.isdecimal() for number in numbers):
+            raise argparse.ArgumentTypeError(f"{text!r} are not ids of engines, such as 0-3,7")
+        low, high = map(int, numbers)
+        if not low <= high < 1 << 20 or high - low >= 4096 or len(found) > 4096:
+            raise argparse.ArgumentTypeError(f"{part!r} in {text!r} is not a range of engine ids")
+        found.update(dict.fromkeys(range(low, high + 1)))
+    return tuple(found)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 < seconds <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 1_000_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _log_size(text: str) -> int:
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if size < 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small for a log file: 4096 or more")
+    return size
+
+
+def _text(limit: int) -> Any:
+    def convert(text: str) -> str:
+        if len(text) > limit or not text.isprintable():
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not a text of one line and at most {limit} characters"
+            )
+        return text
+
+    return convert
