@@ -20,10 +20,18 @@ from ipkernel.cluster.directory import (
     private_name,
 )
 from ipkernel.cluster.engineset import EngineSet
-from ipkernel.cluster.processes import Process, cpu_count
+from ipkernel.cluster.entries import (
+    DEFAULT,
+    Entry,
+    checked_section,
+    one_entry,
+    read_entries,
+    take_sections,
+)
+from ipkernel.cluster.gathering import Failure
+from ipkernel.cluster.processes import Process
 from ipkernel.cluster.programs import Programs, Settings
 from ipkernel.errors import ClusterError, ConnectError
-from ipkernel.launchers import find_launcher
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
@@ -46,7 +54,9 @@ class ClusterBase:
         cluster_dir: str | os.PathLike[str] | None = None,
         cluster_file: str | os.PathLike[str] | None = None,
         controller: Any = "local",
-        engines: Any = "local",
+        engines: Any = None,
+        hosts: Sequence[str] | str | None = None,
+        minimum: int | None = None,
         controller_launcher_class: Any = None,
         engine_launcher_class: Any = None,
         controller_ip: str = "",
@@ -67,9 +77,18 @@ class ClusterBase:
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
         **legacy: Any,
     ) -> None:
+        sections = take_sections(legacy)
         if legacy:
             options.refuse_unknown(legacy, _arguments())
-        self.n = cpu_count() if n is None else options.check_count(n)
+        if hosts:
+            sections.setdefault("ssh", {})["hosts"] = hosts
+        self._sections = sections
+        total = None if n is None else options.check_count(n)
+        chosen = engine_launcher_class or engines or ("ssh" if hosts else DEFAULT)
+        self._given = chosen
+        self._entries = read_entries("engines", chosen, total, self._options)
+        self.n = sum(share.n for entry in self._entries for share in entry.plan())
+        self.minimum = None if minimum is None else options.check_count(minimum)
         where = cluster_dir or cluster_file
         named = bool(where or cluster or cluster_id or profile)
         if named:
@@ -85,8 +104,9 @@ class ClusterBase:
         self.shutdown_atexit = shutdown_atexit and not daemonize
         store = options.store_arguments(store_memory, spill_dir, spill_limit, data_interface)
         settings = Settings(
-            controller=find_launcher("controller", controller_launcher_class or controller),
-            engines=find_launcher("engines", engine_launcher_class or engines),
+            controller=one_entry(
+                "controller", controller_launcher_class or controller, self._options
+            ),
             interface=controller_ip,
             port=controller_port,
             location=controller_location,
@@ -98,8 +118,10 @@ class ClusterBase:
             stop_timeout=self.stop_timeout,
             on_event=self._event,
             on_host_lost=self._host_lost,
+            on_change=self._note,
         )
         self.on_event = on_event
+        self._failures: list[Failure] = []
         self._programs = Programs(directory, self._private, settings)
         self.engines: dict[str, EngineSet] = {}
         self._attached = False
@@ -174,14 +196,19 @@ class ClusterBase:
 
     # -- underneath -----------------------------------------------------------------------
 
+    def _options(self, name: str, launcher: Any) -> Mapping[str, Any]:
+        """Return the options of a launcher."""
+        return checked_section(name, launcher, self._sections.get(name, {}))
+
     def _launch(self, n: int | None) -> None:
-        """Start both programs without waiting for either."""
+        """Start all programs without waiting for any of them."""
         if n is not None:
             self.n = options.check_count(n)
+            self._entries = read_entries("engines", self._given, n, self._options)
         self._spawn_controller()
         self._forget_ended()
         if self.n and not self.engines:
-            self._spawn_host(self.n, None)
+            self._spawn_hosts(self._entries)
         forget_old()
 
     def _forget_ended(self) -> None:
@@ -196,13 +223,21 @@ class ClusterBase:
         self._programs.start_controller()
         ending.remember(self)
 
-    def _spawn_host(self, n: int, engine_set_id: str | None) -> EngineSet:
-        name = self._new_id(engine_set_id)
-        launcher = self._programs.start_host(n, self.engine_timeout, lifeline=not self._attached)
-        self.engines[name] = EngineSet(name, n, (), launcher)
+    def _spawn_hosts(
+        self, entries: Sequence[Entry], engine_set_id: str | None = None
+    ) -> list[EngineSet]:
+        """Start host daemons, with an engine set for each of the launchers."""
+        lifeline = not self._attached
+        started = self._programs.start_hosts(entries, self.engine_timeout, lifeline=lifeline)
+        sets: list[EngineSet] = []
+        for hosts in started:
+            if hosts:
+                name = self._new_id(engine_set_id if not sets else None)
+                self.engines[name] = EngineSet(name, sum(one.share.n for one in hosts), (), hosts)
+                sets.append(self.engines[name])
         for client in list(self._clients):
             client._session.engines.hope()
-        return self.engines[name]
+        return sets
 
     def _new_id(self, engine_set_id: str | None) -> str:
         if engine_set_id is None:
@@ -215,7 +250,7 @@ class ClusterBase:
         return engine_set_id
 
     def _has_hosts(self) -> bool:
-        if any(launcher.running for launcher in self._programs.hosts):
+        if any(host.running for host in self._programs.hosts):
             return True
         return any(host.connected for host in self._status().hosts)
 
@@ -249,13 +284,16 @@ class ClusterBase:
         return time.monotonic() + self.engine_timeout
 
     def _wait_controller(self, deadline: float) -> None:
-        self._programs.wait_ready(self._programs.controller, deadline)
+        self._programs.wait_controller(deadline)
 
     def _wait_engines(self, deadline: float) -> None:
+        """Wait until the host daemons are ready; those in a queue, until they are accepted."""
+        hosts = [one for s in self.engines.values() for one in s.programs]
+        failures = self._programs.wait_hosts(hosts, deadline, self.minimum)
+        self._failures += failures
+        failed = [one.hosted for one in failures if one.text]
         for engine_set in self.engines.values():
-            if engine_set.launcher is not None:
-                event = self._programs.wait_ready(engine_set.launcher, deadline)
-                engine_set.engines = engine_set.engines or tuple(event.get("engines", ()))
+            engine_set.drop(failed)
 
     def _wait_known(self, client: Client, deadline: float) -> None:
         count = sum(len(s.engines) for s in self.engines.values())
@@ -315,7 +353,7 @@ class ClusterBase:
             if not self._programs.all:
                 return
             try:
-                self._programs.end(self._programs.all)
+                self._programs.end(controller=True)
             finally:
                 self.engines = {}
             self._tidy()

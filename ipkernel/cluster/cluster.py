@@ -12,7 +12,9 @@ from ipkernel.cluster.base import ClusterBase
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
+from ipkernel.cluster.entries import read_entries
 from ipkernel.cluster.options import signal_name
+from ipkernel.cluster.recorded import recorded_programs
 from ipkernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,7 +46,12 @@ class Cluster(ClusterBase):
         cluster_dir: The cluster directory, instead of a name.
         cluster_file: A ``cluster.json``, instead of its directory.
         controller: How to launch the controller: a launcher's name or class.
-        engines: How to launch the host daemon with the engines.
+        engines: How to launch host daemons with engines: a launcher's name or class, a text with
+            several such as ``"local:2, ssh, slurm:8"``, or a list of them.
+        hosts: Hosts for the ``ssh`` launcher, such as ``["a:4", "b"]``, which is then the default
+            for ``engines``.
+        minimum: With how many engines the start is a success, though some host daemons have
+            failed; by default with all of them.
         controller_ip: Interface on which the controller listens; default loopback only.
         controller_port: Its port; by default what it had before, or any.
         controller_location: Address under which others reach it, if that is another one.
@@ -113,7 +120,8 @@ class Cluster(ClusterBase):
                 engine_set = self._start_more(count, engine_set_id)
             else:
                 self._forget_ended()  # or a host daemon that failed would be waited for again
-                engine_set = self._spawn_host(count, engine_set_id)
+                entries = read_entries("engines", self._given, count, self._options)
+                engine_set = self._spawn_hosts(entries, engine_set_id)[0]
                 self._wait_engines(self._deadline())
             self._note()
             return engine_set.engine_set_id
@@ -197,7 +205,7 @@ class Cluster(ClusterBase):
             if self._attached:
                 self._stop_attached()
             elif self.controller is not None:
-                self._programs.end([self.controller])
+                self._programs.end([], controller=True)
 
     def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
         """Stop an engine set, or all engines.
@@ -218,7 +226,7 @@ class Cluster(ClusterBase):
                     ids = []
                 self._order("stop_engines", ids)
             if not left:
-                self._programs.end(self._programs.hosts)
+                self._programs.end()
             for engine_set in chosen:
                 self.engines.pop(engine_set.engine_set_id, None)
             self._note()
@@ -256,7 +264,7 @@ class Cluster(ClusterBase):
             self._check_running()
             self._order("stop_engines", [engine_id])
             for engine_set in self.engines.values():
-                engine_set.engines = tuple(e for e in engine_set.engines if e != engine_id)
+                engine_set.discard([engine_id])
 
     def restart_engine_sync(self, engine_id: int) -> None:
         """Restart one engine; it keeps its id.
@@ -380,7 +388,9 @@ class Cluster(ClusterBase):
         sets = description.get("engines")
         for name, content in sets.items() if isinstance(sets, Mapping) else ():
             ids = content.get("engines", ())
-            cluster.engines[name] = EngineSet(name, content.get("n", len(ids)), ids)
+            cluster.engines[name] = EngineSet(
+                name, content.get("n", len(ids)), ids, recorded=recorded_programs(content)
+            )
         cluster._attached = cluster.directory.alive()
         if not cluster._attached:
             cluster.engines = {}

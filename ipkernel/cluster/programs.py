@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ipkernel.cluster import stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
+from ipkernel.cluster.entries import Entry
+from ipkernel.cluster.gathering import Failure, gather, report
+from ipkernel.cluster.hosted import Hosted, state_of, where, why_ended
 from ipkernel.cluster.processes import describe_exit
 from ipkernel.errors import ClusterError, LauncherError
+
+T = TypeVar("T")
 
 #: Shares of the time for a stop: asking, insisting, killing.
 _ORDERLY: Final = 0.6
@@ -18,14 +25,15 @@ _TERMINATE: Final = 0.2
 _KILL: Final = 0.2
 #: How often one program's wait looks at the others, in seconds.
 _SLICE: Final = 0.2
+#: How many programs are started, or told something, at the same time.
+_AT_ONCE: Final = 32
 
 
 class Settings(NamedTuple):
     """How a cluster's programs are to be started and stopped.
 
     Attributes:
-        controller: Launcher class of the controller.
-        engines: Launcher class of host daemons.
+        controller: With which launcher the controller is started.
         interface: On which the controller listens; empty for its default.
         port: Of the controller; 0 for its default.
         location: Address that it announces; empty for its default.
@@ -37,11 +45,11 @@ class Settings(NamedTuple):
         stop_timeout: Seconds that a stop may take, about.
         on_event: Called with the name of a program and each event that it reports.
         on_host_lost: Called, in another thread, with a sentence when the last host daemon has
-            ended by itself.
+            ended by itself, and is not started again.
+        on_change: Called, in another thread, when a host daemon was started again, or given up.
     """
 
-    controller: Any
-    engines: Any
+    controller: Entry
     interface: str = ""
     port: int = 0
     location: str = ""
@@ -53,6 +61,7 @@ class Settings(NamedTuple):
     stop_timeout: float = 5.0
     on_event: Callable[[str, dict[str, Any]], object] | None = None
     on_host_lost: Callable[[str], object] | None = None
+    on_change: Callable[[], object] | None = None
 
 
 class Programs:
@@ -66,7 +75,7 @@ class Programs:
     Attributes:
         directory: The same, or another new one.
         controller: The controller's launcher, or None.
-        hosts: Launchers of host daemons.
+        hosts: The host daemons.
         spoiled: What went wrong first, as a sentence; empty if nothing.
     """
 
@@ -74,15 +83,15 @@ class Programs:
         self.directory = directory
         self.settings = settings
         self.controller: Any = None
-        self.hosts: list[Any] = []
+        self.hosts: list[Hosted] = []
         self.spoiled = ""
         self._private = private
-        self._ending: list[Any] = []
 
     @property
     def all(self) -> list[Any]:
         """The launchers of everything that was started, host daemons first."""
-        return [*self.hosts, *([self.controller] if self.controller is not None else [])]
+        hosts = [host.launcher for host in self.hosts]
+        return [*hosts, *([self.controller] if self.controller is not None else [])]
 
     def start_controller(self) -> None:
         """Start a controller, without waiting for it.
@@ -104,77 +113,194 @@ class Programs:
         arguments = [text for name, value in options if value for text in (name, str(value))]
         arguments += self.settings.controller_args
         self.spoiled = ""
-        self.controller = self._start(self.settings.controller, arguments)
+        self.controller = self._make(self.settings.controller, arguments)
+        self.controller.start()
 
-    def start_host(self, n: int, patience: float, *, lifeline: bool = True) -> Any:
-        """Start a host daemon with ``n`` engines, without waiting for it; return its launcher.
+    def start_hosts(
+        self, entries: Sequence[Entry], patience: float, *, lifeline: bool = True
+    ) -> list[list[Hosted]]:
+        """Start host daemons, all at once, without waiting for any of them.
+
+        What could not be started at all is told by :attr:`Hosted.failure`.
 
         Args:
-            n: Number of engines.
-            patience: Seconds for which it shall try to reach the controller.
-            lifeline: False if it must outlive this process whatever the settings say.
+            entries: With which launchers, and how many engines.
+            patience: Seconds for which they shall try to reach the controller.
+            lifeline: False if they must outlive this process whatever the settings say.
+
+        Returns:
+            For each entry its host daemons.
 
         Raises:
-            LauncherError: It could not be started at all.
+            ConfigurationError: The options of a launcher do not allow it.
         """
-        arguments = ["--furl-file", str(self.directory.furl_file("engine")), "-n", str(n)]
-        arguments += ["--wait", f"{patience:g}", *self.settings.engine_args]
-        host = self._start(self.settings.engines, arguments, lifeline, on_stop=self._host_ended)
-        self.hosts = [one for one in self.hosts if one.running] + [host]
-        return host
 
-    def _host_ended(self, host: Any) -> None:
-        told = self.settings.on_host_lost
-        if told is None or host in self._ending or any(one.running for one in self.hosts):
-            return
-        told(f"{host.name} (pid {host.pid}) {describe_exit(host.exit_code)} by itself")
+        def make(hosted: Hosted) -> Any:
+            arguments = ["--furl-file", str(self.directory.furl_file("engine"))]
+            arguments += ["-n", str(hosted.count)]
+            arguments += ["--wait", f"{patience:g}", *self.settings.engine_args]
+            return self._make(hosted.entry, arguments, lifeline, hosted)
 
-    def _start(
-        self, launcher_class: Any, arguments: list[str], lifeline: bool = True, **more: Any
+        started = [[Hosted(one, share, make) for share in one.plan()] for one in entries]
+        fresh = [hosted for sets in started for hosted in sets]
+        for one in self.hosts:
+            if one.over:
+                one.launcher.close()
+        self.hosts = [one for one in self.hosts if not one.over] + fresh
+        at_once(fresh, Hosted.start)
+        return started
+
+    def _make(
+        self,
+        entry: Entry,
+        arguments: list[str],
+        lifeline: bool = True,
+        hosted: Hosted | None = None,
     ) -> Any:
-        name, told = launcher_class.name, self.settings.on_event
+        name, told = entry.launcher.name, self.settings.on_event
         common = ["--cluster-dir", str(self.directory), "--cluster", self.directory.name]
         common += ["--log-level", self.settings.log_level.lower()]
-        launcher = launcher_class(
+        on_event: Callable[[dict[str, Any]], object] | None
+        if hosted is None:
+            more = entry.arguments()
+            on_event = None if told is None else lambda event: told(name, event)
+        else:
+            more = entry.arguments(hosted.share)
+            more["on_stop"] = lambda launcher: self._host_ended(hosted)
+
+            def on_event(event: dict[str, Any]) -> None:
+                hosted.heard(event)
+                self._tell(hosted, event)
+
+        return entry.launcher(
             self.directory,
             [*common, *arguments],
             lifeline=lifeline and self.settings.lifeline,
             environment=dict(self.settings.environment),
-            on_event=None if told is None else lambda event: told(name, event),
+            on_event=on_event,
             **more,
         )
-        launcher.start()
-        return launcher
 
-    def wait_ready(self, launcher: Any, deadline: float) -> dict[str, Any]:
-        """Wait until a program is ready; return its event.
+    def _tell(self, hosted: Hosted, event: dict[str, Any]) -> None:
+        if self.settings.on_event is not None:
+            label = where(hosted.launcher) or hosted.share.label
+            if label:
+                event = {**event, "where": label}
+            self.settings.on_event(hosted.launcher.name, event)
+
+    def _host_ended(self, hosted: Hosted) -> None:
+        """A host daemon has ended: start it again, or say so if it was the last one."""
+        if not hosted.wanted:
+            return
+        launcher = hosted.launcher
+        how = f"{_named(launcher)} {describe_exit(launcher.exit_code)} by itself"
+        if launcher.exit_code != 0:
+            self.spoil(how)
+            if self.alive() and hosted.begin_again(self._changed):
+                return
+        hosted.over = True
+        if hosted.failure:
+            self._changed(hosted, {"event": "failed", "message": hosted.failure})
+        told = self.settings.on_host_lost
+        if told is not None and hosted.ready and all(one.over for one in self.hosts):
+            told(how)
+
+    def _changed(self, hosted: Hosted, event: dict[str, Any]) -> None:
+        self._tell(hosted, event)
+        if event["event"] != "ended" and self.settings.on_change is not None:
+            self.settings.on_change()
+
+    def alive(self) -> bool:
+        """Tell whether the controller runs, as far as can be told from this host."""
+        if self.controller is not None:
+            return bool(self.controller.running)
+        return self.directory.alive()
+
+    def wait_controller(self, deadline: float) -> None:
+        """Wait until the controller is ready, or no host daemon is left to wait for it.
 
         Args:
-            launcher: Whose.
             deadline: By the monotonic clock.
 
         Raises:
-            LauncherError: It, or another program, has ended; raised as soon as that is known.
+            LauncherError: It has ended; raised as soon as that is known.
             TimeoutError: It was not ready in time.
         """
+        launcher = self.controller
         while True:
             left = deadline - time.monotonic()
             try:
-                return dict(launcher.wait_event("ready", max(0.0, min(left, _SLICE))))
+                launcher.wait_event("ready", max(0.0, min(left, _SLICE)))
+                return
             except TimeoutError:
-                for other in self.all:
-                    if not other.running:
-                        raise LauncherError(other.problem()) from None
+                if not launcher.running:
+                    raise LauncherError(why_ended(launcher)) from None
+                if self.hosts and all(one.failure or not one.running for one in self.hosts):
+                    return
                 if left <= 0:
                     raise TimeoutError(
                         f"{launcher.name} of cluster {self.directory.name} was not ready in "
-                        f"time; see {self.directory.log}"
+                        f"time ({state_of(launcher)}); see {self.directory.log}"
                     ) from None
 
+    def wait_hosts(
+        self, hosts: Sequence[Hosted], deadline: float, minimum: int | None = None
+    ) -> list[Failure]:
+        """Wait until host daemons are ready; those in a queue, until their jobs are accepted.
+
+        Args:
+            hosts: Whom to wait for.
+            deadline: By the monotonic clock.
+            minimum: How many engines are enough; None for all of them.
+
+        Returns:
+            What has failed, if ``minimum`` allows it. What has not started is ended.
+
+        Raises:
+            LauncherError: The controller or a host daemon has ended. The text has all of them.
+            TimeoutError: They were not ready in time.
+        """
+        failures = gather(hosts, deadline, self._check_start, patient=minimum is not None)
+        if not failures:
+            return []
+        self._check_start()
+        missing = [one.hosted for one in failures]
+        there = sum(one.share.n for one in hosts if one not in missing)
+        if minimum is None or there < minimum:
+            raise self._not_started(failures, len(hosts))
+        failed = [one.hosted for one in failures if one.text]
+        self.end(failed)
+        self.hosts = [one for one in self.hosts if one not in failed]
+        return failures
+
+    def _check_start(self) -> None:
+        if self.controller is not None and not self.controller.running:
+            raise LauncherError(why_ended(self.controller))
+
+    def _not_started(self, failures: Sequence[Failure], count: int) -> Exception:
+        if any(one.text for one in failures):
+            return LauncherError(report(failures, count))
+        name, logs = self.directory.name, self.directory.log
+        if count == 1:
+            (one,) = failures
+            state = state_of(one.hosted.launcher)
+            return TimeoutError(
+                f"{one.hosted.launcher.name} of cluster {name} was not ready in time "
+                f"({state}); see {logs}"
+            )
+        return TimeoutError(f"of cluster {name}, {report(failures, count)}\nsee {logs}")
+
     def wait_ended(self, timeout: float) -> bool:
-        """Wait until any of the programs has ended, at most ``timeout`` seconds; say whether."""
+        """Wait until the controller, or all host daemons, have ended for good.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether that has happened.
+        """
         deadline = time.monotonic() + timeout
-        while all(one.running for one in self.all):
+        while not self._over():
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -182,11 +308,19 @@ class Programs:
                 one.wait(min(left, _SLICE))
         return True
 
+    def _over(self) -> bool:
+        if self.controller is not None and not self.controller.running:
+            return True
+        return all(one.over for one in self.hosts) and bool(self.hosts or self.controller is None)
+
     def problem(self) -> str:
         """Say which program has failed, and how, with the end of its log; empty if none has."""
-        for one in self.all:
-            if one.exit_code not in (0, None):
-                return str(one.problem())
+        one = self.controller
+        if one is not None and not one.running:
+            return why_ended(one) if one.exit_code != 0 else ""
+        for hosted in self.hosts:
+            if hosted.over and hosted.launcher.exit_code not in (0, None):
+                return hosted.failure or why_ended(hosted.launcher)
         return ""
 
     def check_controller(self) -> None:
@@ -200,50 +334,111 @@ class Programs:
         if not self.controller.running:
             raise ClusterError(
                 f"cluster {self.directory.name} has lost its controller: "
-                f"{self.controller.problem()}"
+                f"{why_ended(self.controller)}"
             )
 
-    def end(self, launchers: Sequence[Any]) -> None:
+    def end(self, hosts: Sequence[Hosted] | None = None, *, controller: bool = False) -> None:
         """End programs: ask all of them at once, then insist, then kill.
+
+        Args:
+            hosts: Which host daemons; None for all of them.
+            controller: Whether to end the controller as well.
 
         Raises:
             ClusterError: One of them cannot be ended.
         """
-        self._ending = [*launchers]
+        chosen = self.hosts if hosts is None else hosts
+        for hosted in chosen:
+            hosted.give_up()
+        launchers = [hosted.launcher for hosted in chosen]
+        if controller and self.controller is not None:
+            launchers.append(self.controller)
         for one in launchers:
-            if not one.running:
-                self._spoil(f"{one.name} {describe_exit(one.exit_code)} by itself")
+            if not one.running and one.exit_code is not None:
+                self.spoil(f"{one.name} {describe_exit(one.exit_code)} by itself")
+        left = self._end(launchers)
+        self.hosts = [one for one in self.hosts if one not in chosen]
+        self.controller = None if self.controller in launchers else self.controller
+        if left:
+            names = ", ".join(_named(one) for one in left)
+            raise ClusterError(f"cannot end {names} of cluster {self.directory.name}")
+
+    def _end(self, launchers: Sequence[Any]) -> list[Any]:
         limit = self.settings.stop_timeout
         try:
             left = _all(launchers, lambda one: one.request_stop(), limit * _ORDERLY)
             left = _all(left, lambda one: one.terminate(), limit * _TERMINATE)
         except BaseException:  # most likely a second Ctrl-C: somebody is losing patience
             for one in _all(launchers, lambda one: one.kill(), 1.0):
-                self._spoil(f"{one.name} (pid {one.pid}) may still be there")
+                self.spoil(f"{_named(one)} may still be there")
             for one in launchers:
                 one.close()
             raise
         for one in left:
-            self._spoil(f"{one.name} (pid {one.pid}) did not stop and was killed")
-            sys.stderr.write(f"ipkernel: {one.name} (pid {one.pid}) did not stop; it is killed\n")
+            self.spoil(f"{_named(one)} did not stop and was killed")
+            sys.stderr.write(f"ipkernel: {_named(one)} did not stop; it is killed\n")
         left = _all(left, lambda one: one.kill(), max(limit * _KILL, 0.5))
         for one in launchers:
             one.close()
             if one.exit_code not in (0, None):
-                self._spoil(f"{one.name} (pid {one.pid}) {describe_exit(one.exit_code)}")
-        self.hosts = [one for one in self.hosts if one.running]
-        self.controller = None if self.controller in launchers else self.controller
-        if left:
-            names = ", ".join(f"{one.name} (pid {one.pid})" for one in left)
-            raise ClusterError(f"cannot end {names} of cluster {self.directory.name}")
+                self.spoil(f"{_named(one)} {describe_exit(one.exit_code)}")
+        return left
 
-    def _spoil(self, what: str) -> None:
+    def spoil(self, what: str) -> None:
+        """Note that something went wrong, unless something has before."""
         self.spoiled = self.spoiled or what
+
+
+def _named(launcher: Any) -> str:
+    """Name a program for people."""
+    place = where(launcher) or f"pid {launcher.pid}"
+    return f"{launcher.name} ({place})"
 
 
 def _all(launchers: Sequence[Any], how: Callable[[Any], object], patience: float) -> list[Any]:
     """Tell programs to end, all at once; return those that have not after a while."""
-    for one in launchers:
-        how(one)
+    at_once(launchers, how)
     deadline = time.monotonic() + patience
     return [one for one in launchers if not one.wait(max(0.0, deadline - time.monotonic()))]
+
+
+def at_once(things: Sequence[T], do: Callable[[T], object]) -> None:
+    """Do something to several things at the same time; wait until it is done to all of them.
+
+    Raises:
+        BaseException: What it raised first, after it is done.
+    """
+    if len(things) < 2:
+        for one in things:
+            do(one)
+        return
+    left = deque(things)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while True:
+            try:
+                one = left.popleft()
+            except IndexError:
+                return
+            try:
+                do(one)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the calling thread
+                errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, name="ipkernel-at-once", daemon=True)
+        for _ in range(min(len(things), _AT_ONCE))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        left.clear()  # what has begun is not left alone, the rest does not begin
+        for thread in threads:
+            thread.join()
+        raise
+    if errors:
+        raise errors[0]

@@ -218,7 +218,9 @@ def test_engine_killed(make):
 
 
 def test_host_daemon_killed(make, capfd):
-    cluster = make(2)
+    """It is started again, with engines of the same ids; what it ran is lost, and nothing else."""
+    seen = []
+    cluster = make(2, on_event=lambda program, event: seen.append(event))
     rc = cluster.start_and_connect()
     with rc:
         pids = rc[:].apply_sync(os.getpid)
@@ -227,11 +229,24 @@ def test_host_daemon_killed(make, capfd):
         os.kill(cluster.engine_set.launcher.pid, signal.SIGKILL)
         with pytest.raises(KernelError):
             result.get(20)
-        assert cluster.wait_stopped(20)
-        assert "SIGKILL" in cluster.problem()
-        wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+        rc.wait_for_engines(2, timeout=60)
+        assert rc.ids == [0, 1]
+        assert not set(rc[:].apply_sync(os.getpid)) & set(pids)
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        assert cluster.running
+        assert not cluster.wait_stopped(0)
+        assert cluster.engine_set.engines == (0, 1)
+        (ended,) = (one for one in seen if one["event"] == "ended")
+        assert "was killed by SIGKILL by itself; it is started again" in ended["message"]
+        assert {"event": "restarted", "restarts": 1} in seen
+        wait_for(lambda: _noted_restarts(cluster) == [1])
     cluster.stop_cluster()
     assert "the logs are kept in" in capfd.readouterr().err
+
+
+def _noted_restarts(cluster):
+    sets = cluster.directory.read_record()["engines"].values()
+    return [program["restarts"] for s in sets for program in s["programs"]]
 
 
 def test_controller_killed(make, capfd):

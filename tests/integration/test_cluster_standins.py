@@ -17,6 +17,7 @@ import pytest
 from ipkernel.cluster import ending
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
+from ipkernel.cluster.entries import Entry
 from ipkernel.errors import ClusterError, ConfigurationError, LauncherError, SecurityError
 from tests.integration.standins import Controller, Host, Stubborn, standin
 
@@ -35,6 +36,13 @@ def make(tmp_path, monkeypatch):
     yield go
     for cluster in made:
         cluster.stop_cluster_sync()
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
 
 
 def broken(code):
@@ -227,16 +235,17 @@ def test_lost_controller_is_replaced(make):
     assert cluster.engine_set.launcher.pid == host
 
 
-def test_lost_host_is_replaced(make):
+def test_lost_host_is_started_again(make):
     cluster = make(cluster="x")
     cluster.start_cluster()
-    first = cluster.engine_set.launcher
+    hosted = cluster.engine_set.programs[0]
+    first = hosted.launcher
     first.kill()
-    assert cluster.wait_stopped(10)
-    assert not cluster.engine_set.running
-    cluster.start_cluster()
-    assert cluster.engine_set.launcher is not first
-    assert cluster.engine_set.running
+    wait_until(lambda: hosted.launcher is not first and hosted.running)
+    assert hosted.restarts == 1
+    assert not cluster.wait_stopped(0)
+    cluster.start_cluster()  # nothing is missing
+    assert cluster.engine_set.programs == (hosted,)
 
 
 def test_wait_stopped(make):
@@ -295,7 +304,7 @@ def test_engine_sets(make):
     cluster = make(cluster="x")
     cluster.start_controller()
     assert cluster._new_id(None) == "engines-0"
-    cluster._spawn_host(2, "mine")
+    cluster._spawn_hosts([Entry("mine", Host, 2)], "mine")
     assert list(cluster.engines) == ["mine"]
     with pytest.raises(ClusterError, match="'mine' already"):
         cluster._new_id("mine")
@@ -505,12 +514,10 @@ def test_engines_can_be_started_after_a_host_daemon_that_failed(make, monkeypatc
     cluster = make()
     cluster.start_controller()
     monkeypatch.setattr(cluster, "_has_hosts", lambda: False)
-    settings = cluster._programs.settings
-    failing = standin("ipdaemon", "import sys; sys.exit(3)")
-    cluster._programs.settings = settings._replace(engines=failing)
+    cluster._given = standin("ipdaemon", "import sys; sys.exit(3)")
     with pytest.raises(LauncherError):
         cluster.start_engines(2)
-    cluster._programs.settings = settings
+    cluster._given = Host
     name = cluster.start_engines(2)
     assert list(cluster.engines) == [name]
     assert cluster.engines[name].engines == (0, 1)

@@ -121,13 +121,12 @@ def test_kill(start, who, retries):
         ) in err
         (kept,) = job.kept()
         assert killed_before_its_end("ipcontroller", kept, err)
-    elif who == "daemon":
-        assert code == 1
-        pid = job.processes["daemon"].pid
-        assert (
-            f"HostLost: ipdaemon (pid {pid}) was killed by SIGKILL by itself, and with it all "
-            "engines; Cluster.start_engines() starts new ones"
-        ) in err
+    elif who == "daemon":  # it is started again
+        if retries:
+            assert (code, out) == (0, "complete True\n")
+        else:
+            assert code == 1
+            assert "its host is gone" in last_line(err)
         (kept,) = job.kept()
         assert killed_before_its_end("ipdaemon", kept, err)
     elif retries:
@@ -173,14 +172,14 @@ def test_a_stopped_engine_is_killed(start):
     assert job.end() == (0, "complete True\n", "")
 
 
-def test_new_engines_after_the_daemon_was_killed(tmp_path):
+def test_new_engines_after_the_daemon_was_ended(tmp_path):
     """What the error text says works."""
     code = """
 import os, signal
 import ipkernel
 with ipkernel.Cluster(1) as rc:
     view = rc.load_balanced_view()
-    os.kill(rc.cluster.engine_set.launcher.pid, signal.SIGKILL)
+    os.kill(rc.cluster.engine_set.launcher.pid, signal.SIGTERM)
     try:
         view.apply_async(__import__("time").sleep, 60).get()
     except ipkernel.HostLost as error:

@@ -11,7 +11,11 @@ import pytest
 from ipkernel.cluster import options
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
-from ipkernel.errors import ConfigurationError
+from ipkernel.cluster.entries import Entry
+from ipkernel.cluster.hosted import Hosted
+from ipkernel.cluster.recorded import recorded_programs
+from ipkernel.errors import ConfigurationError, LauncherError
+from ipkernel.launchers.interfaces import Share
 
 
 @pytest.mark.parametrize("value", [2, "INT", "int", "SIGINT", "sigint", signal.SIGINT])
@@ -108,10 +112,18 @@ def test_names_and_documents():
 class Launcher:
     """Stands for a launcher."""
 
+    label = "host h"
     running = False
+
+    def start(self):
+        """Cannot."""
+        raise LauncherError("no such host")
 
     def output(self, lines):
         return ["a", "b", "c"][-lines:]
+
+    def record(self):
+        return {"x": 1}
 
 
 def test_engine_set():
@@ -120,7 +132,14 @@ def test_engine_set():
     assert alone.output() == []
     assert alone.to_dict() == {"n": 2, "engines": [3, 4]}
     assert repr(alone) == "<EngineSet x n=2 engines=[3, 4]>"
-    launched = EngineSet("y", 1, launcher=Launcher())
+    hosted = Hosted(Entry("ssh", Launcher), Share(1), lambda hosted: Launcher())
+    hosted.start()
+    launched = EngineSet("y", 1, programs=[hosted])
     assert not launched.running
+    (program,) = launched.to_dict()["programs"]
+    assert program["failure"] == "no such host"
+    assert program["record"] == {"x": 1}
+    (recorded,) = recorded_programs(launched.to_dict())
+    assert recorded.title == hosted.title == "ssh, host h"
     assert launched.output(2) == ["b", "c"]
     assert launched.get_output(1) == ["c"]

@@ -1,0 +1,212 @@
+"""One program of an engines launcher: its launcher of now, and those that it had before."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from ipkernel.cluster.entries import Entry
+from ipkernel.cluster.processes import describe_exit
+from ipkernel.cluster.recorded import Recorded, title
+from ipkernel.errors import KernelError, LauncherError
+from ipkernel.launchers.interfaces import Share
+
+#: How often in a row a host daemon is started again.
+MAX_RESTARTS: Final = 5
+#: Seconds before it is; each further time in a row twice as long.
+BACK_OFF: Final = 0.25
+#: Seconds after which one that was started again counts as one that works.
+SETTLED: Final = 60.0
+
+
+def where(launcher: Any) -> str:
+    """Return where a launcher's program runs, for messages; empty on this host."""
+    return str(getattr(launcher, "label", "") or "")
+
+
+def why_ended(launcher: Any) -> str:
+    """Say how a program ended, with the last lines of what it said."""
+    told = getattr(launcher, "problem", None)
+    if callable(told):
+        return str(told())
+    try:
+        launcher.wait_event("ready", 0.0)
+    except LauncherError as error:
+        return str(error)
+    except TimeoutError:
+        pass
+    return f"{launcher.name} {describe_exit(launcher.exit_code)}"
+
+
+def state_of(launcher: Any) -> str:
+    """Say in a few words where a program stands, whatever its launcher can tell."""
+    told = getattr(launcher, "state", None)
+    if not callable(told):
+        return "running" if launcher.running else "not running"
+    try:
+        return str(told())
+    except (KernelError, OSError) as error:
+        return f"unknown ({error})"
+
+
+class Hosted:
+    """A host daemon that this process has started.
+
+    Args:
+        entry: With which launcher.
+        share: Which of its programs this is.
+        make: Returns a new launcher for it, not started.
+
+    Attributes:
+        entry: As given.
+        share: As given.
+        launcher: Of the process that is there now, or was there last.
+        ready: Whether its engines have been ready.
+        wanted: False as soon as it is to end.
+        engines: The ids of its engines, as far as they are known.
+        restarts: How often it was started again.
+        over: Whether its process has ended, or was never there, and none will come by itself.
+        failure: Why it did not start, or is not started again; empty otherwise.
+    """
+
+    def __init__(self, entry: Entry, share: Share, make: Callable[[Hosted], Any]) -> None:
+        self.entry = entry
+        self.share = share
+        self.ready = False
+        self.wanted = True
+        self.engines: tuple[int, ...] = ()
+        self.restarts = 0
+        self.over = False
+        self.failure = ""
+        self._added: set[int] = set()
+        self._make = make
+        self._in_a_row = 0
+        self._since = time.monotonic()
+        self._lock = threading.Lock()
+        self._give_way = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.launcher = make(self)
+
+    def __repr__(self) -> str:
+        return f"<Hosted {self.entry.name} n={self.share.n} {where(self.launcher)!r}>"
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return bool(self.launcher.running)
+
+    @property
+    def title(self) -> str:
+        """Name it for people: launcher and place."""
+        return title(self.entry.name, where(self.launcher) or self.share.label)
+
+    def start(self) -> None:
+        """Start it; what goes wrong is noted in :attr:`failure`."""
+        with self._lock:
+            if not self.wanted:
+                return
+            try:
+                self.launcher.start()
+            except (KernelError, OSError) as error:
+                self.over = True
+                self.failure = str(error) or type(error).__name__
+
+    def heard(self, event: dict[str, Any]) -> None:
+        """It has reported an event."""
+        kind, ids = event.get("event"), event.get("engines", ())
+        if kind in ("registered", "ready"):
+            self.engines = tuple(one for one in ids if one not in self._added)
+            self.ready = self.ready or kind == "ready"
+        elif kind == "engines":
+            self._added.update(one for one in ids if one not in self.engines)
+
+    def discard(self, engines: Collection[int]) -> None:
+        """Forget engines that were stopped."""
+        self.engines = tuple(one for one in self.engines if one not in engines)
+        self._added.difference_update(engines)
+
+    @property
+    def count(self) -> int:
+        """How many engines it has now, or shall have: also those that it was told to add."""
+        return len(self.engines) + len(self._added) if self.ready else self.share.n
+
+    def to_record(self) -> Recorded:
+        """Return what another process needs to look at it and to end it."""
+        return Recorded(
+            launcher=self.entry.name,
+            label=where(self.launcher) or self.share.label,
+            n=self.share.n,
+            restarts=self.restarts,
+            failure=self.failure,
+            options=self.entry.options,
+            record=self.launcher.record() if hasattr(self.launcher, "record") else {},
+        )
+
+    def begin_again(self, told: Callable[[Hosted, dict[str, Any]], object]) -> bool:
+        """Its process has ended by itself: start it again after a while, if that makes sense.
+
+        Args:
+            told: Is told of what is done, in another thread.
+
+        Returns:
+            Whether it is started again.
+        """
+        launcher = self.launcher
+        with self._lock:
+            if not self.wanted or not self.ready or not self.entry.immediate:
+                return False
+            if time.monotonic() - self._since > SETTLED:
+                self._in_a_row = 0
+            if self._in_a_row >= MAX_RESTARTS:
+                self.failure = f"ended {self._in_a_row + 1} times in a row: {why_ended(launcher)}"
+                return False
+            pause = BACK_OFF * 2**self._in_a_row
+            self._in_a_row += 1
+            self._thread = threading.Thread(
+                target=self._again, args=(pause, told), name="ipkernel-host-again", daemon=True
+            )
+        how = f"{launcher.name} (pid {launcher.pid}) {describe_exit(launcher.exit_code)} by itself"
+        told(self, {"event": "ended", "message": f"{how}; it is started again in {pause:g} s"})
+        self._thread.start()
+        return True
+
+    def _again(self, pause: float, told: Callable[[Hosted, dict[str, Any]], object]) -> None:
+        while not self._give_way.wait(pause):
+            launcher = self._make(self)
+            with self._lock:
+                if not self.wanted:
+                    return
+                self.launcher.close()
+                self.launcher = launcher
+                self.restarts += 1
+                self._since = time.monotonic()
+                try:
+                    launcher.start()
+                except (KernelError, OSError) as error:
+                    problem = str(error) or type(error).__name__
+                else:
+                    break
+                if self._in_a_row >= MAX_RESTARTS:
+                    self.over = True
+                    self.failure = problem
+                    break
+                pause = BACK_OFF * 2**self._in_a_row
+                self._in_a_row += 1
+        else:
+            return
+        event = {"event": "restarted", "restarts": self.restarts}
+        told(self, {"event": "failed", "message": self.failure} if self.failure else event)
+
+    def give_up(self) -> None:
+        """Start it no more, not even again."""
+        self._give_way.set()
+        with self._lock:
+            self.wanted = False
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread that starts it again has ended."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)

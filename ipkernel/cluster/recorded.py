@@ -1,0 +1,90 @@
+"""What ``cluster.json`` says of the programs that another process has started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ipkernel.errors import ConfigurationError
+from ipkernel.launchers.interfaces import NONE
+
+if TYPE_CHECKING:
+    from ipkernel.cluster.directory import ClusterDirectory
+
+
+class Recorded(NamedTuple):
+    """A program that was started by a launcher.
+
+    Attributes:
+        launcher: The launcher's name.
+        label: Where it runs, for messages; empty on this host.
+        n: How many engines it was to have.
+        restarts: How often it was started again.
+        failure: Why it is not there any more, as far as that was noted.
+        options: The launcher's options.
+        record: What the launcher has noted for itself.
+        kind: ``"controller"`` or ``"engines"``.
+    """
+
+    launcher: str
+    label: str = ""
+    n: int = 0
+    restarts: int = 0
+    failure: str = ""
+    options: Mapping[str, Any] = NONE
+    record: Mapping[str, Any] = NONE
+    kind: str = "engines"
+
+    @classmethod
+    def from_dict(cls, content: Any, kind: str = "engines") -> Recorded | None:
+        """Return the program that ``content`` describes, or None if it describes none."""
+        if not isinstance(content, Mapping) or not isinstance(content.get("launcher"), str):
+            return None
+        known = {name: content[name] for name in cls._fields if name in content}
+        try:
+            found = cls(**{**known, "kind": kind})
+            return found._replace(n=int(found.n), restarts=int(found.restarts))
+        except (TypeError, ValueError):
+            return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what :meth:`from_dict` reads."""
+        content = {**self._asdict(), "options": dict(self.options), "record": dict(self.record)}
+        del content["kind"]
+        return content
+
+    @property
+    def title(self) -> str:
+        """Name it for people: launcher and place."""
+        return title(self.launcher, self.label)
+
+    def find(self, directory: ClusterDirectory) -> Any:
+        """Return a launcher for it, to watch and to end it; None if its class makes none.
+
+        Raises:
+            ConfigurationError: The launcher is not there any more.
+        """
+        from ipkernel.cluster.entries import recorded_launcher
+
+        found = recorded_launcher(self.kind, self.launcher)
+        if not hasattr(found, "from_record"):
+            return None
+        try:
+            return found.from_record(directory, dict(self.record), self.options)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"{directory.record_file} does not say where {self.title} is ({error!r})"
+            ) from None
+
+
+def title(launcher: str, label: str) -> str:
+    """Name a program for people by its launcher and its place, which often names the launcher."""
+    name = launcher.rpartition(":")[2]
+    return (label if name in label.split() else f"{name}, {label}") if label else name
+
+
+def recorded_programs(content: Any) -> tuple[Recorded, ...]:
+    """Return the programs that an engine set's part of ``cluster.json`` names."""
+    listed = content.get("programs") if isinstance(content, Mapping) else None
+    found = [Recorded.from_dict(one) for one in listed] if isinstance(listed, list) else []
+    return tuple(one for one in found if one is not None)
