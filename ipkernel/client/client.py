@@ -53,7 +53,8 @@ class Client(Questions, Values):
         cluster_id: Completes ``profile``.
         timeout: Seconds that connecting may take.
         switch_interval: How long, in seconds, one thread may hold the interpreter while clients are
-            open (see :func:`sys.setswitchinterval`); None leaves it alone.
+            open (see :func:`sys.setswitchinterval`); None leaves it alone. While clients are open,
+            the garbage collector also looks less often, unless it was set up that way already.
         extra: Options of other systems that have no meaning here.
 
     Attributes:
@@ -140,7 +141,7 @@ class Client(Questions, Values):
         return ensureDeferred(open_client())
 
     def _adopt(self, connection: Connection, reactor: Any, switch_interval: float | None) -> None:
-        from ipkernel.client.reactor_thread import enter_switch_interval
+        from ipkernel.client.reactor_thread import client_opened
 
         self._connection = connection
         self._session = connection.session
@@ -148,7 +149,7 @@ class Client(Questions, Values):
         self._reactor = reactor
         self._functions = FunctionCache()
         self.block = False
-        enter_switch_interval(switch_interval)
+        client_opened(switch_interval)
         # Also runs when the last reference goes and when the program ends.
         self._finalizer = weakref.finalize(self, close, connection, reactor)
 

@@ -18,15 +18,15 @@ def close(connection: Connection, reactor: Any) -> None:
     """
     from ipkernel.client.reactor_thread import (
         call_in_reactor,
+        client_closed,
         in_reactor_thread,
         is_forked,
-        leave_switch_interval,
         run_in_reactor,
     )
 
     if is_forked():
         return
-    leave_switch_interval()
+    client_closed()
     objects = connection.session.objects
     if not reactor.running:
         objects.close()

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """The TLS of channels, with fewer steps than Twisted's own on the way of a small message.
 
 A blocking call is made of small messages that each wake another process, and most of its time is
@@ -84,7 +85,7 @@ class ChannelTLS(TLSMemoryBIOProtocol):
             data = self._tlsConnection.bio_read(_RECORD)
         except WantReadError:
             return
-        raw = self.transport
+        raw: Any = self.transport
         if (
             self._direct
             and len(data) <= SMALL

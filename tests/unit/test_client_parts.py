@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -216,12 +217,51 @@ def test_a_client_may_be_collected_while_another_starts(monkeypatch):
     from ipkernel.client import reactor_thread
 
     def collects(interval):  # as the garbage collector does, anywhere
-        reactor_thread.leave_switch_interval()
+        reactor_thread.client_closed()
 
     monkeypatch.setattr(reactor_thread, "_open", 1)
     monkeypatch.setattr(sys, "setswitchinterval", collects)
-    reactor_thread.enter_switch_interval(1e-9)
+    reactor_thread.client_opened(1e-9)
     assert reactor_thread._open == 1
+
+
+@pytest.fixture
+def thresholds(monkeypatch):
+    """The settings of the garbage collector, with no client open; restored afterwards."""
+    from ipkernel.client import reactor_thread
+
+    before = gc.get_threshold()
+    monkeypatch.setattr(reactor_thread, "_open", 0)
+    yield reactor_thread
+    gc.set_threshold(*before)
+
+
+def test_the_garbage_collector_is_patient_while_clients_are_open(thresholds):
+    gc.set_threshold(700, 10, 10)
+    thresholds.client_opened(None)
+    thresholds.client_opened(None)
+    assert gc.get_threshold() == thresholds.PATIENCE
+    thresholds.client_closed()
+    assert gc.get_threshold() == thresholds.PATIENCE
+    thresholds.client_closed()
+    assert gc.get_threshold() == (700, 10, 10)
+
+
+@pytest.mark.parametrize("own", [(0, 10, 10), (50_000, 5, 5)])
+def test_a_garbage_collector_that_was_set_up_stays_so(thresholds, own):
+    gc.set_threshold(*own)
+    thresholds.client_opened(None)
+    assert gc.get_threshold() == own
+    thresholds.client_closed()
+    assert gc.get_threshold() == own
+
+
+def test_what_was_set_while_a_client_was_open_stays(thresholds):
+    gc.set_threshold(700, 10, 10)
+    thresholds.client_opened(None)
+    gc.set_threshold(900, 9, 9)
+    thresholds.client_closed()
+    assert gc.get_threshold() == (900, 9, 9)
 
 
 def test_reactor_thread_must_not_wait(fake, rc):
