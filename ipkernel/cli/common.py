@@ -126,7 +126,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--log-level",
         metavar="LEVEL",
-        default="INFO",
         type=level,
         help="of the cluster's logs: debug, info (default), warning, error",
     )

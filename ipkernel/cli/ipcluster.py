@@ -10,6 +10,7 @@ from typing import Final
 
 from ipkernel._version import __version__
 from ipkernel.cli import common
+from ipkernel.cli.settings import add_settings
 
 _DESCRIPTION: Final = """\
 Start, look at, change and stop clusters of Python engines.
@@ -81,23 +82,8 @@ def make_parser() -> common.Parser:
     commands = parser.commands(metavar="COMMAND", dest="command", title="commands")
 
     start = _command(commands, "start", "start a cluster", _START, _START_EXAMPLES)
-    _count_option(start, required=False)
     start.add_argument("--daemonize", action="store_true", help="return when it is ready")
-    start.add_argument("--ip", metavar="ADDRESS", default="", help="interface to listen on")
-    start.add_argument("--port", type=common.natural, default=0, help="TCP port of the controller")
-    start.add_argument(
-        "--location", metavar="HOST", default="", help="address under which others reach it"
-    )
-    start.add_argument("--controller", metavar="LAUNCHER", default="local", help="default: local")
-    start.add_argument("--engines", metavar="LAUNCHER", default="local", help="default: local")
-    start.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=60.0,
-        help="wait so long for engines (default: 60)",
-    )
-    _store_options(start)
+    add_settings(start)
 
     stop = _command(commands, "stop", "stop a cluster", _STOP)
     stop.add_argument("--all", action="store_true", help="stop all your clusters on this host")
@@ -109,7 +95,9 @@ def make_parser() -> common.Parser:
     _json_options(every)
 
     engines = _command(commands, "engines", "add engines to a cluster", _ENGINES)
-    _count_option(engines, required=True)
+    engines.add_argument(
+        "-n", "--n", type=common.count, metavar="N", required=True, help="number of engines"
+    )
 
     logs = _command(commands, "logs", "show a cluster's logs", _LOGS, _LOGS_EXAMPLES)
     logs.add_argument("name", nargs="*", metavar="NAME", help="which log")
@@ -133,39 +121,6 @@ def _command(
     common.add_cluster_options(parser)
     common.add_common_options(parser)
     return parser
-
-
-def _count_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument(
-        "-n",
-        "--n",
-        type=common.count,
-        metavar="N",
-        required=required,
-        help="number of engines" + ("" if required else " (default: one for each core)"),
-    )
-
-
-def _store_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--store-memory",
-        metavar="SIZE",
-        help="memory of each host for large objects, such as 4GB (default: 30%% of the machine's)",
-    )
-    parser.add_argument(
-        "--spill-dir",
-        metavar="DIR",
-        help="where objects go for which there is no memory (default: with temporary files)",
-    )
-    parser.add_argument(
-        "--spill-limit", metavar="SIZE", help="how much may go there (default: 4 times the memory)"
-    )
-    parser.add_argument(
-        "--data-interface",
-        metavar="ADDRESS",
-        default="",
-        help="address on which other hosts fetch objects (default: that of the controller's side)",
-    )
 
 
 def _json_options(parser: argparse.ArgumentParser) -> None:

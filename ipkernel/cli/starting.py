@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from ipkernel.cli import common
+from ipkernel.cli.settings import chosen_settings
 from ipkernel.cli.tables import number, ranges, span
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory
@@ -88,19 +89,8 @@ def start_command(options: argparse.Namespace) -> int:
     directory = common.directory_of(options)
     line = _Line(not options.quiet)
     cluster = Cluster(
-        options.n,
         cluster_dir=directory.path,
-        controller=options.controller,
-        engines=options.engines,
-        controller_ip=options.ip,
-        controller_port=options.port,
-        controller_location=options.location,
-        store_memory=options.store_memory,
-        spill_dir=options.spill_dir,
-        spill_limit=options.spill_limit,
-        data_interface=options.data_interface,
-        engine_timeout=options.timeout,
-        log_level=options.log_level,
+        **chosen_settings(options),
         daemonize=options.daemonize,
         shutdown_atexit=False,
     )
@@ -198,7 +188,8 @@ def _status_line(cluster: Cluster, seconds: float) -> str:
 def engines_command(options: argparse.Namespace) -> int:
     """Add engines to a running cluster."""
     directory = common.running_directory(options)
-    cluster = Cluster.from_directory(directory.path, log_level=options.log_level)
+    given = {"log_level": options.log_level} if options.log_level else {}
+    cluster = Cluster.from_directory(directory.path, **given)
     name = cluster.start_engines_sync(options.n)
     if not options.quiet:
         ids = cluster.engines[name].engines
