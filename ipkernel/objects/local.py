@@ -210,7 +210,7 @@ class LocalStore:
         offset = region.offset
         for view in views:
             while view:
-                piece = view[: segment.step(offset, len(view))]
+                piece = view[: segment.step(offset, view)]
                 try:
                     segment.write(offset, piece)
                 except (OSError, ValueError) as error:

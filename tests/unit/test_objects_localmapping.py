@@ -78,17 +78,21 @@ def test_only_what_is_written_again_goes_through_a_mapping() -> None:
 def test_only_what_is_written_again_is_written_in_large_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pytest.importorskip("numpy")
+    monkeypatch.setattr(mapping, "COPY_SLICE", PAGE)
     made, size = Made(NativeMemory()), SIZE // 2
-    monkeypatch.setitem(sys.modules, "numpy", sys)
-    assert made.memory.step(0, size) == mapping.COPY_SLICE
-    monkeypatch.undo()
-    made.memory.write(0, memoryview(bytes(size)))
-    monkeypatch.setitem(sys.modules, "numpy", sys)
-    assert made.memory.step(0, size) == made.memory.step(0, 1) == mapping.LARGE_SLICE
-    assert made.memory.step(0, SIZE) == mapping.COPY_SLICE
-    assert made.memory.step(SIZE, 1) == mapping.COPY_SLICE
+    source = memoryview(mmap.mmap(-1, SIZE + PAGE))  # begins with a page
+    data = source[PAGE // 2 :][:size]
+    assert made.memory.step(0, data) == PAGE
+    made.memory.write(0, data)
+    assert made.memory.step(0, data) == made.memory.step(PAGE, data[:-PAGE]) == mapping.LARGE_SLICE
+    assert made.memory.step(0, source[PAGE // 2 :]) == PAGE  # not all of it was written before
+    assert made.memory.step(0, data[:PAGE]) == made.memory.step(SIZE, data) == PAGE
+    # What lies a little further on in its page would be copied slowly.
+    assert made.memory.step(PAGE // 2 + 64, data[:-PAGE]) == PAGE
+    assert made.memory.step(PAGE // 2 - 64, data[:-PAGE]) == mapping.LARGE_SLICE
     monkeypatch.delitem(sys.modules, "numpy")
-    assert made.memory.step(0, size) == mapping.COPY_SLICE
+    assert made.memory.step(0, data) == PAGE
     monkeypatch.undo()
     made.close()
 

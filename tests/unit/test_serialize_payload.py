@@ -158,6 +158,22 @@ def test_buffers_are_aligned():
         assert (again.__array_interface__["data"][0] - base) % payload.ALIGNMENT == 0
 
 
+@pytest.mark.parametrize("extra", [0, 1, 5000])
+def test_a_large_first_buffer_begins_in_the_middle_of_a_page(monkeypatch, extra):
+    monkeypatch.setattr(payload, "LARGE_BUFFER", 10_000)
+    arrays = [np.arange(n, dtype=np.uint8) for n in (10_000, 20_000)]
+    values = {"x" * extra: arrays}
+    data = bytearray(dumps_bytes(values))
+    base = np.frombuffer(data, dtype=np.uint8).__array_interface__["data"][0]
+    received = loads(data)["x" * extra]
+    assert all(np.array_equal(one, two) for one, two in zip(received, arrays, strict=True))
+    assert (received[0].__array_interface__["data"][0] - base) % 4096 == 2048
+    monkeypatch.setattr(payload, "LARGE_BUFFER", 10_001)
+    small = bytearray(dumps_bytes(values))
+    assert len(small) < len(data)
+    assert np.array_equal(loads(small)["x" * extra][0], arrays[0])
+
+
 @pytest.mark.parametrize("count", [4095, 4096])
 def test_small_buffers_stay_in_the_pickle(count):
     data = dumps_bytes(np.zeros(count, dtype=np.uint8))
