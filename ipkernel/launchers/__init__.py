@@ -15,6 +15,8 @@ GROUP = "ipkernel.launchers"
 _BUILT_IN: Final[dict[tuple[str, str], str]] = {
     ("controller", "local"): "local.LocalControllerLauncher",
     ("engines", "local"): "local.LocalHostLauncher",
+    ("controller", "ssh"): "ssh.SSHControllerLauncher",
+    ("engines", "ssh"): "ssh.SSHHostLauncher",
     ("controller", "slurm"): "slurm.SlurmControllerLauncher",
     ("engines", "slurm"): "slurm.SlurmHostLauncher",
 }

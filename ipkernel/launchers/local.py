@@ -112,15 +112,7 @@ class LocalLauncher(Launcher):
             self._offsets[path] = path.stat().st_size if path.exists() else 0
         try:
             with self._open_errors() as errors:
-                self._process = subprocess.Popen(
-                    self.command(),
-                    stdin=subprocess.PIPE if self.lifeline else subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env=child_environment(self.directory, self._environment),
-                    bufsize=0,
-                    **processes.spawn_options(),
-                )
+                self._process = self.spawn(errors)
         except OSError as error:
             raise LauncherError(f"cannot start {self.name}: {error}") from None
         _started.add(self)
@@ -128,6 +120,25 @@ class LocalLauncher(Launcher):
             target=self._read, args=(self._process,), name=f"launcher-{self.name}", daemon=True
         )
         self._reader.start()
+
+    def spawn(self, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start the process.
+
+        Args:
+            errors: For its standard error.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        return subprocess.Popen(
+            self.command(),
+            stdin=subprocess.PIPE if self.lifeline else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=child_environment(self.directory, self._environment),
+            bufsize=0,
+            **processes.spawn_options(),
+        )
 
     def _open_errors(self) -> IO[bytes]:
         if self._offsets[self.error_file] > _LOG_LIMIT:
