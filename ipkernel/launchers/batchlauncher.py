@@ -326,7 +326,7 @@ class BatchLauncher(Launcher):
         if not command:
             raise LauncherError(f"{self.system.title} cannot send signals to jobs")
         try:
-            answer = self.queue.run(command, None)
+            answer = self.queue.run(command)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LauncherError(f"cannot send {name} to {self.label}: {error}") from None
         if answer.code:

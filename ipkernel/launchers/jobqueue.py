@@ -15,8 +15,9 @@ from ipkernel.launchers.batchsystem import Answer, BatchSystem, JobState, QueryF
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a command of a batch system may take.
+#: Seconds that a command of a batch system may take, and one that ends jobs.
 _PATIENCE: Final = 60.0
+_ENDING_PATIENCE: Final = 10.0
 #: Seconds between two looks at the output files of jobs: when something happens, and at most.
 _TICK: Final = 0.25
 _LONGEST_TICK: Final = 2.0
@@ -26,7 +27,18 @@ _SOON: Final = 0.5
 _SETTLING: Final = 15.0
 
 Wish = Literal["stop", "cancel", "kill"]
-RunCommand = Callable[[Sequence[str], Mapping[str, str] | None], Answer]
+
+
+class RunCommand(Protocol):
+    """Runs a command of a batch system; see :func:`run_command`."""
+
+    def __call__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        patience: float = _PATIENCE,
+    ) -> Answer:
+        """Run a command."""
 
 
 class WatchedJob(Protocol):
@@ -44,12 +56,17 @@ class WatchedJob(Protocol):
         """Take a state that the batch system has told."""
 
 
-def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Answer:
+def run_command(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    patience: float = _PATIENCE,
+) -> Answer:
     """Run a command of a batch system.
 
     Args:
         command: The command line.
         environment: Its environment; None for ours.
+        patience: Seconds that it may take.
 
     Raises:
         OSError: It cannot be run.
@@ -59,7 +76,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str] | None = 
         [*command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=_PATIENCE,
+        timeout=patience,
         env={**(os.environ if environment is None else environment), "LC_ALL": "C"},
         check=False,
     )
@@ -187,6 +204,8 @@ class JobQueue:
 
     def fulfil(self, wishes: Sequence[tuple[Wish, WatchedJob]]) -> None:
         """Have jobs ended: one command for each degree of severity."""
+        if any(wish == "stop" for wish, _ in wishes):  # what that means depends on the states
+            self.refresh(age=1.0)
         wanted: dict[Wish, list[str]] = {}
         for wish, job in wishes:
             if job.job_state.phase == "ended":
@@ -197,7 +216,7 @@ class JobQueue:
         for wish, jobs in wanted.items():
             for command in getattr(self.system, wish)(jobs):
                 try:
-                    answer = self.run(command, None)
+                    answer = self.run(command, patience=_ENDING_PATIENCE)
                 except (OSError, subprocess.TimeoutExpired) as error:
                     logger.warning("cannot end jobs of %s: %s", self.system.title, error)
                     continue
@@ -212,7 +231,7 @@ class JobQueue:
             return {}
         command = self.system.query(jobs)
         try:
-            states = self.system.read_states(jobs, self.run(command, None))
+            states = self.system.read_states(jobs, self.run(command))
         except (OSError, subprocess.TimeoutExpired, QueryFailed) as error:
             trouble = f"{command[0]} does not answer: {error}"
             if trouble != self.trouble:
@@ -239,7 +258,7 @@ class JobQueue:
         command = self.system.history(job)
         if command:
             try:
-                found = self.system.read_history(job, self.run(command, None))
+                found = self.system.read_history(job, self.run(command))
             except (OSError, subprocess.TimeoutExpired):
                 found = None
             if found is not None:

@@ -129,8 +129,11 @@ class Slurm(BatchSystem):
         return [[*self.options.cancel, "--signal=TERM", "--full", *jobs]]
 
     def kill(self, jobs: Sequence[str]) -> list[list[str]]:
-        """Send SIGKILL, then cancel what has not begun."""
-        return [[*self.options.cancel, "--signal=KILL", "--full", *jobs], *self.cancel(jobs)]
+        """Cancel them, and do not wait until they have obeyed.
+
+        In this order: ``scancel`` would wait for long to send a signal to a job that is pending.
+        """
+        return [*self.cancel(jobs), [*self.options.cancel, "--signal=KILL", "--full", *jobs]]
 
     def signal(self, job: str, name: str) -> list[str]:
         """Return the ``scancel`` command that sends a signal."""
