@@ -1,0 +1,137 @@
+"""ipkernel, and what it needs, as one archive for hosts on which they are not installed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import re
+import sys
+import sysconfig
+import tarfile
+import threading
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ipkernel.errors import LauncherError
+
+#: What programs on hosts need, as modules; that of a client alone is left out.
+NEEDS: Final = (
+    "twisted", "foolscap", "OpenSSL", "cryptography", "zope.interface", "attr", "msgspec",
+    "cloudpickle", "psutil", "setproctitle", "xxhash",
+)  # fmt: skip
+#: Dependencies of ipkernel that only clients need.
+CLIENT_ONLY: Final = frozenset({"ipython", "tqdm", "tabulate", "configobj"})
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_LEFT_OUT: Final = re.compile(r"(^|/)(__pycache__|tests?|testing)/|\.(pyc|pyo|pyi|h|c|pyx|pxd)$")
+_lock = threading.Lock()
+_made: dict[bool, Archive] = {}
+
+
+class Archive(NamedTuple):
+    """What is pushed.
+
+    Attributes:
+        digest: Names its contents.
+        data: A compressed tar file.
+    """
+
+    digest: str
+    data: bytes
+
+
+def platform() -> list[str]:
+    """Return what must be the same on both sides for compiled modules to work."""
+    return [sysconfig.get_platform(), str(sysconfig.get_config_var("SOABI"))]
+
+
+def make_archive(*, with_needs: bool) -> Archive:
+    """Return ipkernel as an archive; it is made once.
+
+    Args:
+        with_needs: Whether what it needs is in it as well.
+
+    Raises:
+        LauncherError: A file of it cannot be read, or is missing.
+    """
+    with _lock:
+        if with_needs not in _made:
+            _made[with_needs] = _make(with_needs)
+        return _made[with_needs]
+
+
+def _make(with_needs: bool) -> Archive:
+    found = dict(_own_files())
+    if with_needs:
+        found.update(_needed_files())
+    digest = hashlib.sha256()
+    out = io.BytesIO()
+    try:
+        # Without times and with a fixed order, the same files are the same archive.
+        with (
+            gzip.GzipFile(fileobj=out, mode="wb", compresslevel=5, mtime=0) as zipped,
+            tarfile.open(fileobj=zipped, mode="w") as tar,
+        ):
+            for name, path in sorted(found.items()):
+                data = path.read_bytes()
+                digest.update(f"{name}\0{len(data)}\0".encode() + data)
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(data), 0o600
+                tar.addfile(entry, io.BytesIO(data))
+    except OSError as error:
+        raise LauncherError(f"cannot pack ipkernel: {error}") from None
+    return Archive(digest.hexdigest()[:32], out.getvalue())
+
+
+def _own_files() -> Iterator[tuple[str, Path]]:
+    import ipkernel
+
+    root = Path(next(iter(ipkernel.__path__)))
+    for path in root.rglob("*"):
+        name = f"ipkernel/{path.relative_to(root).as_posix()}"
+        if path.is_file() and "__pycache__" not in name:
+            yield name, path
+
+
+def _needed_files() -> Iterator[tuple[str, Path]]:
+    for distribution in _closure("ipkernel"):
+        for file in distribution.files or ():
+            name = file.as_posix()
+            if name.startswith(("..", "/")) or _LEFT_OUT.search(name):
+                continue
+            path = Path(str(file.locate()))
+            if path.is_file():
+                yield name, path
+
+
+def _closure(name: str) -> list[metadata.Distribution]:
+    """Return the distributions that programs on hosts need, without ipkernel's own."""
+    found: dict[str, metadata.Distribution] = {}
+    left = [name]
+    while left:
+        for requirement in _requirements(left.pop()):
+            if requirement in found or requirement in CLIENT_ONLY:
+                continue
+            try:
+                found[requirement] = metadata.distribution(requirement)
+            except metadata.PackageNotFoundError:
+                continue  # for another system, or optional
+            left.append(requirement)
+    return list(found.values())
+
+
+def _requirements(name: str) -> list[str]:
+    found = []
+    for line in metadata.requires(name) or ():
+        requirement, _, marker = line.partition(";")
+        match = _NAME.match(requirement)
+        if match is not None and "extra" not in marker:
+            found.append(re.sub(r"[-_.]+", "-", match.group()).lower())
+    return found
+
+
+def fits(there: list[str]) -> bool:
+    """Tell whether compiled modules of this Python work on a host with that platform."""
+    return there == platform() and sys.implementation.name == "cpython"
