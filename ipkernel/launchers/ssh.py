@@ -148,11 +148,14 @@ class SSHLauncher(LocalLauncher):
 
     def preview(self) -> str:
         """Return the command lines: of ssh, and of the program on the host."""
-        there = f"{self.entry.directory or '~/.ipython/ssh'}/{self.directory.name}"
-        words = [one if isinstance(one, str) else f"{there}/{one['at']}" for one in self._words()]
+        there = f"{self.entry.directory or '~/.ipython/ssh'}/{self.directory.name}-..."
+        words = [
+            one if isinstance(one, str) else f"{there}/{one['at']}".rstrip("/")
+            for one in self._words()
+        ]
         program = [self.entry.python, "-P", "-m", self.module, *words, "--lifeline"]
-        setup = "".join(f"    <command {n + 1} of 'setup'>\n" for n in range(len(self.entry.setup)))
-        return f"{shlex.join(self.command())}\n{setup}    {shlex.join(program)}"
+        setup = "".join(f"    command {n + 1} of 'setup'\n" for n in range(len(self.entry.setup)))
+        return f"{shlex.join(self.command())}\n{setup}    {' '.join(program)}"
 
     def _words(self) -> list[Any]:
         """Return the arguments; what is a path of this host says where it is over there."""
@@ -218,8 +221,8 @@ class SSHLauncher(LocalLauncher):
         self.tell({"event": "checking", "host": entry.host})
         self._expect(lines, "@here")
         self._taken = True
-        order = {"act": "check", "needs": list(sshpush.NEEDS)}
-        checked = self._order(lines, "@checked", order)
+        needs = list(sshpush.NEEDS)
+        checked = self._order(lines, "@checked", {"act": "check", "needs": needs})
         pushed = self._push(lines, checked)
         self._watch(0)
         files = self._files(lines, checked)
