@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.cluster import ending, options, stopping
+from ipkernel.cluster.arguments import Arguments, split_keywords
 from ipkernel.cluster.directory import (
     ClusterDirectory,
     find_directory,
@@ -20,17 +21,10 @@ from ipkernel.cluster.directory import (
     private_name,
 )
 from ipkernel.cluster.engineset import EngineSet
-from ipkernel.cluster.entries import (
-    DEFAULT,
-    Entry,
-    checked_section,
-    one_entry,
-    read_entries,
-    take_sections,
-)
+from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.gathering import Failure
 from ipkernel.cluster.processes import Process
-from ipkernel.cluster.programs import Programs, Settings
+from ipkernel.cluster.programs import Programs
 from ipkernel.errors import ClusterError, ConnectError
 
 if TYPE_CHECKING:
@@ -53,42 +47,36 @@ class ClusterBase:
         profile: str = "",
         cluster_dir: str | os.PathLike[str] | None = None,
         cluster_file: str | os.PathLike[str] | None = None,
-        controller: Any = "local",
+        controller: Any = None,
         engines: Any = None,
         hosts: Sequence[str] | str | None = None,
         minimum: int | None = None,
         controller_launcher_class: Any = None,
         engine_launcher_class: Any = None,
-        controller_ip: str = "",
-        controller_port: int = 0,
-        controller_location: str = "",
-        controller_args: Sequence[str] = (),
-        engine_args: Sequence[str] = (),
+        controller_ip: str | None = None,
+        controller_port: int | None = None,
+        controller_location: str | None = None,
+        controller_args: Sequence[str] | None = None,
+        engine_args: Sequence[str] | None = None,
         store_memory: int | str | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         spill_limit: int | str | None = None,
-        data_interface: str = "",
-        engine_timeout: float = 60,
-        stop_timeout: float = 5,
+        data_interface: str | None = None,
+        data_port: int | None = None,
+        engine_timeout: float | None = None,
+        stop_timeout: float | None = None,
         environment: Mapping[str, str] | None = None,
-        log_level: int | str = "INFO",
+        slots: Mapping[str, Any] | None = None,
+        log_level: int | str | None = None,
         shutdown_atexit: bool = True,
         daemonize: bool = False,
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
-        **legacy: Any,
+        **sections: Any,
     ) -> None:
-        sections = take_sections(legacy)
-        if legacy:
-            options.refuse_unknown(legacy, _arguments())
-        if hosts:
-            sections.setdefault("ssh", {})["hosts"] = hosts
-        self._sections = sections
-        total = None if n is None else options.check_count(n)
-        chosen = engine_launcher_class or engines or ("ssh" if hosts else DEFAULT)
-        self._given = chosen
-        self._entries = read_entries("engines", chosen, total, self._options)
-        self.n = sum(share.n for entry in self._entries for share in entry.plan())
-        self.minimum = None if minimum is None else options.check_count(minimum)
+        known = {**locals(), "controller": controller_launcher_class or controller}
+        known["engines"] = engine_launcher_class or engines
+        given = split_keywords(known, sections, _arguments() if sections else [])
+        given |= {"environment": environment, "slots": slots}
         where = cluster_dir or cluster_file
         named = bool(where or cluster or cluster_id or profile)
         if named:
@@ -98,30 +86,23 @@ class ClusterBase:
         else:
             directory = ClusterDirectory.named(private_name())
         self._private = not named
-        self.engine_timeout = options.check_seconds("engine_timeout", engine_timeout)
-        self.stop_timeout = options.check_seconds("stop_timeout", stop_timeout)
+        self._arguments = Arguments(directory, given)
+        self._entries = self._arguments.entries(self._arguments.n)
+        self.n = sum(share.n for entry in self._entries for share in entry.plan())
+        self.minimum = self._arguments.minimum
+        self.engine_timeout: float = self._arguments.value("engine_timeout")
+        self.stop_timeout: float = self._arguments.value("stop_timeout")
         self.daemonize = daemonize
         self.shutdown_atexit = shutdown_atexit and not daemonize
-        store = options.store_arguments(store_memory, spill_dir, spill_limit, data_interface)
-        settings = Settings(
-            controller=one_entry(
-                "controller", controller_launcher_class or controller, self._options
-            ),
-            interface=controller_ip,
-            port=controller_port,
-            location=controller_location,
-            controller_args=tuple(controller_args),
-            engine_args=(*store, *engine_args),
-            environment=dict(environment or {}),
-            log_level=options.check_level(log_level),
-            lifeline=not daemonize,
-            stop_timeout=self.stop_timeout,
+        settings = self._arguments.settings(
+            self._entries,
             on_event=self._event,
             on_host_lost=self._host_lost,
             on_change=self._note,
         )
         self.on_event = on_event
         self._failures: list[Failure] = []
+        settings = settings._replace(lifeline=not daemonize)
         self._programs = Programs(directory, self._private, settings)
         self.engines: dict[str, EngineSet] = {}
         self._attached = False
@@ -180,6 +161,7 @@ class ClusterBase:
             "n": self.n,
             "private": self._private,
             "daemonize": self.daemonize,
+            "launchers": [entry.to_dict() for entry in self._entries],
             "controller": {"pid": self.controller.pid if self.controller is not None else 0},
             "engines": {name: s.to_dict() for name, s in self.engines.items()},
         }
@@ -196,15 +178,11 @@ class ClusterBase:
 
     # -- underneath -----------------------------------------------------------------------
 
-    def _options(self, name: str, launcher: Any) -> Mapping[str, Any]:
-        """Return the options of a launcher."""
-        return checked_section(name, launcher, self._sections.get(name, {}))
-
     def _launch(self, n: int | None) -> None:
         """Start all programs without waiting for any of them."""
         if n is not None:
             self.n = options.check_count(n)
-            self._entries = read_entries("engines", self._given, n, self._options)
+            self._entries = self._arguments.entries(n)
         self._spawn_controller()
         self._forget_ended()
         if self.n and not self.engines:
@@ -395,4 +373,4 @@ class ClusterBase:
 def _arguments() -> list[str]:
     import inspect
 
-    return [name for name in inspect.signature(ClusterBase).parameters if name != "legacy"]
+    return [name for name in inspect.signature(ClusterBase).parameters if name != "sections"]

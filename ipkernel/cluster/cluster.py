@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from ipkernel.cluster import ending, options
+from ipkernel.cluster.arguments import recorded_keywords
 from ipkernel.cluster.base import ClusterBase
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
-from ipkernel.cluster.entries import read_entries
 from ipkernel.cluster.options import signal_name
 from ipkernel.cluster.recorded import recorded_programs
 from ipkernel.errors import ConfigurationError
@@ -67,10 +67,14 @@ class Cluster(ClusterBase):
         engine_timeout: Seconds to wait for engines.
         stop_timeout: Seconds after which a stop becomes forcible, about.
         environment: Further environment variables for everything that is started.
+        slots: What each engine has: options of the section ``[slots]`` of the configuration.
         log_level: Of the cluster's processes: a name or a number of :mod:`logging`.
         shutdown_atexit: Stop the cluster when this process exits.
         daemonize: Let it outlive this process; implies ``shutdown_atexit=False``.
         on_event: Called, in some thread, with the name of the program and each event it reports.
+        sections: Options of launchers by their names, such as ``slurm={"queue": "long"}``.
+
+    What is not given comes from the environment and from configuration files.
 
     Raises:
         ConfigurationError: A value is not acceptable.
@@ -120,7 +124,7 @@ class Cluster(ClusterBase):
                 engine_set = self._start_more(count, engine_set_id)
             else:
                 self._forget_ended()  # or a host daemon that failed would be waited for again
-                entries = read_entries("engines", self._given, count, self._options)
+                entries = self._arguments.entries(count)
                 engine_set = self._spawn_hosts(entries, engine_set_id)[0]
                 self._wait_engines(self._deadline())
             self._note()
@@ -383,6 +387,7 @@ class Cluster(ClusterBase):
         if not isinstance(where, str):
             raise ConfigurationError("a cluster's description needs its 'cluster_dir'")
         arguments.setdefault("n", description.get("n"))
+        arguments |= recorded_keywords(description.get("launchers"), arguments)
         cluster = cls(cluster_dir=where, **arguments)
         cluster._private = bool(description.get("private"))
         sets = description.get("engines")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -48,6 +47,10 @@ class Entry(NamedTuple):
         n = cpu_count() if self.n is None else self.n
         return [Share(n)] if n else []
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"launcher": self.name, "n": self.n, "options": dict(self.options)}
+
     def arguments(self, share: Share = Share(0)) -> dict[str, Any]:  # noqa: B008 - it is immutable
         """Return the arguments that its class takes if it has options, for one program."""
         return {"options": self.options, "share": share} if hasattr(self.launcher, "SPEC") else {}
@@ -90,58 +93,16 @@ def one_entry(kind: str, given: Any, options: Callable[[str, Any], Mapping[str, 
     return Entry(name, launcher, 1, options(name, launcher))
 
 
-def take_sections(arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Take from keyword arguments those that hold the options of a launcher, such as ``ssh={}``."""
-    found = {name: value for name, value in arguments.items() if isinstance(value, Mapping)}
-    sections = {}
-    for name, value in found.items():
-        if known_launcher(name):
-            sections[name.lower()] = dict(value)
-            del arguments[name]
-    return sections
+def starts_elsewhere(launcher: Any) -> bool:
+    """Tell whether what a launcher starts may be on another host, and so must reach this one.
 
-
-def known_launcher(name: str) -> bool:
-    """Tell whether a launcher of controllers or of engines has this name."""
-    for kind in ("engines", "controller"):
-        try:
-            find_launcher(kind, name)
-        except ConfigurationError:
-            continue
-        return True
-    return False
-
-
-def checked_section(name: str, launcher: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options of a launcher, checked and with their defaults.
-
-    Args:
-        name: Name of the section.
-        launcher: The class, whose ``SPEC`` says what there is.
-        given: What was given.
-
-    Raises:
-        ConfigurationError: There is no such option, or the value does not fit it.
+    A class can say so by its attribute ``elsewhere``; those that start child processes of this
+    one do not, all others do.
     """
-    spec = getattr(launcher, "SPEC", "")
-    if not spec:
-        for option in given:
-            raise ConfigurationError(f"unknown option {option!r}: launcher {name} has none")
-        return given
-    from configobj import ConfigObj
-    from configobj.validate import ValidateError, Validator
+    from ipkernel.launchers.local import LocalLauncher
 
-    values = ConfigObj(configspec=spec.splitlines(), interpolation=False, list_values=True)
-    values.merge(given)
-    checked = values.validate(Validator(), preserve_errors=True)
-    for option, outcome in checked.items() if isinstance(checked, dict) else ():
-        if isinstance(outcome, ValidateError):
-            raise ConfigurationError(f"option {option!r} of [{name}]: {outcome}")
-    for option in values.extra_values:
-        near = difflib.get_close_matches(option, list(values.configspec), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(f"unknown option {option!r} in [{name}]{hint}")
-    return dict(values)
+    local = isinstance(launcher, type) and issubclass(launcher, LocalLauncher)
+    return bool(getattr(launcher, "elsewhere", not local))
 
 
 def launcher_name(launcher: Any) -> str:
@@ -195,10 +156,11 @@ def _named(text: str) -> tuple[str, int | None]:
     return name, check_count(int(count)) if colon else None
 
 
-def _pair(pair: Sequence[Any]) -> tuple[Any, int]:
+def _pair(pair: Sequence[Any]) -> tuple[Any, int | None]:
     if len(pair) != 2:
         raise ConfigurationError(f"{pair!r} is no launcher with a number of engines: {_EXAMPLE}")
-    return pair[0], check_count(pair[1])
+    launcher, count = pair
+    return launcher, None if count is None else check_count(count)
 
 
 def _with_total(entries: list[Entry], n: int | None) -> list[Entry]:

@@ -27,7 +27,7 @@ def home(tmp_path, monkeypatch):
 
 def use(monkeypatch, controller=Controller, engines=Host):
     classes = {"controller": controller, "engines": engines}
-    monkeypatch.setattr("ipkernel.cluster.base.find_launcher", lambda kind, name: classes[kind])
+    monkeypatch.setattr("ipkernel.cluster.entries.find_launcher", lambda kind, name: classes[kind])
 
 
 def test_daemonize_list_stop(capsys):

@@ -130,17 +130,27 @@ def test_needs_a_controller(make):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"n": -1}, "number of engines"),
-        ({"n": 1.5}, "number of engines"),
-        ({"n": True}, "number of engines"),
+        ({"n": -1}, "n must be a whole number from 0 to 4096"),
+        ({"n": 1.5}, "n must be a whole number from 0 to 4096"),
+        ({"n": True}, "n must be a whole number from 0 to 4096"),
         ({"n": 5000}, "from 0 to 4096"),
         ({"cluster": "a b"}, "cannot name a cluster"),
         ({"engine_timeout": 0}, "engine_timeout"),
         ({"engine_timeout": "x"}, "engine_timeout"),
         ({"stop_timeout": float("nan")}, "stop_timeout"),
-        ({"log_level": "loud"}, "unknown log level"),
-        ({"log_level": 17}, "unknown log level"),
+        ({"log_level": "loud"}, "log_level must be debug, info"),
+        ({"log_level": 17}, "log_level must be debug, info"),
         ({"engines": "slrm"}, "there is no launcher 'slrm'"),
+        ({"engines": "local:2, slrm:3"}, "there is no launcher 'slrm'"),
+        ({"engines": "local:two"}, "engines must be names of launchers"),
+        ({"engines": 7}, "7 is no launcher"),
+        ({"engines": ["local", "local"], "n": 4}, "write 'local:<number>', or leave out n"),
+        ({"engines": "local:2, local:3", "n": 4}, "n=4, but the launchers are to start 5"),
+        ({"engines": "local:2", "n": 4}, "n=4, but the launchers are to start 2"),
+        ({"engines": [("local", 1, 2)]}, "is no launcher with a number"),
+        ({"engines": []}, "no launcher for engines was named"),
+        ({"local": {"x": 1}}, "unknown option 'x'"),
+        ({"local": 3}, "local must be a mapping with options of launcher 'local', not 3"),
         ({"cluster": "a", "cluster_dir": "b"}, "not both"),
     ],
 )
@@ -514,10 +524,11 @@ def test_engines_can_be_started_after_a_host_daemon_that_failed(make, monkeypatc
     cluster = make()
     cluster.start_controller()
     monkeypatch.setattr(cluster, "_has_hosts", lambda: False)
-    cluster._given = standin("ipdaemon", "import sys; sys.exit(3)")
-    with pytest.raises(LauncherError):
-        cluster.start_engines(2)
-    cluster._given = Host
+    failing = Entry("failing", standin("ipdaemon", "import sys; sys.exit(3)"), 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster._arguments, "entries", lambda n: [failing])
+        with pytest.raises(LauncherError):
+            cluster.start_engines(2)
     name = cluster.start_engines(2)
     assert list(cluster.engines) == [name]
     assert cluster.engines[name].engines == (0, 1)
