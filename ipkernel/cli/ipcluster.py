@@ -75,6 +75,13 @@ without a name. Directories of named clusters stay, and so does everything that 
 """
 
 
+_DOCTOR: Final = """\
+Look at what a cluster needs, and say what to do where something is wrong: Python and packages,
+limits, the cluster's directory and configuration, names and ports, what dead clusters left, and
+the cluster itself if it runs. The exit code is 1 if there is a problem.
+"""
+
+
 def make_parser() -> common.Parser:
     """Return the parser for the command line of ``ipcluster``."""
     parser = common.Parser(prog="ipcluster", description=_DESCRIPTION, epilog=_EXAMPLES)
@@ -107,6 +114,9 @@ def make_parser() -> common.Parser:
     )
 
     _command(commands, "clean", "remove what dead clusters left behind", _CLEAN)
+
+    doctor = _command(commands, "doctor", "look for what keeps a cluster from working", _DOCTOR)
+    _json_options(doctor)
     return parser
 
 
@@ -140,6 +150,7 @@ _COMMANDS: Final = {
     "start": "ipkernel.cli.starting",
     "stop": "ipkernel.cli.stopping",
     "clean": "ipkernel.cli.stopping",
+    "doctor": "ipkernel.cli.doctor",
     "engines": "ipkernel.cli.starting",
     "status": "ipkernel.cli.looking",
     "list": "ipkernel.cli.looking",
