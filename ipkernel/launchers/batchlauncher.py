@@ -273,18 +273,23 @@ class BatchLauncher(Launcher):
             late = state.phase != "ended" and self.queue.clock() - self._code_since > _LAG
             state = JobState.exited(self._code) if silent or late else state
         with self._changed:
-            before, changed = self.job_state, not self._ended and state != self.job_state
-            if changed:
-                self.job_state = state
-        if not changed:
-            return
-        if state.text != before.text or state.phase == "ended":
+            before = self.job_state
+            if before.phase == "ended" or state == before:
+                return
+            if state.phase == "ended":
+                self._remove_files(state)
+            self.job_state = state
+            self._changed.notify_all()
+        if state.text != before.text:
             self.tell({"event": "state", "text": state.text})
         if state.phase == "ended":
-            self.files.remove_script()
-            if self.exit_code == 0:
-                self.files.remove_output()
             self.tell_end()
+
+    def _remove_files(self, state: JobState) -> None:
+        """Keep of an ended job what tells why it failed."""
+        self.files.remove_script()
+        if self.asked_to_end or state.exit_code == 0:
+            self.files.remove_output(also_errors=self.asked_to_end)
 
     def request_stop(self) -> None:
         """Let the program end in good order; a job that still waits is cancelled."""

@@ -70,15 +70,18 @@ class JobFiles:
         _remove(self.script)
         _remove(self.environment)
 
-    def remove_output(self) -> None:
-        """Remove the output, and the errors if there are none."""
+    def remove_output(self, also_errors: bool) -> None:
+        """Remove the output, and the errors if there are none.
+
+        Args:
+            also_errors: Remove them in any case.
+        """
         _remove(self.output)
         try:
-            empty = not self.error.stat().st_size
-        except OSError:
-            return
-        if empty:
-            _remove(self.error)
+            if also_errors or not self.error.stat().st_size:
+                _remove(self.error)
+        except OSError:  # there is no such file
+            pass
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import threading
@@ -107,7 +108,7 @@ class JobQueue:
         self._watched: set[WatchedJob] = set()
         self._wishes: list[tuple[Wish, WatchedJob]] = []
         self._asking = threading.Lock()
-        self._asked = -_SETTLING
+        self._asked = -math.inf
         self._seen: set[str] = set()
         self._wake = threading.Condition()
         self._interval = _SOON
@@ -118,7 +119,10 @@ class JobQueue:
 
     def add(self, job: WatchedJob) -> None:
         """Have a job's state asked for whenever that of another one is."""
-        self._known.add(job)
+        with self._asking:
+            if job not in self._known:
+                self._known.add(job)
+                self._asked = -math.inf  # long ago: what was said then does not include it
 
     def watch(self, job: WatchedJob) -> None:
         """Look after a job until it has ended, or :meth:`unwatch` is called."""
