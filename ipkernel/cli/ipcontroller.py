@@ -20,6 +20,7 @@ from ipkernel.cli.process import (
 )
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.errors import ConnectError, IPythonError
+from ipkernel.host.options import add_log_options, add_restarts_option
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
     p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
+    add_log_options(p)
+    add_restarts_option(p)
     p.add_argument(
         "--no-log-file", action="store_true", help="log to the standard error, not to a file"
     )
@@ -85,7 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     try:
         start_logging(
-            "ipcontroller", None if options.no_log_file else directory.log, options.log_level
+            "ipcontroller",
+            None if options.no_log_file else directory.log,
+            options.log_level,
+            size=options.log_size,
+            backups=options.log_backups,
         )
         set_title(f"ipcontroller [{options.cluster}]")
         return _Run(options, directory).run()
@@ -169,7 +176,7 @@ class _Run:
         kept = Kept.load(self._kept_path)
         tub = make_tub(Identity.load_or_create(security / "ipcontroller.pem"), self._reactor)
         self._controller = controller = Controller(
-            tub, cluster=options.cluster, on_shutdown=self._end
+            tub, cluster=options.cluster, on_shutdown=self._end, restarts=options.restarts
         )
         port = await self._listen(tub, kept)
         if options.location:

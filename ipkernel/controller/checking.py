@@ -87,11 +87,16 @@ def _check_engines(core: Core) -> None:
         wanted = len(engine.assigned) if engine.open_for_any() else -1
         assert engine.rung == wanted, (number, engine.rung, wanted)
         assert engine.state == "ready" or not engine.assigned
-        assert engine.usable or not engine.assigned or engine.ending
+        assert engine.usable or not engine.assigned or engine.ending or engine.draining
+        assert not engine.host.draining or engine.draining
+        assert engine.draining or engine not in core.draining
         shelved = sum(t.state not in QUEUED for t in engine.direct)
         assert engine.shelved == shelved, (engine.shelved, shelved)
     assert core.ladder.open == sum(e.rung >= 0 for e in core.engines.values())
     assert sum(len(h.engines) for h in core.hosts.values()) == len(core.engines)
+    for engine in core.draining:
+        assert core.engines.get(engine.id) is engine
+        assert not engine.idle
     for engine in core.deep:
         assert core.engines.get(engine.id) is engine
         assert engine.running

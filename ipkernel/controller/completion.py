@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import holdings, losses, recall
+from ipkernel.controller import draining, holdings, losses, recall
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import FromHost
 from ipkernel.controller.registry import Host
@@ -10,9 +10,11 @@ from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import ENDS, Payload, State
 from ipkernel.wire.messages import (
     Done,
+    Draining,
     EngineJoined,
     EngineLeft,
     Finished,
+    Measured,
     Message,
     Output,
     Returned,
@@ -136,6 +138,10 @@ def _other(core: Core, host: Host, message: Message, payload: Payload) -> None:
         losses.engine_joined(core, host, message)
     elif isinstance(message, EngineLeft):
         losses.engine_left(core, host, message)
+    elif isinstance(message, Measured):
+        _measured(host, message)
+    elif isinstance(message, Draining):
+        draining.host_drains(core, host, message.reason)
     else:
         holdings.from_host(core, host, message)
 
@@ -153,6 +159,14 @@ def _started(core: Core, host: Host, started: list[int]) -> None:
         core.ladder.update(engine)
         if len(engine.assigned) > len(engine.running):
             core.deep[engine] = None
+
+
+def _measured(host: Host, message: Measured) -> None:
+    for vitals in message.processes:
+        if vitals.engine < 0:
+            host.vitals = vitals
+        elif (engine := host.engines.get(vitals.engine)) is not None:
+            engine.vitals = vitals
 
 
 def _output(core: Core, host: Host, message: Output, payload: Payload) -> None:

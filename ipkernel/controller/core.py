@@ -58,6 +58,7 @@ class Core:
         ladder: Engines with room for them.
         pending: Engines with room and direct tasks, to be looked at.
         deep: Engines that run a long task with other tasks behind it.
+        draining: Engines that are draining and have something to do, as far as is known.
         parked: Direct tasks of held sessions, by session.
         watchers: Sessions that asked for the result of another one's task, by task.
         retained: Results of clients that have gone.
@@ -79,6 +80,7 @@ class Core:
         self.ladder = Ladder()
         self.pending: dict[Engine, None] = {}
         self.deep: dict[Engine, None] = {}
+        self.draining: dict[Engine, None] = {}
         self.parked: dict[int, list[Task]] = {}
         self.watchers: dict[int, list[int]] = {}
         self.retained = retained

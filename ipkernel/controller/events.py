@@ -66,6 +66,22 @@ class SessionHeld(Struct, frozen=True, eq=False):
     now: float
 
 
+class HostFacts(Struct, frozen=True):
+    """What a host daemon says of itself for people, and how long it will be there.
+
+    Attributes:
+        launcher: Name of the launcher that has started it.
+        label: Where that launcher says that it runs.
+        left: Seconds until its walltime is over; 0.0 if it has none.
+        restarts: How often it has been started again.
+    """
+
+    launcher: str = ""
+    label: str = ""
+    left: float = 0.0
+    restarts: int = 0
+
+
 class HostJoined(Struct, frozen=True, eq=False):
     """A host daemon has come, with these engines, none of which is ready yet."""
 
@@ -76,6 +92,7 @@ class HostJoined(Struct, frozen=True, eq=False):
     now: float
     tub_id: str = ""
     store: StoreAccess | None = None
+    facts: HostFacts = HostFacts()
 
 
 class HostLost(Struct, frozen=True, eq=False):
@@ -105,6 +122,17 @@ class EnginesEnding(Struct, frozen=True, eq=False):
     ending: bool = True
 
 
+class EnginesDraining(Struct, frozen=True, eq=False):
+    """These engines are to be stopped when they have nothing to do: give them nothing more.
+
+    What they have begun, and what is bound to them already, they may finish.
+    """
+
+    engines: list[int]
+    reason: str
+    now: float
+
+
 class EnginesGone(Struct, frozen=True, eq=False):
     """These engines do not exist any more and their ids are free."""
 
@@ -130,6 +158,7 @@ Event: TypeAlias = (
     | HostLost
     | EnginesAdded
     | EnginesEnding
+    | EnginesDraining
     | EnginesGone
     | Tick
 )

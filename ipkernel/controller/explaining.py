@@ -64,6 +64,11 @@ def _bound(engine: Engine) -> str:
         return f"engine {engine.id} is being {doing}{why}; {queue} tasks wait for it"
     if engine.ending:
         return f"engine {engine.id} is being stopped"
+    if engine.draining:
+        return (
+            f"engine {engine.id} finishes what is bound to it, and then no more "
+            f"({engine.draining}); {queue} tasks wait for it"
+        )
     return (
         f"engine {engine.id} is busy with {len(engine.assigned)} tasks and "
         f"{queue} wait for it to have room"
@@ -73,7 +78,7 @@ def _bound(engine: Engine) -> str:
 def _shared(core: Core, task: Task) -> str:
     targets = task.message.targets
     some = [e for n in targets if (e := core.engines.get(n))] if targets else core.engines.values()
-    alive = sum(1 for e in some if e.state == READY and not e.ending)
+    alive = sum(1 for e in some if e.state == READY and e.usable)
     line = core.line_of(task)
     which = "engines" if not targets else "engines that it may run on"
     if not alive:

@@ -63,6 +63,19 @@ class JoinPeers(Struct, frozen=True, eq=False):
     asker: int = 0
 
 
+class EnginesDrained(Struct, frozen=True, eq=False):
+    """These engines, which are draining, have nothing to do any more, or are gone."""
+
+    engines: list[int]
+
+
 Instruction: TypeAlias = (
-    Commit | ToHost | ToClient | ToAllClients | DropClient | SessionEnded | JoinPeers
+    Commit
+    | ToHost
+    | ToClient
+    | ToAllClients
+    | DropClient
+    | SessionEnded
+    | JoinPeers
+    | EnginesDrained
 )

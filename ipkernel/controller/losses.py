@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 from attrs import frozen
 
-from ipkernel.controller import holdings
+from ipkernel.controller import draining, holdings
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import (
     EnginesAdded,
@@ -20,7 +20,7 @@ from ipkernel.controller.events import (
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import DEAD, READY, RESTARTING, STARTING, Engine
 from ipkernel.controller.submission import no_engine
-from ipkernel.controller.tasks import QUEUED, State, Task
+from ipkernel.controller.tasks import QUEUED, State, Task, clock
 from ipkernel.wire.messages import EngineJoined, EngineLeft, Outcome, Reason
 
 
@@ -33,12 +33,15 @@ class Loss:
         kind: ``"engine"`` or ``"host"``.
         started: The tasks that it had begun.
         known: What its host knows about the end of the process.
+        excused: Whether what it had begun is run again whatever its retries: its machine was
+            taken away, which says nothing about the task.
     """
 
     text: str
     kind: str
     started: AbstractSet[int] = frozenset()
     known: Reason | None = None
+    excused: bool = False
 
     def reason(self, engine: Engine, what: str) -> Reason:
         """Return why a task ended: ``what`` says what it was doing."""
@@ -55,7 +58,9 @@ class Loss:
 
 def host_joined(core: Core, event: HostJoined) -> None:
     """A host daemon has come; its engines follow when they are ready."""
-    host = Host(event.host, event.name, event.pid, event.now, event.tub_id, event.store)
+    host = Host(
+        event.host, event.name, event.pid, event.now, event.tub_id, event.store, event.facts
+    )
     core.hosts[event.host] = host
     holdings.host_came(core, host)
     engines_added(core, EnginesAdded(event.host, event.engines, event.now))
@@ -70,6 +75,7 @@ def engines_added(core: Core, event: EnginesAdded) -> None:
         return
     for number in event.engines:
         engine = Engine(number, host, event.now)
+        engine.draining = host.draining
         host.engines[number] = engine
         core.engines[number] = engine
 
@@ -96,7 +102,8 @@ def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
     core.ladder.update(engine)
     if engine.direct:
         core.pending[engine] = None
-    core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
+    if not engine.draining:
+        core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
 
 
 # ------------------------------------------------------------------------------- going
@@ -107,14 +114,16 @@ def engine_left(core: Core, host: Host, message: EngineLeft) -> None:
     engine = host.engines.get(message.engine)
     if engine is None:
         return
-    loss = Loss(message.reason, "engine", frozenset(message.started), message.loss)
+    excused = message.excused and bool(host.draining)
+    loss = Loss(message.reason, "engine", frozenset(message.started), message.loss, excused)
+    engine.last_loss = f"{clock(core.now)} {message.reason}"[:4000]
     restarting = message.restarting and not engine.ending
     _leave(core, engine, loss, RESTARTING if restarting else DEAD)
     core.tell_all((EngineLeft(engine.id, message.reason, restarting, [], message.loss), b""))
     if engine.ending:
         _remove(core, engine)
-    if not restarting:
-        _end_impossible(core)
+    if not restarting or engine.draining:
+        end_impossible(core)
 
 
 def host_lost(core: Core, event: HostLost) -> None:
@@ -128,11 +137,14 @@ def host_lost(core: Core, event: HostLost) -> None:
         if head is not None:
             started.add(head)
         text = f"its host is gone ({event.reason})"[:4000]
-        _leave(core, engine, Loss(text, "host", frozenset(started)), DEAD)
+        excused = bool(host.draining) or 0.0 < host.ends <= core.now
+        if excused:
+            text += f"; {host.draining or 'its walltime was over'}"
+        _leave(core, engine, Loss(text, "host", frozenset(started), excused=excused), DEAD)
         _remove(core, engine)
         core.tell_all((EngineLeft(engine.id, text, False), b""))
     holdings.host_went(core, host, event.reason)
-    _end_impossible(core)
+    end_impossible(core)
 
 
 def engines_ending(core: Core, event: EnginesEnding) -> None:
@@ -141,6 +153,8 @@ def engines_ending(core: Core, event: EnginesEnding) -> None:
         engine = core.engines.get(number)
         if engine is not None:
             engine.ending = event.ending
+            if not event.ending:
+                draining.keep(core, engine)
             core.ladder.update(engine)
             if engine.direct:
                 core.pending[engine] = None
@@ -155,7 +169,7 @@ def engines_gone(core: Core, event: EnginesGone) -> None:
         _leave(core, engine, Loss(event.reason, "engine", frozenset(engine.running)), DEAD)
         _remove(core, engine)
         core.tell_all((EngineLeft(number, event.reason, False), b""))
-    _end_impossible(core)
+    end_impossible(core)
 
 
 def _remove(core: Core, engine: Engine) -> None:
@@ -203,7 +217,7 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
     """Decide whether a task that was on a lost engine is to be run again; end it if not."""
     task.state = State.LOST
     if begun:
-        task.attempts += 1
+        task.attempts += not loss.excused
         task.note(core.now, f"engine {engine.id} was lost while it ran: {loss.text}"[:500])
     else:
         task.note(core.now, f"engine {engine.id} was lost before it began: {loss.text}"[:500])
@@ -211,7 +225,7 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
     if task.cancelled:
         core.end(task, Outcome.ABORTED, Reason("aborted", "cancelled; then its engine was lost"))
         return False
-    if begun and task.attempts > task.message.retries:
+    if begun and not loss.excused and task.attempts > task.message.retries:
         core.end(task, Outcome.LOST, loss.reason(engine, what))
         return False
     if task.target >= 0 and not engine.usable:
@@ -220,7 +234,7 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
     return True
 
 
-def _end_impossible(core: Core) -> None:
+def end_impossible(core: Core) -> None:
     """End tasks whose choice of engines has become empty."""
     engines = core.engines
     for line in core.lines.all():

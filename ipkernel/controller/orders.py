@@ -10,7 +10,7 @@ from attrs import frozen
 from msgspec import MsgspecError
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from ipkernel.controller.events import EnginesAdded, EnginesEnding, EnginesGone
+from ipkernel.controller.events import EnginesAdded, EnginesDraining, EnginesEnding, EnginesGone
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import KernelError
@@ -29,10 +29,34 @@ class _Part:
     answer: EngineAnswer
 
 
+class _Drain:
+    """An order that waits for engines to drain.
+
+    Attributes:
+        left: Those that have something to do.
+        parts: The answers to the stops of the others.
+        over: Fires when none is left.
+        timer: Ends the patience, or None.
+    """
+
+    def __init__(self, engines: set[int]) -> None:
+        self.left = engines
+        self.parts: list[Deferred[EngineAnswer]] = []
+        self.over: Deferred[None] = Deferred()
+        self.timer: Any = None
+
+    def stop(self) -> None:
+        """Wait no longer than now."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
 class Orders:
     """Carries out orders from the doors.
 
     Args:
+        clock: Twisted's reactor, or a Clock.
         scheduler: Knows engines and hosts.
         turn: Takes events.
         call: Calls a method of a host, by number, with a request; fails if it is gone.
@@ -40,13 +64,16 @@ class Orders:
 
     def __init__(
         self,
+        clock: Any,
         scheduler: Scheduler,
         turn: Turn,
         call: Callable[[int, str, bytes], Deferred[bytes]],
     ) -> None:
+        self._clock = clock
         self._scheduler = scheduler
         self._turn = turn
         self._call = call
+        self._drains: list[_Drain] = []
 
     def signal(self, order: EngineOrder) -> Deferred[EngineAnswer]:
         """Send the order's signal to its engines, or to all.
@@ -65,11 +92,14 @@ class Orders:
         return self._to_hosts("restart_engines", order)
 
     def stop(self, order: EngineOrder) -> Deferred[EngineAnswer]:
-        """End the order's engines, or all, for good.
+        """End the order's engines, or all, for good; at once, or when they have drained.
 
         Returns:
             Fires with the engines that are gone, and what did not work.
         """
+        return self._drain(order) if order.drain else self._stop(order)
+
+    def _stop(self, order: EngineOrder) -> Deferred[EngineAnswer]:
         by_host, _ = self._by_host(order)
         ending = [number for numbers in by_host.values() for number in numbers]
         if ending:
@@ -89,6 +119,63 @@ class Orders:
 
         return self._to_hosts("stop_engines", order).addCallback(gone)
 
+    def _drain(self, order: EngineOrder) -> Deferred[EngineAnswer]:
+        by_host, problems = self._by_host(order)
+        engines = [number for numbers in by_host.values() for number in numbers]
+        drain = _Drain(set(engines))
+        if engines:
+            self._drains.append(drain)
+            reason = "it is to be stopped when it has finished"
+            self._turn.add(EnginesDraining(engines, reason, self._turn.now()))
+            if order.limit:
+                drain.timer = self._clock.callLater(order.limit, self._too_long, drain)
+        else:
+            drain.over.callback(None)
+
+        async def gather() -> EngineAnswer:
+            await drain.over
+            answers = [await part for part in drain.parts]
+            gone = sorted({number for answer in answers for number in answer.engines})
+            told = [*problems, *(answer.problem for answer in answers if answer.problem)]
+            return EngineAnswer(engines=gone, problem="; ".join(told)[:4000])
+
+        return Deferred.fromCoroutine(gather())
+
+    def drained(self, engines: list[int]) -> None:
+        """Engines that were to drain have nothing to do any more, or are gone: end them."""
+        for drain in list(self._drains):
+            self._end_drained(drain, [number for number in engines if number in drain.left])
+
+    def _too_long(self, drain: _Drain) -> None:
+        drain.timer = None
+        logger.info("engines %s did not drain in time", sorted(drain.left))
+        self._end_drained(drain, sorted(drain.left))
+
+    def _end_drained(self, drain: _Drain, engines: list[int]) -> None:
+        if not engines:
+            return
+        drain.left.difference_update(engines)
+        known = self._scheduler.engines
+        there = [number for number in engines if number in known]
+        gone = [number for number in engines if number not in known]
+        if there:
+            drain.parts.append(self._stop(EngineOrder(engines=there)))
+        if gone:
+            drain.parts.append(_answer(EngineAnswer(engines=gone)))
+        if not drain.left:
+            self._drains.remove(drain)
+            drain.stop()
+            drain.over.callback(None)
+
+    def close(self) -> None:
+        """Wait for nothing more: the controller ends."""
+        drains, self._drains = self._drains, []
+        for drain in drains:
+            drain.stop()
+            text = f"the controller stopped while engines {sorted(drain.left)} were draining"
+            drain.parts.append(_answer(EngineAnswer(problem=text)))
+            drain.over.callback(None)
+
     def start(self, order: EngineOrder) -> Deferred[EngineAnswer]:
         """Start ``count`` new engines, on the order's host or on those with the fewest engines.
 
@@ -98,11 +185,13 @@ class Orders:
         hosts = {
             number: len(host.engines)
             for number, host in self._scheduler.hosts.items()
-            if not order.host or host.name == order.host
+            if (not order.host or host.name == order.host) and not host.draining
         }
         if not hosts:
             where = f"no host {order.host!r}" if order.host else "no host"
             problem = f"there is {where} to start engines on"
+            if any(host.draining for host in self._scheduler.hosts.values()):
+                problem += ": hosts that are about to go take no more"
             return _answer(EngineAnswer(problem=problem))
         shares = share(order.count, hosts)
         now = self._turn.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipkernel.controller import losses
 from ipkernel.controller.core import Core
 from ipkernel.controller.slots import PREFETCH, Engine
 from ipkernel.controller.tasks import State, Task
@@ -26,7 +27,7 @@ def cancel(core: Core, wanted: list[int]) -> None:
         elif task.state is not State.RUNNING:
             core.end_queued(task, Outcome.ABORTED, aborted(task))
     for engine, tasks in asked.items():
-        _reclaim(core, engine, tasks)
+        reclaim(core, engine, tasks)
 
 
 def aborted(task: Task) -> Reason:
@@ -35,7 +36,8 @@ def aborted(task: Task) -> Reason:
     return Reason("aborted", f"cancelled before it began, while it waited{where}")
 
 
-def _reclaim(core: Core, engine: Engine, tasks: list[int]) -> None:
+def reclaim(core: Core, engine: Engine, tasks: list[int]) -> None:
+    """Ask an engine's host to give these tasks back if they have not begun."""
     engine.reclaims += 1
     core.ladder.update(engine)
     core.host_items(engine.host.id).append((Reclaim(engine.id, tasks), b""))
@@ -61,6 +63,8 @@ def returned(core: Core, engine: Engine, tasks: list[int]) -> None:
         core.pending[engine] = None
     if not engine.running:
         core.deep.pop(engine, None)
+    if engine.draining:
+        losses.end_impossible(core)
 
 
 def relieve(core: Core) -> None:
@@ -79,7 +83,7 @@ def relieve(core: Core) -> None:
         tasks = [t.id for t in engine.assigned.values() if _could_move(core, engine, t)]
         del core.deep[engine]
         if tasks:
-            _reclaim(core, engine, tasks)
+            reclaim(core, engine, tasks)
 
 
 def _could_move(core: Core, engine: Engine, task: Task) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from ipkernel.controller.events import HostFacts
 from ipkernel.controller.slots import Engine
 from ipkernel.objects.tickets import make_ticket
-from ipkernel.wire.messages import HostAccess
+from ipkernel.wire.messages import HostAccess, Vitals
 from ipkernel.wire.records import StoreAccess
 
 
@@ -73,9 +74,16 @@ class Host:
         known: Digests of the functions that were sent to it.
         told: Numbers of the hosts whose stores it was told how to reach.
         tub_id: Its TubID.
+        facts: What it said of itself besides.
+        ends: When its walltime is over, or 0.0.
+        draining: Why its engines get nothing more, or empty.
+        vitals: What the daemon used when it was measured last, or None.
     """
 
-    __slots__ = ("_store", "engines", "id", "known", "name", "pid", "since", "told", "tub_id")
+    __slots__ = (
+        "_store", "draining", "ends", "engines", "facts", "id", "known", "name", "pid", "since",
+        "told", "tub_id", "vitals",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -85,6 +93,7 @@ class Host:
         now: float,
         tub_id: str = "",
         store: StoreAccess | None = None,
+        facts: HostFacts = HostFacts(),  # noqa: B008 - it is immutable
     ) -> None:
         self.id = number
         self.name = name
@@ -94,6 +103,10 @@ class Host:
         self.known: set[bytes] = set()
         self.told: set[int] = set()
         self.tub_id = tub_id
+        self.facts = facts
+        self.ends = now + facts.left if facts.left else 0.0
+        self.draining = ""
+        self.vitals: Vitals | None = None
         self._store = store  # with a secret: only tickets made of it leave this object
 
     @property

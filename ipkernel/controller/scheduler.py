@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ipkernel.controller import clients, losses
+from ipkernel.controller import clients, draining, losses
 from ipkernel.controller.assignment import fill
 from ipkernel.controller.checking import validate
 from ipkernel.controller.completion import from_host
 from ipkernel.controller.core import Core, Totals
 from ipkernel.controller.events import (
     EnginesAdded,
+    EnginesDraining,
     EnginesEnding,
     EnginesGone,
     Event,
@@ -53,6 +54,7 @@ _PARTS: dict[type, Callable[[Core, Any], None]] = {
     HostLost: losses.host_lost,
     EnginesAdded: losses.engines_added,
     EnginesEnding: losses.engines_ending,
+    EnginesDraining: draining.engines_draining,
     EnginesGone: losses.engines_gone,
     Tick: _tick,
 }
@@ -95,6 +97,8 @@ class Scheduler:
         fill(core)
         if core.deep:
             relieve(core)
+        if core.draining:
+            draining.report(core)
         return core.take_instructions()
 
     def take_ids(self, count: int, wanted: list[int] | None = None) -> list[int]:

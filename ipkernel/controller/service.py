@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import secrets
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -16,9 +14,10 @@ from twisted.internet.defer import Deferred, fail
 
 from ipkernel._version import __version__
 from ipkernel.controller.doors import DOORS
-from ipkernel.controller.events import HostJoined, SessionOpened, Tick
+from ipkernel.controller.events import HostFacts, HostJoined, SessionOpened, Tick
 from ipkernel.controller.instructions import (
     DropClient,
+    EnginesDrained,
     Instruction,
     JoinPeers,
     SessionEnded,
@@ -29,20 +28,17 @@ from ipkernel.controller.instructions import (
 from ipkernel.controller.journal import MemoryJournal
 from ipkernel.controller.links import ClientLink, HostLink, Link
 from ipkernel.controller.orders import Orders
-from ipkernel.controller.registry import Host
+from ipkernel.controller.picture import Picture
 from ipkernel.controller.relays import Relays
 from ipkernel.controller.scheduler import Scheduler
-from ipkernel.controller.slots import Engine
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import ConnectError, KernelError, TransferError
 from ipkernel.wire.furl import Furl
 from ipkernel.wire.messages import PROTOCOL, Closing, Relay
 from ipkernel.wire.records import (
     ClientHello,
-    EngineInfo,
     HostGrant,
     HostHello,
-    HostInfo,
     SessionGrant,
     Status,
     TaskStory,
@@ -68,6 +64,7 @@ class Controller:
         journal: Keeps what must not be lost; an :class:`~ipkernel.controller.journal.IJournal`.
         scheduler: Decides which task runs where.
         on_shutdown: Is called when an admin asks the controller to end, with the reason.
+        restarts: How often it has been started again, for status.
 
     Attributes:
         tub: As given.
@@ -84,6 +81,7 @@ class Controller:
         journal: Any = None,
         scheduler: Scheduler | None = None,
         on_shutdown: Callable[[str], None] | None = None,
+        restarts: int = 0,
     ) -> None:
         self.tub = tub
         self.scheduler = scheduler if scheduler is not None else Scheduler()
@@ -96,7 +94,7 @@ class Controller:
             journal if journal is not None else MemoryJournal(),
             self._follow,
         )
-        self.orders = Orders(self.scheduler, self._turn, self._call_host)
+        self.orders = Orders(self._reactor, self.scheduler, self._turn, self._call_host)
         self.relays = tub.relays = Relays(self._reactor)
         self._clients: dict[int, ClientLink] = {}
         self._hosts: dict[int, HostLink] = {}
@@ -104,7 +102,7 @@ class Controller:
         # of the last one, so that two should not begin to count at the same number.
         self._next_session = secrets.randbelow(1 << 21) + 1
         self._next_host = 1
-        self._began = self._turn.now()
+        self._picture = Picture(self.scheduler, self._turn.now, restarts)
         self._closing = ""
         self._all_gone: Deferred[None] | None = None
         self._ticking: Any = self._reactor.callLater(_TICK, self._tick)
@@ -176,6 +174,7 @@ class Controller:
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+        self.orders.close()
         for link in [*self._clients.values(), *self._hosts.values()]:
             link.lost(self._closing)
         settled = self._turn.settled()
@@ -227,7 +226,7 @@ class Controller:
                 session=number,
                 ticket=ticket,
                 cluster=self._cluster,
-                engines=self._engine_infos(),
+                engines=self._picture.engines(),
                 version=__version__,
                 python=platform.python_version(),
             )
@@ -289,7 +288,9 @@ class Controller:
         self._hosts[number] = link
         name = _plain(hello.host)
         now = self._turn.now()
-        self._turn.add(HostJoined(number, name, hello.pid, ids, now, tub_id, hello.store))
+        facts = HostFacts(_plain(hello.launcher), _plain(hello.label), hello.left, hello.restarts)
+        joined = HostJoined(number, name, hello.pid, ids, now, tub_id, hello.store, facts)
+        self._turn.add(joined)
         ticket = self._admit(link, host)
         logger.info("host %s (pid %d) joined with engines %s", name, hello.pid, ids)
         grant = HostGrant(host_id=number, ticket=ticket, engines=ids, cluster=self._cluster)
@@ -327,6 +328,8 @@ class Controller:
             elif kind is JoinPeers:
                 assert isinstance(instruction, JoinPeers)
                 self._join(instruction)
+            elif kind is EnginesDrained:
+                self.orders.drained(instruction.engines)  # type: ignore[union-attr]
             elif kind is SessionEnded:
                 assert isinstance(instruction, SessionEnded)
                 logger.info("session %d has ended", instruction.session)
@@ -385,60 +388,14 @@ class Controller:
 
     def status(self) -> Status:
         """Return the state of the cluster."""
-        import psutil
-
-        scheduler = self.scheduler
-        return Status(
+        return self._picture.status(
             cluster=self._cluster,
-            pid=os.getpid(),
-            host=socket.gethostname(),
             location=",".join(self.tub.locationHints),
-            uptime=self._turn.now() - self._began,
-            version=__version__,
-            hosts=[self._host_info(host) for _, host in sorted(scheduler.hosts.items())],
-            engines=self._engine_infos(),
-            queue=scheduler.counts(),
             clients=len(self._clients),
-            memory=psutil.Process().memory_info().rss,
+            connected=self._hosts.keys(),
         )
-
-    def _host_info(self, host: Host) -> HostInfo:
-        objects, size = self.scheduler.objects.usage(host.id)
-        return HostInfo(
-            host_id=host.id,
-            host=host.name,
-            pid=host.pid,
-            engines=sorted(host.engines),
-            connected=host.id in self._hosts,
-            since=host.since,
-            objects=objects,
-            object_bytes=size,
-        )
-
-    def _engine_infos(self) -> list[EngineInfo]:
-        now = self._turn.now()
-        engines = sorted(self.scheduler.engines.items())
-        return [engine_info(engine, now) for _, engine in engines]
 
 
 def _plain(text: str) -> str:
     """Return what others said without anything that could forge a log line or a screen."""
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def engine_info(engine: Engine, now: float) -> EngineInfo:
-    """Return what people are told of an engine."""
-    running = max(len(engine.running), 1 if engine.assigned else 0)
-    return EngineInfo(
-        engine=engine.id,
-        host=engine.host.name,
-        pid=engine.pid,
-        state=engine.state,
-        reason=engine.reason[:4000],
-        queued=len(engine.assigned) - running + len(engine.direct) - engine.shelved,
-        running=running,
-        completed=engine.completed,
-        restarts=engine.restarts,
-        uptime=max(0.0, now - engine.since) if engine.state == "ready" else 0.0,
-        host_id=engine.host.id,
-    )

@@ -14,6 +14,7 @@ from ipkernel.controller.tasks import Task
 
 if TYPE_CHECKING:
     from ipkernel.controller.registry import Host
+    from ipkernel.wire.messages import Vitals
 
 #: Work in seconds that may wait at the host behind the running task.
 PREFETCH: Final = 0.002
@@ -55,9 +56,12 @@ class Engine:
         turn: Whether the next single place belongs to load-balanced tasks.
         near_turn: Whether the next single place for them is not for one that needs its host.
         ending: It is being stopped on purpose.
+        draining: Why it gets only what is bound to it already, or empty.
         rung: Its place on the :class:`Ladder`, or -1.
         completed: Tasks that it has ended.
         restarts: How often it was started again.
+        vitals: What its process used when it was measured last, or None.
+        last_loss: How its last process was lost, with the time; empty if none was.
     """
 
     __slots__ = (
@@ -65,10 +69,12 @@ class Engine:
         "bytes",
         "completed",
         "direct",
+        "draining",
         "ending",
         "epoch",
         "host",
         "id",
+        "last_loss",
         "mean",
         "near_turn",
         "pid",
@@ -81,6 +87,7 @@ class Engine:
         "since",
         "state",
         "turn",
+        "vitals",
         "window",
     )
 
@@ -103,14 +110,17 @@ class Engine:
         self.turn = False
         self.near_turn = False
         self.ending = False
+        self.draining = ""
         self.rung = -1
         self.completed = 0
         self.restarts = 0
+        self.vitals: Vitals | None = None
+        self.last_loss = ""
 
     @property
     def usable(self) -> bool:
         """Whether a task bound to it may wait for it."""
-        return self.state != DEAD and not self.ending
+        return self.state != DEAD and not self.ending and not self.draining
 
     def open_for_direct(self) -> bool:
         """Tell whether a task bound to this engine may be assigned now."""
@@ -123,7 +133,14 @@ class Engine:
 
     def open_for_any(self) -> bool:
         """Tell whether a load-balanced task may be assigned now: not behind a long one."""
-        return not self.reclaims and not self.running and self.open_for_direct()
+        return (
+            not self.reclaims and not self.running and self.open_for_direct() and not self.draining
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is with it, on the way to it, or bound to it."""
+        return not self.assigned and not self.reclaims and len(self.direct) == self.shelved
 
     def measured(self, count: int, seconds: float) -> None:
         """Learn that ``count`` tasks took ``seconds`` together, and adapt the window.
@@ -148,6 +165,7 @@ class Engine:
         self.window = 1
         self.mean = 0.0
         self.reclaims = 0
+        self.vitals = None
 
 
 class Ladder:

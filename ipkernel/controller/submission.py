@@ -195,6 +195,8 @@ def no_engine(core: Core, targets: list[int]) -> Reason:
             text = f"there is no engine {target}"
         elif engine.ending:
             text = f"engine {target} is being stopped"
+        elif engine.draining:
+            text = f"engine {target} is about to go: {engine.draining}"
         else:
             text = f"engine {target} is dead: {engine.reason or 'it was lost'}"
         return Reason("no-engine", text, engine=target)

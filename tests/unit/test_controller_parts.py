@@ -360,7 +360,7 @@ def test_engines_that_a_host_failed_to_start_leave_no_ids_behind(call: Any, prob
     turn.add(HostJoined(1, "h", 1, scheduler.take_ids(1), turn.now()))
     clock.advance(1)
     answers: list[EngineAnswer] = []
-    Orders(scheduler, turn, call).start(EngineOrder(count=2)).addCallback(answers.append)
+    Orders(clock, scheduler, turn, call).start(EngineOrder(count=2)).addCallback(answers.append)
     clock.advance(1)
     clock.advance(1)
     assert answers[0].engines == []

@@ -62,14 +62,15 @@ def test_without_a_directory_the_log_goes_to_the_standard_error(clean_logging, c
     assert "to the terminal" in capsys.readouterr().err
 
 
-def test_log_files_are_rotated(tmp_path: Path, monkeypatch, clean_logging) -> None:
-    monkeypatch.setattr("ipkernel.cli.process.LOG_SIZE", 1000)
-    start_logging("prog", tmp_path)
+@pytest.mark.parametrize("backups", [0, 1, 3])
+def test_log_files_are_rotated(tmp_path: Path, clean_logging, backups: int) -> None:
+    start_logging("prog", tmp_path, size=1000, backups=backups)
     for i in range(200):
         logging.getLogger("x").info("line %d %s", i, "." * 50)
     stop_logging()
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["prog.log", "prog.log.1", "prog.log.2", "prog.log.3"]
+    assert names == ["prog.log", *(f"prog.log.{n + 1}" for n in range(backups))]
+    assert all(p.stat().st_size <= 1000 for p in tmp_path.iterdir())
     assert all(p.stat().st_mode & 0o777 == 0o600 for p in tmp_path.iterdir())
 
 

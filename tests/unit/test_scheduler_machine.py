@@ -20,11 +20,13 @@ from hypothesis.stateful import (
 
 from ipkernel.controller.events import (
     EnginesAdded,
+    EnginesDraining,
     EnginesEnding,
     EnginesGone,
     Event,
     FromClient,
     FromHost,
+    HostFacts,
     HostJoined,
     HostLost,
     Item,
@@ -37,6 +39,7 @@ from ipkernel.controller.events import (
 from ipkernel.controller.instructions import (
     Commit,
     DropClient,
+    EnginesDrained,
     SessionEnded,
     ToAllClients,
     ToClient,
@@ -49,6 +52,7 @@ from ipkernel.wire.messages import (
     Assign,
     Cancel,
     Done,
+    Draining,
     EngineJoined,
     EngineLeft,
     Fetch,
@@ -105,6 +109,11 @@ class Machine(RuleBasedStateMachine):
         self.cancelled: set[int] = set()
         self.functions: dict[int, set[bytes]] = {}
         self.dead_sessions: set[int] = set()
+        self.bound: set[int] = set()
+        self.leaving: set[int] = set()  # hosts
+        self.ends: dict[int, float] = {}  # hosts
+        self.draining: dict[int, set[int]] = {}  # engine -> what may still begin there
+        self.busy: set[int] = set()  # draining engines of which it was not said that they are done
         for _ in range(2):
             self.open_session()
         self.join_host(3, [])
@@ -131,6 +140,12 @@ class Machine(RuleBasedStateMachine):
                 self.at_client(instruction.session, instruction.items)
             elif isinstance(instruction, ToAllClients):
                 self.at_all_clients(instruction.items)
+            elif isinstance(instruction, EnginesDrained):
+                for number in instruction.engines:
+                    assert number in self.busy, "said twice that it has drained"
+                    self.busy.discard(number)
+                    engine = self.s.engines.get(number)
+                    assert engine is None or engine.draining and engine.idle
             elif isinstance(instruction, SessionEnded):
                 self.dead_sessions.add(instruction.session)
                 self.functions.pop(instruction.session, None)
@@ -148,6 +163,8 @@ class Machine(RuleBasedStateMachine):
                 assert engine.ready, "assigned to an engine that is not ready"
                 assert not message.digest or message.digest in self.known[host]
                 assert message.task >> 40 not in self.held
+                begins = self.draining.get(message.engine)
+                assert begins is None or message.task in begins, "an engine that drains got more"
                 engine.queue.append(message.task)
                 fresh.add(message.engine)
             elif isinstance(message, Function):
@@ -238,6 +255,8 @@ class Machine(RuleBasedStateMachine):
             self.counts[session] = self.counts.get(session, 0) + each
             for tid in range(first, first + each):
                 self.submitted[tid] = retries
+                if chosen and not spread:
+                    self.bound.add(tid)
             items.append(
                 (Submit(first, Kind.APPLY, size, chosen, spread, digest, retries), payload)
             )
@@ -286,8 +305,12 @@ class Machine(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------------- hosts
 
-    @rule(slots=st.integers(0, 3), wanted=st.lists(ENGINES, max_size=3, unique=True))
-    def join_host(self, slots: int, wanted: list[int]) -> None:
+    @rule(
+        slots=st.integers(0, 3),
+        wanted=st.lists(ENGINES, max_size=3, unique=True),
+        left=st.sampled_from([0.0, 0.0, 1000.0, 0.01]),
+    )
+    def join_host(self, slots: int, wanted: list[int], left: float = 0.0) -> None:
         if len(self.hosts) < 3:
             host = self.next_host
             self.next_host += 1
@@ -295,7 +318,9 @@ class Machine(RuleBasedStateMachine):
             assert len(set(ids)) == slots
             self.hosts[host] = {number: EngineModel() for number in ids}
             self.known[host] = set()
-            self.do(HostJoined(host, f"h{host}", 1, ids, self.now, f"t{host}", self.store))
+            facts = HostFacts(left=left)
+            self.ends[host] = self.now + left if left else 0.0
+            self.do(HostJoined(host, f"h{host}", 1, ids, self.now, f"t{host}", self.store, facts))
 
     def an_engine(self, pick: int, ready: bool) -> tuple[int, int, EngineModel] | None:
         found = [
@@ -314,8 +339,8 @@ class Machine(RuleBasedStateMachine):
             engine.ready = True
             self.do(FromHost(host, [(EngineJoined(number, f"h{host}", 7), b"")], self.now))
 
-    @rule(pick=PICK, begun=st.integers(0, 3), restarting=st.booleans())
-    def engine_leaves(self, pick: int, begun: int, restarting: bool) -> None:
+    @rule(pick=PICK, begun=st.integers(0, 3), restarting=st.booleans(), excused=st.booleans())
+    def engine_leaves(self, pick: int, begun: int, restarting: bool, excused: bool) -> None:
         found = self.an_engine(pick, True)
         if found is None:
             return
@@ -325,19 +350,28 @@ class Machine(RuleBasedStateMachine):
         ending = self.s.engines[number].ending
         if ending:
             del self.hosts[host][number]
-        for tid in started:
-            self.begun_count[tid] = self.begun_count.get(tid, 0) + 1
-        message = EngineLeft(number, "killed", restarting, started)
+            self.draining.pop(number, None)
+        if not excused or host not in self.leaving:  # no host may excuse what it likes
+            for tid in started:
+                self.begun_count[tid] = self.begun_count.get(tid, 0) + 1
+        message = EngineLeft(number, "killed", restarting, started, None, excused)
         self.do(FromHost(host, [(message, b"")], self.now))
 
     @rule(pick=PICK)
     def lose_host(self, pick: int) -> None:
         if self.hosts:
             host = sorted(self.hosts)[pick % len(self.hosts)]
-            for engine in self.hosts.pop(host).values():
+            ends = self.ends.pop(host)
+            excused = host in self.leaving or 0.0 < ends <= self.now
+            self.leaving.discard(host)
+            engines = self.hosts.pop(host)
+            for engine in () if excused else engines.values():
                 for tid in {*engine.begun, *engine.queue[:1]}:
                     self.begun_count[tid] = self.begun_count.get(tid, 0) + 1
+            for number in engines:
+                self.draining.pop(number, None)
             self.do(HostLost(host, "gone", self.now))
+            assert not self.busy.intersection(engines)
 
     @rule(pick=PICK)
     def add_engine(self, pick: int) -> None:
@@ -345,13 +379,39 @@ class Machine(RuleBasedStateMachine):
             host = sorted(self.hosts)[pick % len(self.hosts)]
             [number] = self.s.take_ids(1)
             self.hosts[host][number] = EngineModel()
+            if host in self.leaving:
+                self.draining[number] = set()
             self.do(EnginesAdded(host, [number], self.now))
 
     @rule(pick=PICK, ready=st.booleans(), ending=st.booleans())
     def engine_is_to_end(self, pick: int, ready: bool, ending: bool) -> None:
         found = self.an_engine(pick, ready)
         if found is not None:
-            self.do(EnginesEnding([found[1]], self.now, ending))
+            host, number, _ = found
+            if not ending and host not in self.leaving:
+                self.draining.pop(number, None)
+                self.busy.discard(number)
+            self.do(EnginesEnding([number], self.now, ending))
+
+    def drain(self, number: int) -> None:
+        self.draining.setdefault(number, self.bound & set(self.s.tasks))
+        self.busy.add(number)
+
+    @rule(pick=PICK, ready=st.booleans())
+    def engine_is_to_drain(self, pick: int, ready: bool) -> None:
+        found = self.an_engine(pick, ready)
+        if found is not None:
+            self.drain(found[1])
+            self.do(EnginesDraining([found[1]], "there are too many", self.now))
+
+    @rule(pick=PICK)
+    def host_is_to_go(self, pick: int) -> None:
+        if self.hosts:
+            host = sorted(self.hosts)[pick % len(self.hosts)]
+            self.leaving.add(host)
+            for number in self.hosts[host]:
+                self.drain(number)
+            self.do(FromHost(host, [(Draining("time is nearly over"), b"")], self.now))
 
     @rule(pick=PICK)
     def engine_is_gone(self, pick: int) -> None:
@@ -359,7 +419,9 @@ class Machine(RuleBasedStateMachine):
         if found is not None:
             host, number, _ = found
             del self.hosts[host][number]
+            self.draining.pop(number, None)
             self.do(EnginesGone([number], "stopped", self.now))
+            assert number not in self.busy
 
     # ------------------------------------------------------------------------ work
 
@@ -481,11 +543,14 @@ class Machine(RuleBasedStateMachine):
             self.do(FromHost(host, [(EngineJoined(number, f"h{host}", 7), b"")], self.now))
         for number, engine in sorted(self.s.engines.items()):
             if engine.ending:
+                if not engine.host.draining:
+                    self.draining.pop(number, None)
+                    self.busy.discard(number)
                 self.do(EnginesEnding([number], self.now, False))
-        if not self.s.engines:
+        if not any(engine.usable for engine in self.s.engines.values()):
+            while len(self.hosts) > 2:
+                self.lose_host(0)
             self.join_host(1, [])
-            if not self.hosts:
-                return
             self.engine_joins(0)
         for _ in range(2_000):
             busy = [e for e in self.ready_engines() if e[2].queue or e[2].asked]
@@ -505,8 +570,8 @@ class Machine(RuleBasedStateMachine):
         else:
             raise AssertionError("the scheduler and a host talk without end")
         self.s.validate()
-        if self.ready_engines():
-            assert not self.s.tasks, "tasks are left over though every engine is idle"
+        assert not self.s.tasks, "tasks are left over though every engine is idle"
+        assert not self.busy, "nobody was told that an engine has drained"
         self.nothing_is_lost()
 
 
