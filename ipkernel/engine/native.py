@@ -27,13 +27,14 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, number: int = getattr(signal, "SIGKILL", signal.SIGTERM)) -> None:
     """Have this process killed when its parent ends.
 
     Args:
         parent: The parent's process id; if it is gone already, this process ends now.
+        number: The signal that it gets.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -45,11 +46,14 @@ def adopt_orphans() -> None:
 
 def children() -> list[int]:
     """Return the process ids of this process's children, where that can be asked for."""
+    found: list[int] = []
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(pid) for pid in file.read().split()]
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children") as file:
+                found += [int(pid) for pid in file.read().split()]
     except (OSError, ValueError):
-        return []
+        pass  # a thread that has ended meanwhile: its children are the others' now
+    return found
 
 
 def belongs_to(pid: int, engine: int, mapped: int) -> bool:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -26,7 +27,7 @@ from ipkernel.engine.streams import Streams
 from ipkernel.engine.work import Work
 from ipkernel.wire.messages import EngineHello
 
-__all__ = ["main", "run_engine"]
+__all__ = ["cut_off", "main", "run_engine"]
 
 #: Seconds by which the ends of link and lifeline of a daemon that dies may differ.
 LIFELINE_TIME: Final = 0.02
@@ -39,6 +40,7 @@ def run_engine(
     synchronised: bool = False,
     progress: int | None = None,
     lifeline: int | None = None,
+    farewell: Callable[[int], None] = lambda number: None,
 ) -> None:
     """Be an engine until the other end of ``sock`` closes it, then leave the process.
 
@@ -48,6 +50,8 @@ def run_engine(
         synchronised: See :class:`~ipkernel.engine.streams.Streams`.
         lifeline: Descriptor whose end of file means that the daemon is gone.
         progress: Descriptor of shared memory in which to count the tasks that were started.
+        farewell: Is called last before the process ends in order, or because of a SIGTERM, with
+            the number of that signal, otherwise 0.
     """
     state.pid = os.getpid()
     streams = Streams(synchronised=synchronised)
@@ -58,7 +62,7 @@ def run_engine(
     namespace.install()
     counter = [0] if progress is None else _map(progress)
     loop = Loop(sock, Work(namespace), streams, interrupts, progress=counter)
-    _leave_on_sigterm(streams)
+    _leave_on_sigterm(streams, farewell)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: _become_child(sock))
     # A segmentation fault then says where it was, in the engine's last lines of output.
@@ -66,8 +70,8 @@ def run_engine(
     loop.send(EngineHello(os.getpid(), token))
     loop.run()
     if lifeline is not None and _has_ended(lifeline):
-        _cut_off()  # the daemon is not only done with this engine: it is gone
-    leave(streams, 0)
+        cut_off()  # the daemon is not only done with this engine: it is gone
+    leave(streams, 0, farewell)
 
 
 def _map(descriptor: int) -> memoryview:
@@ -78,19 +82,23 @@ def _map(descriptor: int) -> memoryview:
     return memoryview(shared).cast("Q")
 
 
-def leave(streams: Streams, status: int) -> None:
+def leave(
+    streams: Streams, status: int, farewell: Callable[[int], None] = lambda number: None
+) -> None:
     """Run what is registered to run at exit, then end the process at once."""
     atexit._run_exitfuncs()
     streams.flush()
+    farewell(0)
     os._exit(status)
 
 
-def _leave_on_sigterm(streams: Streams) -> None:
+def _leave_on_sigterm(streams: Streams, farewell: Callable[[int], None]) -> None:
     """End on SIGTERM as the signal has it, but let functions registered with atexit run."""
 
     def terminated(signum: int, frame: FrameType | None) -> None:
         atexit._run_exitfuncs()
         streams.flush()
+        farewell(signum)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
 
@@ -114,7 +122,7 @@ def _watch(descriptor: int) -> None:
             pass
     except OSError:
         pass
-    _cut_off()
+    cut_off()
 
 
 def _has_ended(lifeline: int) -> bool:
@@ -124,7 +132,7 @@ def _has_ended(lifeline: int) -> bool:
     return bool(select.select([lifeline], [], [], LIFELINE_TIME)[0])
 
 
-def _cut_off() -> NoReturn:
+def cut_off() -> NoReturn:
     """End at once, and with this process all that it has started."""
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)

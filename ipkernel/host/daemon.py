@@ -18,7 +18,7 @@ from zope.interface import implementer
 from ipkernel._version import __version__
 from ipkernel.errors import ConnectError, KernelError, SecurityError
 from ipkernel.host.engines import Engines
-from ipkernel.host.interfaces import Begun
+from ipkernel.host.interfaces import Begun, Job
 from ipkernel.host.options import Options
 from ipkernel.host.output import LogBounds
 from ipkernel.host.processes import signal_number
@@ -69,6 +69,9 @@ class HostDoor(Referenceable):
     def remote_start_engines(self, order: bytes) -> bytes:
         """Start engines with the ids of an EngineOrder."""
         wanted = unpack(EngineOrder, order)
+        if self._daemon.job is not None:
+            problem = "the engines of an MPI job are as many as it began with"
+            return pack(EngineAnswer(problem=problem))
         engines = self._daemon.engines
         fresh = [one for one in wanted.engines if one not in engines.ids]
         engines.add(ids=fresh)
@@ -85,6 +88,9 @@ class HostDoor(Referenceable):
     def remote_restart_engines(self, order: bytes) -> bytes:
         """End engines and start them again under the same ids."""
         wanted = unpack(EngineOrder, order)
+        if self._daemon.job is not None:
+            restarted = self._daemon.renew()
+            return pack(EngineAnswer(engines=restarted))
         restarted = self._daemon.engines.restart(wanted.engines, "restarted on request")
         return pack(EngineAnswer(engines=restarted))
 
@@ -118,6 +124,7 @@ class HostDaemon:
 
     Attributes:
         engines: The engines.
+        job: The MPI job whose ranks they are, or None.
         finished: Fires with None when everything has ended in good order; fails with
             :class:`JoinFailed` otherwise. The engines have ended in both cases.
     """
@@ -163,6 +170,7 @@ class HostDaemon:
             changed=self._changed,
         )
         self.engines.add(begun)
+        self.job: Job | None = starter.job
         starter.attach(reactor, self.engines)
         left = max(0.001, began + options.walltime - reactor.seconds()) if options.walltime else 0.0
         self._walltime = Walltime(
@@ -234,7 +242,9 @@ class HostDaemon:
             host=self._host,
             pid=os.getpid(),
             slots=len(self.engines),
-            engines=self.engines.ids or list(self._options.engine_ids),
+            engines=self.engines.ids or self._wanted_ids(),
+            job=self.job.name if self.job is not None else "",
+            job_size=self.job.size if self.job is not None and not self.engines.ids else 0,
             version=__version__,
             python=python,
             store=self._storage.access(here.host) if self._storage is not None else None,
@@ -262,6 +272,9 @@ class HostDaemon:
         if self._storage is not None:
             self._storage.joined(grant.host_id, there.host, there.port)
         self._joined(channel, grant)
+
+    def _wanted_ids(self) -> list[int]:
+        return self.job.ranks if self.job is not None else list(self._options.engine_ids)
 
     def _make_channel(self) -> Channel:
         return Channel(self._reactor, received=self._received, lost=self._lost)
@@ -311,6 +324,9 @@ class HostDaemon:
     def _changed(self) -> None:
         if self._stopping is not None or self._channel is None:
             return
+        if self.job is not None and not len(self.engines):
+            self.stop("its MPI job is over")
+            return
         ready, troubles = self.engines.ready, self.engines.troubles
         if not self._all_ready and len(ready) == len(self.engines):
             self._all_ready = True
@@ -326,6 +342,11 @@ class HostDaemon:
             self._names = [one for one in self._names if one in ready]
 
     # --------------------------------------------------------------- ending
+
+    def renew(self) -> list[int]:
+        """Have the launcher start the MPI job anew; return the engines that this ends."""
+        self._report("restart")
+        return self.engines.ids
 
     def stop(self, reason: str, *, excused: bool = False) -> Deferred[None]:
         """End all engines and leave.

@@ -460,6 +460,10 @@ class Engines:
         by_id = self._traffic.by_id
         return [by_id[number] for number in ids if number in by_id]
 
+    def over(self, reason: str) -> None:
+        """All engines end together; called by the starter."""
+        self.end([], reason)
+
     def end(self, ids: list[int], reason: str) -> Deferred[Any]:
         """End engines for good.
 
@@ -471,6 +475,7 @@ class Engines:
             Fires when their processes are gone.
         """
         waiting: list[Deferred[None]] = []
+        self._starter.expect_end()
         for engine in self._chosen(ids):
             gone: Deferred[None] = Deferred()
             waiting.append(gone)

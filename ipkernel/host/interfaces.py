@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ipkernel.host.processes import Exit
 
-__all__ = ["Begun", "IEngineStarter", "Place", "StarterEvents"]
+__all__ = ["Begun", "IEngineStarter", "Job", "Place", "StarterEvents"]
 
 
 class Place(NamedTuple):
@@ -28,6 +28,20 @@ class Place(NamedTuple):
     environment: Mapping[str, str] = {}
     cwd: str = ""
     cpus: tuple[int, ...] = ()
+
+
+class Job(NamedTuple):
+    """An MPI job: its processes have come by themselves, and live and die together.
+
+    Attributes:
+        name: Distinguishes it from other jobs of the cluster.
+        size: How many ranks it has, on all its hosts.
+        ranks: Those of this host, in the order of their slots.
+    """
+
+    name: str
+    size: int
+    ranks: list[int]
 
 
 @define
@@ -66,6 +80,9 @@ class StarterEvents(Protocol):
     def exited(self, key: str, ending: Exit) -> None:
         """The process has ended, and its group was killed."""
 
+    def over(self, reason: str) -> None:
+        """All processes end, and none can be started again; :meth:`exited` follows for each."""
+
 
 class IEngineStarter(Interface):
     """Starts engine processes, signals them, and tells when they end.
@@ -75,6 +92,7 @@ class IEngineStarter(Interface):
     """
 
     threaded = Attribute("True when the engines' output must be read by threads.")
+    job = Attribute("The :class:`Job` whose ranks the processes are; None if they are of none.")
 
     def start(key: str, place: Place) -> Begun:  # noqa: N805
         """Ask for a process.
@@ -92,6 +110,9 @@ class IEngineStarter(Interface):
 
     def signal(key: str, number: int, group: bool) -> None:  # noqa: N805
         """Send a signal to a process or to its group; nothing happens if it has ended."""
+
+    def expect_end() -> None:
+        """Learn that processes which end from now on were meant to."""
 
     def close() -> None:
         """Start no more, and end whatever is left."""

@@ -44,10 +44,10 @@ def run(options: Options, report: Report) -> int:
     began = time.time()
     slots_text = take_slots(os.environ)
     os.environ["IPKERNEL_CLUSTER"] = str(options.cluster_dir or options.cluster or os.getpid())
-    from ipkernel.host.starters import portable
+    from ipkernel.host.starters import needs_zygote
 
     zygote: Any = None
-    if not portable():
+    if needs_zygote():
         from ipkernel.host.zygotes import spawn_zygote
 
         zygote = spawn_zygote(options.cluster)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["make_starter", "portable"]
+__all__ = ["RANKS", "make_starter", "needs_zygote", "portable"]
+
+#: Environment variable of the host daemon of MPI ranks: JSON of :class:`ipkernel.host.ranks.Ranks`.
+RANKS: Final = "IPKERNEL_MPI_RANKS"
 
 
 def portable() -> bool:
@@ -17,6 +20,15 @@ def portable() -> bool:
     return not available()
 
 
+def needs_zygote() -> bool:
+    """Tell whether engines are to be forked."""
+    return not portable() and not _come_by_themselves()
+
+
+def _come_by_themselves() -> bool:
+    return RANKS in os.environ
+
+
 def make_starter(name: str = "", zygote: Any = None) -> Any:
     """Return the starter for this system: native where it can be.
 
@@ -24,6 +36,10 @@ def make_starter(name: str = "", zygote: Any = None) -> Any:
         name: The cluster's.
         zygote: One that was started already, for the native starter.
     """
+    if _come_by_themselves():
+        from ipkernel.host.ranks import RankStarter, take_ranks
+
+        return RankStarter(take_ranks(os.environ))
     if portable():
         from ipkernel.host.spawns import SpawnStarter
 

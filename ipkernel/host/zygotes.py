@@ -20,7 +20,7 @@ from zope.interface import implementer
 from ipkernel.host.interfaces import Begun, IEngineStarter, Place, StarterEvents
 from ipkernel.host.processes import Exit, kill_group
 
-__all__ = ["ZygoteStarter", "spawn_zygote"]
+__all__ = ["ZygoteStarter", "make_ends", "spawn_zygote"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def shared_counter() -> tuple[int, memoryview]:
         raise
 
 
-def _ends() -> tuple[socket.socket, socket.socket, int, int, int, int, int, memoryview]:
+def make_ends() -> tuple[socket.socket, socket.socket, int, int, int, int, int, memoryview]:
     """Make all that an engine is connected with, or nothing.
 
     Returns:
@@ -104,6 +104,7 @@ class ZygoteStarter:
     """
 
     threaded = False
+    job = None
 
     def __init__(
         self, name: str = "", begun: tuple[subprocess.Popen[bytes], socket.socket] | None = None
@@ -130,7 +131,7 @@ class ZygoteStarter:
 
         if self._deaths > MAX_DEATHS:
             raise OSError(0, self._why)
-        link, theirs, out, out_end, err, err_end, counter, progress = _ends()
+        link, theirs, out, out_end, err, err_end, counter, progress = make_ends()
         try:
             send_message(
                 self._socket,
@@ -213,6 +214,9 @@ class ZygoteStarter:
                 events.exited(key, Exit(None, int(signal.SIGKILL)))
             else:
                 events.failed(key, f"the zygote {how}")
+
+    def expect_end(self) -> None:
+        """How a process ends is seen anyway."""
 
     def close(self) -> None:
         """End the zygote, and with it every engine that is left."""

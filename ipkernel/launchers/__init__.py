@@ -19,6 +19,8 @@ _BUILT_IN: Final[dict[tuple[str, str], str]] = {
     ("engines", "ssh"): "ssh.SSHHostLauncher",
     ("controller", "slurm"): "slurm.SlurmControllerLauncher",
     ("engines", "slurm"): "slurm.SlurmHostLauncher",
+    ("controller", "mpi"): "mpi.MPIControllerLauncher",
+    ("engines", "mpi"): "mpi.MPILauncher",
 }
 
 

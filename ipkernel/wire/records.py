@@ -147,6 +147,10 @@ class HostHello(Record):
         label: Where that launcher says that it runs, such as ``"slurm job 17"``; may be empty.
         left: Seconds until its walltime is over; 0 if it has none.
         restarts: How often it has been started again.
+        job: Names the MPI job whose ranks its engines are; empty if they are of none.
+        job_size: How many ranks that has, on all hosts; ``engines`` then are ranks. The engines
+            get these numbers as ids, or others that follow each other as they do. 0 when they
+            have their ids already.
     """
 
     host: Text
@@ -161,6 +165,8 @@ class HostHello(Record):
     label: Annotated[str, Meta(max_length=256)] = ""
     left: Annotated[float, Meta(ge=0.0)] = 0.0
     restarts: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    job: Annotated[str, Meta(max_length=64)] = ""
+    job_size: Annotated[int, Meta(ge=0, le=MAX_LIST)] = 0
 
 
 class HostGrant(Record):

@@ -1,0 +1,379 @@
+"""Engines that are the ranks of an MPI job: processes that the job's launcher has started.
+
+They come by themselves, to a socket in a private directory, and live and die together: when one
+of them ends unexpectedly, so do all. Why it has ended knows only the process that has started it,
+which is MPI's: so the engines are reported as lost when the job's launcher has left its verdict in
+a file, or when that has taken too long.
+
+Nothing here needs Twisted until :meth:`RankStarter.attach`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import MutableMapping
+from contextlib import suppress
+from hashlib import sha256
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from attrs import define
+from zope.interface import implementer
+
+from ipkernel.cli.process import emit
+from ipkernel.engine.rank import COME
+from ipkernel.engine.zygote import receive_message, send_message
+from ipkernel.host.interfaces import Begun, IEngineStarter, Job, Place, StarterEvents
+from ipkernel.host.processes import Exit, kill_group, signal_process
+from ipkernel.host.starters import RANKS
+from ipkernel.host.zygotes import make_ends
+from ipkernel.host.zygotewire import ZygoteWire
+
+__all__ = ["RankStarter", "Ranks", "take_ranks"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds in which a rank that has connected must say who it is.
+HELLO_TIME: Final = 10.0
+#: Seconds for which the verdict on a job that has failed is waited for, and between looks.
+VERDICT_TIME: Final = 15.0
+VERDICT_LOOK: Final = 0.05
+#: Seconds that the ranks may take to leave MPI together, from the first signal that would end them.
+FINALIZE_TIME: Final = 5.0
+
+
+class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the first rank of a host tells the host daemon, in the environment.
+
+    Attributes:
+        socket: Where ranks come to.
+        token: The job's secret.
+        verdict: The file that tells, in JSON, why the job has failed: ``{"text": ...}``.
+        here: How many ranks there are on this host.
+        size: How many there are in all.
+    """
+
+    socket: str
+    token: str
+    verdict: str
+    here: int
+    size: int
+
+
+def take_ranks(environment: MutableMapping[str, str]) -> Ranks:
+    """Return what is known of the ranks of this host, and take it out of the environment.
+
+    Raises:
+        ValueError: It is garbled.
+    """
+    return msgspec.json.decode(environment.pop(RANKS), type=Ranks)
+
+
+@define(eq=False)
+class _Rank:
+    """One rank of this host.
+
+    Attributes:
+        number: In ``MPI_COMM_WORLD``.
+        pid: Its process.
+        control: The connection that ends with it.
+        key: Its slot, once it has one.
+        wire: The connection in the reactor.
+        leaving: How it is about to end, as it has said itself; or what it was ended with.
+        in_order: Whether it has said that it leaves, of its own accord or because its link ended.
+        gone: Whether it has ended.
+    """
+
+    number: int
+    pid: int
+    control: socket.socket
+    key: str = ""
+    wire: ZygoteWire | None = None
+    leaving: Exit | None = None
+    in_order: bool = False
+    gone: bool = False
+
+
+@implementer(IEngineStarter)
+class RankStarter:
+    """Takes the ranks of this host in, and tells when, how and why they end.
+
+    Args:
+        ranks: What is known of them.
+
+    Attributes:
+        job: The job; its ranks are known when the first was taken in.
+    """
+
+    threaded = False
+
+    def __init__(self, ranks: Ranks) -> None:
+        name = sha256(f"job {ranks.token}".encode()).hexdigest()[:16]
+        self.job = Job(name, ranks.size, [])
+        self._ranks = ranks
+        self._path = Path(ranks.socket)
+        self._waiting: list[_Rank] = []
+        self._members: dict[str, _Rank] = {}
+        self._reactor: Any = None
+        self._events: StarterEvents | None = None
+        self._first: _Rank | None = None
+        self._judged = False
+        self._expected = False
+        self._deadline = 0.0
+        self._timers: list[Any] = []
+        self._listening: socket.socket | None = _listen(self._path)
+
+    # ------------------------------------------------------------ coming
+
+    def start(self, key: str, place: Place) -> Begun:
+        """Take the next rank in; the first call waits until all are there.
+
+        See :meth:`~ipkernel.host.interfaces.IEngineStarter.start`.
+        """
+        if self._listening is not None:
+            self._gather()
+        if not self._waiting:
+            raise OSError(0, "an MPI job has the ranks that it began with, and no others")
+        rank = self._waiting.pop(0)
+        link, theirs, out, out_end, err, err_end, counter, progress = make_ends()
+        answer = {
+            "environment": dict(place.environment),
+            "cwd": place.cwd,
+            "cpus": list(place.cpus),
+        }
+        try:
+            send_message(rank.control, answer, (theirs.fileno(), out_end, err_end, counter))
+        except OSError:
+            pass  # it has ended already, which is about to be noticed
+        finally:
+            theirs.close()
+            for descriptor in (out_end, err_end, counter):
+                os.close(descriptor)
+        rank.key = key
+        self._members[key] = rank
+        return Begun(key, out, err, link, progress, rank.pid)
+
+    def _gather(self) -> None:
+        """Wait for the ranks of this host.
+
+        Raises:
+            OSError: They do not come.
+        """
+        assert self._listening is not None
+        wanted, deadline = self._ranks.here, time.monotonic() + COME
+        found: dict[int, _Rank] = {}
+        try:
+            while len(found) < wanted:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise OSError(0, _missing(found, wanted))
+                self._listening.settimeout(left)
+                try:
+                    control, _ = self._listening.accept()
+                except TimeoutError:
+                    continue
+                rank = self._introduced(control)
+                if rank is not None:
+                    found[rank.number] = rank
+        finally:
+            self._hide()
+        self._waiting = [rank for _, rank in sorted(found.items())]
+        self.job.ranks[:] = sorted(found)
+        emit("ranks", ranks=self.job.ranks, host=socket.gethostname(), pid=os.getpid())
+
+    def _introduced(self, control: socket.socket) -> _Rank | None:
+        control.settimeout(HELLO_TIME)
+        try:
+            received = receive_message(control)
+            message, descriptors = received if received is not None else ({}, [])
+            for descriptor in descriptors:
+                os.close(descriptor)
+            number, pid, token = message["rank"], message["pid"], message["token"]
+            if compare_digest(token, self._ranks.token) and 0 <= number < self.job.size:
+                control.settimeout(None)
+                return _Rank(int(number), int(pid), control)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        logger.warning("a process that is no rank of this job has connected")
+        control.close()
+        return None
+
+    def _hide(self) -> None:
+        """All have come: take the socket away."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+            with suppress(OSError):
+                self._path.unlink()
+                self._path.parent.rmdir()
+
+    def attach(self, reactor: Any, events: StarterEvents) -> None:
+        """Begin to report; see :meth:`~ipkernel.host.interfaces.IEngineStarter.attach`."""
+        self._reactor = reactor
+        self._events = events
+        for rank in self._members.values():
+            events.spawned(rank.key, rank.pid)
+            rank.control.setblocking(False)
+            rank.wire = _wire(reactor, rank, self._ended)
+
+    # ------------------------------------------------------------- going
+
+    def _ended(self, rank: _Rank) -> None:
+        """The connection to a rank has ended, and so has the rank."""
+        rank.gone = True
+        rank.control.close()
+        if not rank.in_order:
+            kill_group(rank.pid)  # what it has started itself; MPI may not care for it
+        if self._judged or self._expected:
+            self._report(rank)
+        elif self._first is None:
+            self._fail(rank)
+
+    def _fail(self, rank: _Rank) -> None:
+        """The first one that has ended without having been about to: the job has failed."""
+        self._first = rank
+        text = self._what_happened()
+        known = rank.leaving is not None
+        emit("died", rank=rank.number, text=text, known=known)
+        logger.warning("%s; waiting to be told why", text)
+        _let_go()
+        self._deadline = self._reactor.seconds() + VERDICT_TIME
+        self._look()
+
+    def _what_happened(self) -> str:
+        rank = self._first
+        assert rank is not None
+        how = _how(rank.leaving) if rank.leaving is not None else "ended unexpectedly"
+        return f"rank {rank.number} (pid {rank.pid} on host {socket.gethostname()}) {how}"
+
+    def _look(self) -> None:
+        """Look for the verdict."""
+        if self._judged:
+            return
+        text = read_verdict(Path(self._ranks.verdict))
+        if not text and not self._expected and self._reactor.seconds() < self._deadline:
+            self._later(VERDICT_LOOK, self._look)
+            return
+        self._judged = True
+        others = (
+            f"; MPI ended the other {self.job.size - 1} ranks with it" if self.job.size > 1 else ""
+        )
+        assert self._events is not None
+        self._events.over(text or f"{self._what_happened()}{others}")
+        for rank in self._members.values():
+            if rank.gone:
+                self._report(rank)
+
+    def _report(self, rank: _Rank) -> None:
+        assert self._events is not None
+        self._events.exited(rank.key, rank.leaving or Exit(None, None))
+
+    def expect_end(self) -> None:
+        """All are about to be ended: that needs no explanation."""
+        self._expected = True
+        if self._first is not None:
+            self._look()
+
+    def signal(self, key: str, number: int, group: bool) -> None:
+        """Send a signal; see :meth:`~ipkernel.host.interfaces.IEngineStarter.signal`."""
+        rank = self._members.get(key)
+        if rank is None or rank.gone:
+            return
+        if rank.in_order and number in (signal.SIGTERM, signal.SIGKILL):
+            # It waits for the others, to leave MPI together.
+            self._later(FINALIZE_TIME, self._kill, rank)
+            return
+        self._send(rank, number, group)
+        if number == signal.SIGKILL:
+            rank.leaving = Exit(None, int(number))
+
+    def _kill(self, rank: _Rank) -> None:
+        if not rank.gone:
+            self._send(rank, int(signal.SIGKILL), True)
+
+    def _send(self, rank: _Rank, number: int, group: bool) -> None:
+        with suppress(OSError):  # MPI gives each rank a group of its own, or leaves it in another's
+            signal_process(rank.pid, number, group=group and os.getpgid(rank.pid) == rank.pid)
+
+    def _later(self, seconds: float, function: Any, *args: Any) -> None:
+        self._timers.append(self._reactor.callLater(seconds, function, *args))
+
+    def close(self) -> None:
+        """Part with the ranks that are left: they end when their connection does."""
+        self._hide()
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        for rank in [*self._waiting, *self._members.values()]:
+            if rank.wire is not None:
+                rank.wire.close()
+            rank.control.close()
+
+
+def _wire(reactor: Any, rank: _Rank, ended: Any) -> ZygoteWire:
+    def told(message: dict[str, Any]) -> None:
+        number = message.get("leaving")
+        if isinstance(number, int):
+            rank.leaving = Exit(None, number) if number else Exit(0, None)
+            rank.in_order = not number
+
+    return ZygoteWire(reactor, rank.control, told, lambda: ended(rank))
+
+
+def _how(ending: Exit) -> str:
+    return f"was {ending.text}" if ending.signal is not None else ending.text
+
+
+def _missing(found: dict[int, _Rank], wanted: int) -> str:
+    there = ", ".join(map(str, sorted(found))) or "none"
+    return (
+        f"of the {wanted} MPI ranks of host {socket.gethostname()} only these have come within "
+        f"{COME:g} s: {there}"
+    )
+
+
+def _listen(path: Path) -> socket.socket:
+    """Listen on a UNIX socket in a new directory that is ours only.
+
+    Raises:
+        OSError: There is such a directory already, or it cannot be made.
+    """
+    path.parent.mkdir(mode=0o700)
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(str(path))
+        listening.listen(1024)
+    except OSError:
+        listening.close()
+        path.parent.rmdir()
+        raise
+    return listening
+
+
+def _let_go() -> None:
+    """Close what MPI's launcher reads from: it may wait for its end before it says what happened.
+
+    MPI may signal whatever belongs to the job; this process has something to explain first.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def read_verdict(path: Path) -> str:
+    """Return why the job has failed, if that was written already."""
+    try:
+        text = json.loads(path.read_bytes())["text"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return text if isinstance(text, str) else ""
