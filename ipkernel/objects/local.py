@@ -268,8 +268,10 @@ class LocalStore:
         if not region.size:
             return bytearray(), False
         segment = self._segment(region.segment, connection)
-        self._leases.undo()  # it may have been there a moment ago
         lent = segment.lend(region.offset, region.size)
+        if lent is None:
+            self._leases.undo()  # perhaps it was lent until a moment ago
+            lent = segment.lend(region.offset, region.size)
         if lent is not None:
             return lent
         try:

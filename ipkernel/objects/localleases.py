@@ -83,8 +83,8 @@ class Leases:
         self._pause = pause
         #: What has ended: leases, objects that were never mapped, and b"" to wake the thread.
         self._ended: SimpleQueue[_Lease | bytes] = SimpleQueue()
-        #: What was taken out of the queue already, and only has to be told.
-        self._taken: deque[bytes] = deque()
+        #: What was taken out of the queue already.
+        self._taken: deque[_Lease | bytes] = deque()
         self._live: dict[int, _Lease] = {}
         self._anchor: Anchor | None = None
         self._thread: threading.Thread | None = None
@@ -138,27 +138,32 @@ class Leases:
         found: list[bytes] = []
         while (self._taken or not self._ended.empty()) and len(found) < LIST_LIMIT:
             try:
-                object_id = self._taken.popleft()
+                ended = self._taken.popleft()
             except IndexError:
                 try:
-                    object_id = self._end(self._ended.get_nowait())
+                    ended = self._ended.get_nowait()
                 except Empty:  # another thread was quicker
                     break
+            object_id = self._end(ended)
             if object_id:
                 found.append(object_id)
         return found
 
     def undo(self) -> None:
         """Do now what is to be done for leases that have ended; the store is told later."""
-        if self._ended.empty():
-            return
-        try:
-            while True:
-                object_id = self._end(self._ended.get_nowait())
-                if object_id:
-                    self._taken.append(object_id)
-        except Empty:
-            self._ended.put(b"")  # the thread may wait
+        if not self._ended.empty():
+            try:
+                while True:
+                    self._taken.append(self._ended.get_nowait())
+            except Empty:
+                self._ended.put(b"")  # the thread may wait
+        for _ in range(len(self._taken)):
+            try:
+                object_id = self._end(self._taken.popleft())
+            except IndexError:  # another thread was quicker
+                return
+            if object_id:
+                self._taken.append(object_id)
 
     def _end(self, ended: _Lease | bytes) -> bytes:
         """Return the object of a lease that has ended."""
@@ -188,7 +193,7 @@ class Leases:
 
     def _run(self) -> None:
         while True:
-            self._taken.append(self._end(self._ended.get()))
+            self._taken.append(self._ended.get())
             self._closing.wait(self._pause)
             if not self._tell():
                 return
