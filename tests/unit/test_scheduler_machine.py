@@ -109,7 +109,6 @@ class Machine(RuleBasedStateMachine):
         self.cancelled: set[int] = set()
         self.functions: dict[int, set[bytes]] = {}
         self.dead_sessions: set[int] = set()
-        self.bound: set[int] = set()
         self.leaving: set[int] = set()  # hosts
         self.ends: dict[int, float] = {}  # hosts
         self.draining: dict[int, set[int]] = {}  # engine -> what may still begin there
@@ -255,8 +254,6 @@ class Machine(RuleBasedStateMachine):
             self.counts[session] = self.counts.get(session, 0) + each
             for tid in range(first, first + each):
                 self.submitted[tid] = retries
-                if chosen and not spread:
-                    self.bound.add(tid)
             items.append(
                 (Submit(first, Kind.APPLY, size, chosen, spread, digest, retries), payload)
             )
@@ -394,7 +391,8 @@ class Machine(RuleBasedStateMachine):
             self.do(EnginesEnding([number], self.now, ending))
 
     def drain(self, number: int) -> None:
-        self.draining.setdefault(number, self.bound & set(self.s.tasks))
+        bound = {tid for tid, task in self.s.tasks.items() if task.target == number}
+        self.draining.setdefault(number, bound)
         self.busy.add(number)
 
     @rule(pick=PICK, ready=st.booleans())

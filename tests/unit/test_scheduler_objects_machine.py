@@ -279,10 +279,15 @@ class ObjectMachine(Machine):
         if pick % 4 == 0 or not held:
             super().hold(pick // 4, held)
 
-    @rule(pick=PICK, begun=st.integers(0, 3), restarting=st.booleans())
-    def engine_leaves(self, pick: int, begun: int, restarting: bool) -> None:
+    @rule(pick=PICK, begun=st.integers(0, 3), restarting=st.booleans(), excused=st.booleans())
+    def engine_leaves(self, pick: int, begun: int, restarting: bool, excused: bool) -> None:
         if pick % 3 == 0:
-            super().engine_leaves(pick // 3, begun, restarting or pick % 2 > 0)
+            super().engine_leaves(pick // 3, begun, restarting or pick % 2 > 0, excused)
+
+    @rule(pick=PICK)
+    def host_is_to_go(self, pick: int) -> None:
+        if pick % 4 == 0:
+            super().host_is_to_go(pick // 4)
 
     @rule(pick=PICK, ready=st.booleans(), ending=st.booleans())
     def engine_is_to_end(self, pick: int, ready: bool, ending: bool) -> None:
