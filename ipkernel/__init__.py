@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from ipkernel.client.view import BroadcastView, DirectView, LoadBalancedView
     from ipkernel.cluster.cluster import Cluster
+    from ipkernel.cluster.manager import ClusterManager
     from ipkernel.errors import (
         AlreadyDisplayedError,
         ClusterError,
@@ -90,6 +91,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "ipkernel.client.asyncresult": ("AsyncMapResult", "AsyncResult"),
     "ipkernel.client.remotefunction": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
     "ipkernel.cluster.cluster": ("Cluster",),
+    "ipkernel.cluster.manager": ("ClusterManager",),
     "ipkernel.objects.ref": ("ObjectRef",),
     "ipkernel.serialize": (
         "can",
@@ -153,6 +155,7 @@ __all__ = [
     "Client",
     "Cluster",
     "ClusterError",
+    "ClusterManager",
     "CompositeError",
     "ConfigurationError",
     "ConnectError",

@@ -49,7 +49,10 @@ class Parser(argparse.ArgumentParser):
         """Parse; unknown arguments end the program with code 2 and a suggestion."""
         found, unknown = self.parse_known_args(args)
         if unknown:
-            parser = self._subcommands.get(getattr(found, "command", None) or "", self)
+            parser: argparse.ArgumentParser = self
+            for chosen in (getattr(found, "command", None), getattr(found, "action", None)):
+                if isinstance(parser, Parser) and chosen:
+                    parser = parser._subcommands.get(chosen, parser)
             parser.error(f"unknown argument {unknown[0]!r}{self._suggest(parser, unknown[0])}")
         return found
 

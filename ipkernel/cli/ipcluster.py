@@ -49,6 +49,41 @@ Stop a cluster, from any terminal of this host.
 
 Engines and their child processes end as well. What does not end in good order is killed.
 """
+_CREATE: Final = """\
+Make a cluster: its directory, with a commented file of all options, ipcluster.ini.
+
+The cluster is not started. Settings given here are written to the file. Without it, a cluster
+is made by its first start; its options are then those of $IPYTHONDIR/ipcluster.ini.
+"""
+_CREATE_EXAMPLES: Final = """\
+examples:
+  ipcluster create --cluster big --hosts node1:8,node2:8
+  ipcluster create --cluster gpu --set slots.environment.CUDA_VISIBLE_DEVICES={slot}
+  ipcluster start --cluster big
+"""
+_SHOW: Final = """\
+Show a cluster's directory, its options, and whether it runs, here or on another host.
+"""
+_DELETE: Final = """\
+Remove a cluster that does not run: its directory with options, logs and state.
+"""
+_CONFIG: Final = """\
+Show, check and edit options: of one cluster, or of all your clusters.
+
+The command line comes before the environment (IPKERNEL_N, IPKERNEL_SSH_HOSTS), that before
+the cluster's ipcluster.ini, that before $IPYTHONDIR/ipcluster.ini.
+"""
+_CONFIG_SHOW: Final = """\
+Show the options of a cluster as they are in effect.
+"""
+_CONFIG_CHECK: Final = """\
+Check the options of a cluster from all places, or one file: exit code 0 if they are right.
+"""
+_CONFIG_EDIT: Final = """\
+Edit a cluster's ipcluster.ini with $VISUAL or $EDITOR.
+
+The old file stays in effect until the new one is right.
+"""
 _STATUS: Final = """\
 Show the controller, the hosts, the engines and the tasks of a cluster.
 """
@@ -117,7 +152,34 @@ def make_parser() -> common.Parser:
 
     doctor = _command(commands, "doctor", "look for what keeps a cluster from working", _DOCTOR)
     _json_options(doctor)
+    _directory_commands(commands)
+    _config_commands(commands)
     return parser
+
+
+def _directory_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
+    create = _command(
+        commands, "create", "make a cluster, to start later", _CREATE, _CREATE_EXAMPLES
+    )
+    add_settings(create)
+    show = _command(commands, "show", "show a cluster's directory and options", _SHOW)
+    _json_options(show)
+    delete = _command(commands, "delete", "remove a cluster's directory", _DELETE)
+    delete.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _config_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
+    config = commands.add_parser("config", help="show, check and edit options", description=_CONFIG)
+    actions = config.commands(metavar="COMMAND", dest="action", title="commands")
+    actions.required = True
+    show = _command(actions, "show", "show the options in effect", _CONFIG_SHOW)
+    show.add_argument("--origin", action="store_true", help="with where each one comes from")
+    show.add_argument("--all", action="store_true", help="those of unused launchers as well")
+    _json_options(show)
+    check = _command(actions, "check", "check that options are right", _CONFIG_CHECK)
+    check.add_argument("file", nargs="?", metavar="FILE", help="check this file only")
+    edit = _command(actions, "edit", "edit a file of options", _CONFIG_EDIT)
+    edit.add_argument("--user", action="store_true", help="the one of all your clusters")
 
 
 def _command(
@@ -150,6 +212,10 @@ _COMMANDS: Final = {
     "start": "ipkernel.cli.starting",
     "stop": "ipkernel.cli.stopping",
     "clean": "ipkernel.cli.stopping",
+    "create": "ipkernel.cli.creating",
+    "show": "ipkernel.cli.creating",
+    "delete": "ipkernel.cli.creating",
+    "config": "ipkernel.cli.config",
     "doctor": "ipkernel.cli.doctor",
     "engines": "ipkernel.cli.starting",
     "status": "ipkernel.cli.looking",

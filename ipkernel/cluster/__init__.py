@@ -9,10 +9,16 @@ if TYPE_CHECKING:
     from ipkernel.cluster.cluster import Cluster
     from ipkernel.cluster.directory import ClusterDirectory
     from ipkernel.cluster.engineset import EngineSet
+    from ipkernel.cluster.manager import ClusterManager
 
-__all__ = ["Cluster", "ClusterDirectory", "EngineSet"]
+__all__ = ["Cluster", "ClusterDirectory", "ClusterManager", "EngineSet"]
 
-_WHERE = {"Cluster": "cluster", "ClusterDirectory": "directory", "EngineSet": "engineset"}
+_WHERE = {
+    "Cluster": "cluster",
+    "ClusterDirectory": "directory",
+    "ClusterManager": "manager",
+    "EngineSet": "engineset",
+}
 
 
 if not TYPE_CHECKING:

@@ -32,6 +32,10 @@ _LISTS: Final = frozenset(
 )
 
 
+_RANGES: Final = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
+_CORES: Final = re.compile(rf"none|auto|{_RANGES}(?:;{_RANGES})*")
+
+
 class Kind(NamedTuple):
     """A kind of values.
 
@@ -194,6 +198,13 @@ def _share(value: Any) -> int | str:
     return value  # type: ignore[no-any-return]
 
 
+def _cores(value: Any) -> str:
+    text = "".join(_text(value).split()).lower()
+    if not _CORES.fullmatch(text):
+        raise ValueError
+    return text
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
@@ -242,6 +253,8 @@ KINDS: Final[dict[str, Kind]] = {
     "port": Kind(_port, "a port: a whole number from 0 to 65535"),
     "seconds": Kind(_seconds, "a number of seconds above 0"),
     "level": Kind(_level, "debug, info, warning, error or critical"),
+    "bytes": Kind(parse_size, "a size: a number of bytes, 512M or 4GB"),
+    "cores": Kind(_cores, "none, auto, or numbers of cores such as '0-3;4-7'"),
     "size": Kind(_size, "a size: a number of bytes, 512M or 4GB"),
     "share": Kind(_share, "a size: a number of bytes, 512M, 4GB, or a share such as 25%"),
     "text": Kind(_text, "a text"),

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ipkernel.cluster import spec
-from ipkernel.cluster.checks import BadValue, checked, kind_of
+from ipkernel.cluster.checks import BadValue, checked, is_list, kind_of
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.spec import MANY, Option, Section, nearest
 from ipkernel.errors import ConfigurationError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 FILE: Final = "ipcluster.ini"
 DEFAULT: Final = "default"
 KEYWORD: Final = "keyword"
-_PREFIX: Final = "IPKERNEL_"
+PREFIX: Final = "IPKERNEL_"
 
 #: Where a value is: the names of its sections, then its own.
 Place = tuple[str, ...]
@@ -210,6 +211,15 @@ class Configuration:
                 yield from self._rows((*place, name), section)
 
 
+def settings_by_place(given: Mapping[str, Any]) -> dict[Place, Any]:
+    """Return what is given to :func:`load` by place, checked, as it is used.
+
+    Raises:
+        ConfigurationError: Something is unknown or not acceptable.
+    """
+    return {place: found.value for place, found in _from_given(given).items()}
+
+
 def files(directory: ClusterDirectory) -> list[Path]:
     """Return where the configuration of a cluster may be: its own file, and the user's."""
     return list(dict.fromkeys([directory.path / FILE, ipython_dir() / FILE]))
@@ -257,6 +267,29 @@ def load_file(path: Path, directory: ClusterDirectory) -> _Layer | None:
 
     content = read_file(path, _names_of(directory))
     return None if content is None else _from_content(content, path)
+
+
+def variable_of(section: str, name: str) -> str:
+    """Return the environment variable for an option: ``IPKERNEL_N``, ``IPKERNEL_SSH_HOSTS``."""
+    words = name if section == "cluster" else f"{section}_{name}"
+    return PREFIX + re.sub(r"\W", "_", words).upper()
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Return the environment variables that look like options and are none, with what they mean."""
+    known = {
+        variable_of(section, name)
+        for section in spec.section_names()
+        for name in spec.find_section(section).options
+    }
+    found = {}
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known:
+            words = variable.removeprefix(PREFIX)
+            near = get_close_matches(words, [name.removeprefix(PREFIX) for name in known], 1, 0.8)
+            if near:
+                found[variable] = PREFIX + near[0]
+    return found
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -312,8 +345,7 @@ def _take(layer: _Layer, place: Place, value: Any, before: str) -> None:
 def _from_environment(section: str, known: Section) -> _Layer:
     layer: _Layer = {}
     for name, option in known.options.items():
-        words = name if section == "cluster" else f"{section}_{name}"
-        variable = _PREFIX + re.sub(r"\W", "_", words).upper()
+        variable = variable_of(section, name)
         text = os.environ.get(variable)
         if text and name != MANY:
             place = (section, name)
@@ -336,7 +368,10 @@ def _from_content(content: Content, path: Path) -> _Layer:
                 f"{before}{place[-1]!r} has a FURL, which is a secret: leave it in the cluster's "
                 f"security directory"
             )
-        value = _checked(option, entry.value, place, before)
+        found = entry.value
+        if isinstance(found, str) and is_list(option.check):
+            found = [found] if found else []  # what stood in quotes may have commas
+        value = _checked(option, found, place, before)
         if value and kind_of(option.check) == "path":
             value = os.path.join(path.parent, value)
         layer[place] = Value(value, f"{path}:{entry.line}")

@@ -56,8 +56,13 @@ class Content(NamedTuple):
     sections: dict[Place, int]
 
 
-class _Wrong(Exception):
-    """A line is wrong."""
+class WrongLine(ValueError):
+    """A line is wrong.
+
+    Args:
+        line: Its number, from 1.
+        text: What is wrong with it.
+    """
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -78,22 +83,22 @@ def read_file(path: Path, names: Mapping[str, str]) -> Content | None:
         ConfigurationError: It cannot be read, or is wrong; the text has file and line.
         SecurityError: It belongs to somebody else, or others can write to it.
     """
-    data = _read(path)
+    data = read_safely(path)
     if data is None:
         return None
     try:
-        return parse(_decoded(data), names)
-    except _Wrong as error:
+        return parse(data, names)
+    except WrongLine as error:
         raise ConfigurationError(f"{path}, line {error.line}: {error}") from None
 
 
-def parse(text: str, names: Mapping[str, str]) -> Content:
-    """Return what the text of a file says; see :func:`read_file`.
+def parse(data: bytes, names: Mapping[str, str]) -> Content:
+    """Return what a file with this content says; see :func:`read_file`.
 
     Raises:
-        Exception: A line is wrong.
+        WrongLine: A line is wrong.
     """
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = [line.removesuffix("\r") for line in _decoded(data).split("\n")]
     scan = _Scan(lines)
     return Content(dict(_values(scan, names)), scan.sections)
 
@@ -104,21 +109,23 @@ def read_value(text: str) -> str | list[str]:
     Raises:
         ValueError: It would be wrong there.
     """
-    try:
-        content = parse(f"x = {text}", {})
-    except _Wrong as error:
-        raise ValueError(str(error)) from None
+    content = parse(f"x = {text}".encode("utf-8", "surrogateescape"), {})
     if len(content.entries) != 1:
         raise ValueError("it is more than one line")
     return content.entries[("x",)].value
 
 
-def _read(path: Path) -> bytes | None:
-    """Return a file's content if it is safe to use; the open file is checked, not its name."""
+def read_safely(path: Path) -> bytes | None:
+    """Return the content of a file that nobody else can write to; None if there is no such file.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is too long.
+        SecurityError: It belongs to somebody else, or others can write to it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+            status = os.fstat(file.fileno())  # of what was opened, whatever the name means by now
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigurationError(f"{path} is no file")
             _check_owner(path, status)
@@ -152,17 +159,17 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 def _decoded(data: bytes) -> str:
     for mark, name in ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
         if data.startswith(mark):
-            raise _Wrong(1, f"the file is in {name}: save it as UTF-8")
+            raise WrongLine(1, f"the file is in {name}: save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _Wrong(
+        raise WrongLine(
             line, f"byte {data[error.start]:#04x} is not UTF-8: save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise _Wrong(text.count("\n", 0, text.index("\0")) + 1, "there is a null character")
+        raise WrongLine(text.count("\n", 0, text.index("\0")) + 1, "there is a null character")
     return text
 
 
@@ -189,30 +196,32 @@ class _Scan:
     def _begin(self, number: int, line: str) -> str:
         match = _SECTION.fullmatch(line)
         if match is None or not match[2].strip():
-            raise _Wrong(number, f"{line.strip()!r} is no section: write '[name]'")
+            raise WrongLine(number, f"{line.strip()!r} is no section: write '[name]'")
         depth, name = len(match[1]), match[2].strip()
         if depth != len(match[3]):
-            raise _Wrong(number, f"{line.strip()!r} has more '[' than ']', or fewer")
+            raise WrongLine(number, f"{line.strip()!r} has more '[' than ']', or fewer")
         if depth > min(len(self._section) + 1, _DEPTH):
-            raise _Wrong(number, f"section {name!r} is nested too deeply: give it fewer brackets")
+            raise WrongLine(
+                number, f"section {name!r} is nested too deeply: give it fewer brackets"
+            )
         self._section = (*self._section[: depth - 1], name)
         before = self.sections.get(self._section) or self.places.get(self._section)
         if before:
-            raise _Wrong(number, f"section {name!r} is there twice, first in line {before}")
+            raise WrongLine(number, f"section {name!r} is there twice, first in line {before}")
         self.sections[self._section] = number
         return f"{match[1]}{name}{match[3]}"
 
     def _option(self, number: int, line: str, lines: list[str]) -> int:
         match = _OPTION.fullmatch(line)
         if match is None:
-            raise _Wrong(number, f"{_short(line)} is neither 'name = value' nor '[section]'")
+            raise WrongLine(number, f"{_short(line)} is neither 'name = value' nor '[section]'")
         written = match[1].strip()
         quoted = len(written) > 1 and written[0] in "'\"" and written[0] == written[-1]
         name = written[1:-1] if quoted else written
         place = (*self._section, name)
         before = self.places.get(place) or self.sections.get(place)
         if before:
-            raise _Wrong(number, f"{name!r} is there twice, first in line {before}")
+            raise WrongLine(number, f"{name!r} is there twice, first in line {before}")
         self.places[place] = number
         head = f'"{name}"' if '"' not in name else f"'{name}'"
         triple = _TRIPLE.fullmatch(match[2])
@@ -220,7 +229,7 @@ class _Scan:
             return self._several_lines(number, head, triple[1], triple[2], lines)
         value = _VALUE.match(match[2])
         if value is None:
-            raise _Wrong(
+            raise WrongLine(
                 number, f"the value of {name!r} has quotes that do not match, or an empty item"
             )
         self.cleaned.append(f"{head} = {value[0].strip()}")
@@ -233,13 +242,13 @@ class _Scan:
         first, head = number, f"{head} = {quotes}"
         while quotes not in text:
             if number >= len(lines):
-                raise _Wrong(first, f"a value begins with {quotes} and does not end")
+                raise WrongLine(first, f"a value begins with {quotes} and does not end")
             self.cleaned.append(head + text)
             head, text = "", lines[number]
             number += 1
         inside, _, rest = text.partition(quotes)
         if rest.strip() and not rest.lstrip().startswith("#"):
-            raise _Wrong(number, f"there is something behind the closing {quotes}")
+            raise WrongLine(number, f"there is something behind the closing {quotes}")
         self.cleaned.append(f"{head}{inside}{quotes}")
         return number
 
@@ -256,9 +265,9 @@ def _values(scan: _Scan, names: Mapping[str, str]) -> Iterator[tuple[Place, Entr
     try:
         config = ConfigObj(scan.cleaned, interpolation="configparser", raise_errors=True)
     except ConfigObjError as error:
-        raise _Wrong(error.line_number or 1, str(error)) from None
+        raise WrongLine(error.line_number or 1, str(error)) from None
     if not isinstance(config.get("DEFAULT", {}), dict):
-        raise _Wrong(scan.places["DEFAULT",], "'DEFAULT' is the name of a section")
+        raise WrongLine(scan.places["DEFAULT",], "'DEFAULT' is the name of a section")
     own = config.setdefault("DEFAULT", {})
     for name, value in {_ESCAPE: "%", **names}.items():
         own.setdefault(name, value)
@@ -278,15 +287,15 @@ def _value(config: Any, place: Place, line: int) -> str | list[str]:
         value = section[place[-1]]
     except MissingInterpolationOption as error:
         wanted = str(error).split('"')[1]
-        raise _Wrong(
+        raise WrongLine(
             line,
             f"{place[-1]!r} refers to %({wanted})s, which is neither in this section nor in "
             f"[DEFAULT]; a literal '%(' is written '%(%)s('",
         ) from None
     except (InterpolationLoopError, RecursionError):
-        raise _Wrong(line, f"{place[-1]!r} refers to itself") from None
+        raise WrongLine(line, f"{place[-1]!r} refers to itself") from None
     except TypeError:
-        raise _Wrong(line, f"{place[-1]!r} refers to a list: only texts can be put in") from None
+        raise WrongLine(line, f"{place[-1]!r} refers to a list: only texts can be put in") from None
     finally:
         config.main.interpolation = "configparser"  # an error in the midst of it leaves it off
     return list(value) if isinstance(value, list) else str(value)

@@ -122,38 +122,44 @@ CLUSTER: Final = Section(
         "stop_timeout": Option(
             "seconds", 5.0, "Seconds after which a stop becomes forcible, about."
         ),
-        "log_level": Option(
-            "level", "INFO", "Of the cluster's logs: debug, info, warning, error or critical."
-        ),
+        "log_level": Option("level", "INFO", "How much is in the cluster's logs."),
     },
 )
 
 ENVIRONMENT: Final = Section(
     "Environment variables for everything that is started: NAME = value. Others may be able to "
     "read this file and them, so passwords do not belong here.",
-    {MANY: Option("text", None, "Any variable.")},
+    {MANY: Option("text", None, "any variable")},
 )
 
 SLOTS: Final = Section(
     "What each engine has: its place, its limits, its cores.",
     {
-        "cwd": Option("path", "", "Working directory. By default the one of the host daemon."),
-        "memory": Option("size", 0, "Memory that an engine may use, such as 2GB. 0: unlimited."),
-        "affinity": Option(
+        "cwd": Option(
             "text",
+            "",
+            "Working directory on their host. With {slot} in it, the number of the engine on "
+            "its host, each has its own. By default that of the host daemon.",
+        ),
+        "memory": Option("bytes", 0, "Memory that an engine may use, such as 2GB. 0: unlimited."),
+        "affinity": Option(
+            "cores",
             "none",
-            "Cores of each engine: none for all, auto for an even share, or lists of cores for "
-            "the engines of a host in their order: '0-3;4-7'.",
+            "Cores of each engine: none for all, auto for an even share, or the cores of the "
+            "engines of a host in their order: '0-3;4-7'.",
         ),
         "output_limit": Option(
-            "size", "10MB", "How much of a task's output is kept and sent to the client."
+            "bytes",
+            0,
+            "How long the file with an engine's output may become before another one is begun. "
+            "0: as ipdaemon has it.",
         ),
     },
     {
         "environment": Section(
             "Environment variables of engines only. {slot} is the number of the engine on its "
             "host, from 0, and {engine} its id: CUDA_VISIBLE_DEVICES = {slot}",
-            {MANY: Option("text", None, "Any variable.")},
+            {MANY: Option("text", None, "any variable")},
         )
     },
 )
