@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 #: Seconds that a program may take to end after its lifeline, before it is told more loudly.
 ORDERLY: Final = 20.0
@@ -352,14 +352,16 @@ class Program:
             for one in order["arguments"]
         ]
         try:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", order["module"], *words, "--lifeline"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=self._environment(),
-                bufsize=0,
-                start_new_session=True,
-            )
+            with self._open_errors() as errors:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-P", "-m", order["module"], *words, "--lifeline"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=self._environment(),
+                    bufsize=0,
+                    start_new_session=True,
+                )
         except OSError as error:
             give_up("start", f"cannot start {order['module']}: {error.strerror}")
         for name in ("SIGTERM", "SIGHUP", "SIGINT"):
@@ -372,6 +374,12 @@ class Program:
         finally:
             code = self._finish()
         return code
+
+    def _open_errors(self) -> IO[bytes]:
+        """Return where the standard error goes: a program that stays holds no connection open."""
+        if self._order["detach"] == "leave":
+            return open(self.directory / "log" / "program.err", "wb", buffering=0)
+        return os.fdopen(os.dup(2), "wb", buffering=0)
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, **self._order["environment"], "SPT_NOENV": "1"}
@@ -420,7 +428,7 @@ class Program:
                 self._send_files()
             if self._attached:
                 write_all(1, line + b"\n")
-            if ready and self._order["detach"]:
+            if ready and self._order["detach"] == "leave":
                 self._detach()
 
     def _send_files(self) -> None:
@@ -433,14 +441,10 @@ class Program:
     def _detach(self) -> None:
         """Let go of the connection; from here on orders come by the pipe only."""
         self._attached = False
-        if self._order["detach"] == "stay":  # the connection is needed, for a tunnel
-            return
         nowhere = os.open(os.devnull, os.O_RDWR)
-        log = os.open(self.directory / "log" / "ssh.err", os.O_WRONLY | os.O_CREAT, 0o600)
-        for number, descriptor in enumerate((nowhere, nowhere, log)):
-            os.dup2(descriptor, number)
+        for number in range(3):
+            os.dup2(nowhere, number)
         os.close(nowhere)
-        os.close(log)
         self._detached()
 
     def _obey(self, source: Orders) -> None:
@@ -485,7 +489,8 @@ class Program:
             self._relay(data)
         code = self._child.wait()
         if code and self._attached:
-            for log in sorted((self.directory / "log").glob("ip[cd]*.log")):
+            logs = (self.directory / "log").iterdir()
+            for log in sorted(one for one in logs if not one.name.startswith("ipengine")):
                 lines = log.read_text("utf-8", "replace").splitlines()[-TAIL:]
                 write_all(2, "".join(f"{line}\n" for line in lines).encode())
         if self._attached:

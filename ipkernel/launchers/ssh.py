@@ -51,6 +51,8 @@ class SSHLauncher(LocalLauncher):
     """
 
     SPEC = sshoptions.SPEC
+    #: Hosts that reach the controller need no tunnel.
+    elsewhere = True
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -62,7 +64,7 @@ class SSHLauncher(LocalLauncher):
         self._asked = False  # whether it was told to end
         self._finished = False  # whether the program has ended as programs do
         self._job: RemoteJob | None = None  # of a program that does without a connection
-        self._later: RemoteJob | None = None  # what it becomes when it is ready
+        self._place: RemoteJob | None = None  # the program, as anybody can find it
         self._tunnels: Tunnels | None = None
         if self.entry.tunnel != "no" and os.name == "posix":
             self._tunnels = Tunnels(self.entry, self.directory.security)
@@ -84,7 +86,9 @@ class SSHLauncher(LocalLauncher):
         share = Share(int(record.get("n", 0)), entry.label, entry.to_dict())
         launcher = cls(directory, options=options, share=share, lifeline=not record["directory"])
         if record["directory"]:
-            launcher._job = RemoteJob(entry, record["python"], record["directory"])
+            launcher._job = launcher._place = RemoteJob(
+                entry, record["python"], record["directory"]
+            )
         return launcher
 
     # -- what is known --------------------------------------------------------------------
@@ -132,13 +136,13 @@ class SSHLauncher(LocalLauncher):
 
     def record(self) -> dict[str, Any]:
         """Return where it runs, and how to get there."""
-        job = self._job
+        place = self._place
         return {
-            "pid": self.pid if job is None else 0,
+            "pid": self.pid,
             "n": self.share.n,
             "host": self.entry.record(),
-            "directory": "" if job is None else job.directory,
-            "python": "" if job is None else job.python,
+            "directory": "" if place is None else place.directory,
+            "python": "" if place is None else place.python,
         }
 
     def command(self) -> list[str]:
@@ -241,8 +245,7 @@ class SSHLauncher(LocalLauncher):
             "packages": pushed,
         }
         started = self._order(lines, "@started", order)
-        if detach == "leave":
-            self._later = RemoteJob(entry, checked["executable"], started["directory"])
+        self._place = RemoteJob(entry, checked["executable"], started["directory"])
         self.tell(
             {
                 "event": "started",
@@ -334,7 +337,8 @@ class SSHLauncher(LocalLauncher):
         if event["event"] == "@ended":
             self._finished = True
         elif event["event"] == "ready":
-            self._job = self._later
+            if not self.lifeline and not self._tunnelled:
+                self._job = self._place
             self.tell(event)
         elif not event["event"].startswith("@"):
             self.tell(event)
