@@ -162,7 +162,7 @@ class ClusterBase:
             "private": self._private,
             "daemonize": self.daemonize,
             "launchers": [entry.to_dict() for entry in self._entries],
-            "controller": {"pid": self.controller.pid if self.controller is not None else 0},
+            "controller": self._programs.recorded_controller(),
             "engines": {name: s.to_dict() for name, s in self.engines.items()},
         }
 
@@ -274,8 +274,17 @@ class ClusterBase:
             engine_set.drop(failed)
 
     def _wait_known(self, client: Client, deadline: float) -> None:
-        count = sum(len(s.engines) for s in self.engines.values())
-        if count:
+        """Wait until a client sees the engines, also those whose jobs were only accepted."""
+        programs = [one for s in self.engines.values() for one in s.programs]
+        jobs = [one for one in programs if not one.entry.immediate]
+        count = sum(len(one.engines) for one in programs if one.entry.immediate)
+        if jobs:
+            from ipkernel.cluster.queued import wait_for_jobs
+
+            all_of_them = count + sum(one.share.n for one in jobs)
+            wanted = all_of_them if self.minimum is None else max(count, self.minimum)
+            wait_for_jobs(client, jobs, wanted, deadline)
+        elif count:
             left = max(1.0, deadline - time.monotonic())
             client.wait_for_engines(count, timeout=left, interactive=False)
 

@@ -201,6 +201,18 @@ class Cluster(ClusterBase):
             self._check_running()
         return self._connect(client_args)
 
+    def preview(self, n: int | None = None) -> str:
+        """Return what a start would run, without running it: command lines and batch scripts.
+
+        Args:
+            n: How many engines; by default as many as the cluster was made for.
+
+        Raises:
+            ConfigurationError: An option of a launcher is not acceptable.
+        """
+        entries = self._entries if n is None else self._arguments.entries(options.check_count(n))
+        return self._programs.preview(entries, self.engine_timeout)
+
     # -- stop -----------------------------------------------------------------------------
 
     def stop_controller_sync(self) -> None:

@@ -132,6 +132,17 @@ class Hosted:
         """How many engines it has now, or shall have: also those that it was told to add."""
         return len(self.engines) + len(self._added) if self.ready else self.share.n
 
+    def arguments(self) -> list[str]:
+        """Return the arguments for the daemon that say what it is, and was before."""
+        name = self.entry.name.rpartition(":")[2].rpartition(".")[2]
+        found = ["--launcher", name[:64]]
+        if self.share.label:
+            found += ["--label", self.share.label[:256]]
+        if self.restarts:
+            ids = ",".join(str(one) for one in sorted({*self.engines, *self._added}))
+            found += ["--restarts", str(self.restarts), "--engine-ids", ids]
+        return found
+
     def to_record(self) -> Recorded:
         """Return what another process needs to look at it and to end it."""
         return Recorded(
@@ -174,13 +185,13 @@ class Hosted:
 
     def _again(self, pause: float, told: Callable[[Hosted, dict[str, Any]], object]) -> None:
         while not self._give_way.wait(pause):
+            self.restarts += 1
             launcher = self._make(self)
             with self._lock:
                 if not self.wanted:
                     return
                 self.launcher.close()
                 self.launcher = launcher
-                self.restarts += 1
                 self._since = time.monotonic()
                 try:
                     launcher.start()

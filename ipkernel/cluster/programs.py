@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster import stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
@@ -15,18 +13,18 @@ from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.gathering import Failure, gather, report
 from ipkernel.cluster.hosted import Hosted, state_of, where, why_ended
 from ipkernel.cluster.processes import describe_exit
+from ipkernel.cluster.recorded import Recorded
+from ipkernel.cluster.telling import at_once, named, previewed, tell_all
 from ipkernel.errors import ClusterError, LauncherError
-
-T = TypeVar("T")
 
 #: Shares of the time for a stop: asking, insisting, killing.
 _ORDERLY: Final = 0.6
 _TERMINATE: Final = 0.2
 _KILL: Final = 0.2
+#: Seconds that batch systems are given to end a job if somebody is in a hurry.
+_HURRY: Final = 2.0
 #: How often one program's wait looks at the others, in seconds.
 _SLICE: Final = 0.2
-#: How many programs are started, or told something, at the same time.
-_AT_ONCE: Final = 32
 
 
 class Settings(NamedTuple):
@@ -105,15 +103,8 @@ class Programs:
         self.directory.create()
         if not any(host.running for host in self.hosts):
             stopping.end_leftovers(self.directory, self.settings.stop_timeout)
-        options = (
-            ("--interface", self.settings.interface),
-            ("--port", self.settings.port),
-            ("--location", self.settings.location),
-        )
-        arguments = [text for name, value in options if value for text in (name, str(value))]
-        arguments += self.settings.controller_args
         self.spoiled = ""
-        self.controller = self._make(self.settings.controller, arguments)
+        self.controller = self.make_controller()
         self.controller.start()
 
     def start_hosts(
@@ -134,14 +125,7 @@ class Programs:
         Raises:
             ConfigurationError: The options of a launcher do not allow it.
         """
-
-        def make(hosted: Hosted) -> Any:
-            arguments = ["--furl-file", str(self.directory.furl_file("engine"))]
-            arguments += ["-n", str(hosted.count)]
-            arguments += ["--wait", f"{patience:g}", *self.settings.engine_args]
-            return self._make(hosted.entry, arguments, lifeline, hosted)
-
-        started = [[Hosted(one, share, make) for share in one.plan()] for one in entries]
+        started = self.make_hosts(entries, patience, lifeline=lifeline)
         fresh = [hosted for sets in started for hosted in sets]
         for one in self.hosts:
             if one.over:
@@ -149,6 +133,47 @@ class Programs:
         self.hosts = [one for one in self.hosts if not one.over] + fresh
         at_once(fresh, Hosted.start)
         return started
+
+    def make_hosts(
+        self, entries: Sequence[Entry], patience: float, *, lifeline: bool = True
+    ) -> list[list[Hosted]]:
+        """Return host daemons that are not started; see :meth:`start_hosts`."""
+
+        def make(hosted: Hosted) -> Any:
+            arguments = ["--furl-file", str(self.directory.furl_file("engine"))]
+            arguments += ["-n", str(hosted.count), "--wait", f"{patience:g}", *hosted.arguments()]
+            arguments += self.settings.engine_args
+            return self._make(hosted.entry, arguments, lifeline, hosted)
+
+        return [[Hosted(one, share, make) for share in one.plan()] for one in entries]
+
+    def preview(self, entries: Sequence[Entry], patience: float) -> str:
+        """Return what would be started, program by program: command lines and batch scripts.
+
+        Args:
+            entries: With which launchers of engines.
+            patience: Seconds for which host daemons shall try to reach the controller.
+
+        Raises:
+            ConfigurationError: The options of a launcher do not allow it.
+        """
+        parts = [(f"# controller: {self.settings.controller.name}", self.make_controller())]
+        for hosted in (one for hosts in self.make_hosts(entries, patience) for one in hosts):
+            n = hosted.share.n
+            engines = f"{n} engine{'s' if n != 1 else ''}"
+            parts.append((f"# {engines}: {hosted.title}", hosted.launcher))
+        return "\n\n".join(f"{head}\n{previewed(one)}" for head, one in parts)
+
+    def make_controller(self) -> Any:
+        """Return a launcher for the controller, not started."""
+        options = (
+            ("--interface", self.settings.interface),
+            ("--port", self.settings.port),
+            ("--location", self.settings.location),
+        )
+        arguments = [text for name, value in options if value for text in (name, str(value))]
+        arguments += self.settings.controller_args
+        return self._make(self.settings.controller, arguments)
 
     def _make(
         self,
@@ -193,7 +218,7 @@ class Programs:
         if not hosted.wanted:
             return
         launcher = hosted.launcher
-        how = f"{_named(launcher)} {describe_exit(launcher.exit_code)} by itself"
+        how = f"{named(launcher)} {describe_exit(launcher.exit_code)} by itself"
         if launcher.exit_code != 0:
             self.spoil(how)
             if self.alive() and hosted.begin_again(self._changed):
@@ -215,6 +240,15 @@ class Programs:
         if self.controller is not None:
             return bool(self.controller.running)
         return self.directory.alive()
+
+    def recorded_controller(self) -> dict[str, Any]:
+        """Return what another process needs to look at the controller and to end it."""
+        launcher, entry = self.controller, self.settings.controller
+        if launcher is None:
+            return {"pid": 0}
+        record = launcher.record() if hasattr(launcher, "record") else {}
+        recorded = Recorded(entry.name, where(launcher), options=entry.options, record=record)
+        return {"pid": launcher.pid, **recorded.to_dict()}
 
     def wait_controller(self, deadline: float) -> None:
         """Wait until the controller is ready, or no host daemon is left to wait for it.
@@ -360,85 +394,30 @@ class Programs:
         self.hosts = [one for one in self.hosts if one not in chosen]
         self.controller = None if self.controller in launchers else self.controller
         if left:
-            names = ", ".join(_named(one) for one in left)
+            names = ", ".join(named(one) for one in left)
             raise ClusterError(f"cannot end {names} of cluster {self.directory.name}")
 
     def _end(self, launchers: Sequence[Any]) -> list[Any]:
         limit = self.settings.stop_timeout
         try:
-            left = _all(launchers, lambda one: one.request_stop(), limit * _ORDERLY)
-            left = _all(left, lambda one: one.terminate(), limit * _TERMINATE)
+            left = tell_all(launchers, lambda one: one.request_stop(), limit * _ORDERLY)
+            left = tell_all(left, lambda one: one.terminate(), limit * _TERMINATE)
         except BaseException:  # most likely a second Ctrl-C: somebody is losing patience
-            for one in _all(launchers, lambda one: one.kill(), 1.0):
-                self.spoil(f"{_named(one)} may still be there")
+            for one in tell_all(launchers, lambda one: one.kill(), 1.0, _HURRY):
+                self.spoil(f"{named(one)} may still be there")
             for one in launchers:
                 one.close()
             raise
         for one in left:
-            self.spoil(f"{_named(one)} did not stop and was killed")
-            sys.stderr.write(f"ipkernel: {_named(one)} did not stop; it is killed\n")
-        left = _all(left, lambda one: one.kill(), max(limit * _KILL, 0.5))
+            self.spoil(f"{named(one)} did not stop and was killed")
+            sys.stderr.write(f"ipkernel: {named(one)} did not stop; it is killed\n")
+        left = tell_all(left, lambda one: one.kill(), max(limit * _KILL, 0.5))
         for one in launchers:
             one.close()
             if one.exit_code not in (0, None):
-                self.spoil(f"{_named(one)} {describe_exit(one.exit_code)}")
+                self.spoil(f"{named(one)} {describe_exit(one.exit_code)}")
         return left
 
     def spoil(self, what: str) -> None:
         """Note that something went wrong, unless something has before."""
         self.spoiled = self.spoiled or what
-
-
-def _named(launcher: Any) -> str:
-    """Name a program for people."""
-    place = where(launcher) or f"pid {launcher.pid}"
-    return f"{launcher.name} ({place})"
-
-
-def _all(launchers: Sequence[Any], how: Callable[[Any], object], patience: float) -> list[Any]:
-    """Tell programs to end, all at once; return those that have not after a while."""
-    at_once(launchers, how)
-    deadline = time.monotonic() + patience
-    return [one for one in launchers if not one.wait(max(0.0, deadline - time.monotonic()))]
-
-
-def at_once(things: Sequence[T], do: Callable[[T], object]) -> None:
-    """Do something to several things at the same time; wait until it is done to all of them.
-
-    Raises:
-        BaseException: What it raised first, after it is done.
-    """
-    if len(things) < 2:
-        for one in things:
-            do(one)
-        return
-    left = deque(things)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        while True:
-            try:
-                one = left.popleft()
-            except IndexError:
-                return
-            try:
-                do(one)
-            except BaseException as error:  # noqa: BLE001 - it is raised in the calling thread
-                errors.append(error)
-
-    threads = [
-        threading.Thread(target=work, name="ipkernel-at-once", daemon=True)
-        for _ in range(min(len(things), _AT_ONCE))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:
-        left.clear()  # what has begun is not left alone, the rest does not begin
-        for thread in threads:
-            thread.join()
-        raise
-    if errors:
-        raise errors[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ipkernel.errors import ConfigurationError
-from ipkernel.launchers.interfaces import NONE
 
 if TYPE_CHECKING:
     from ipkernel.cluster.directory import ClusterDirectory
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Recorded(NamedTuple):
@@ -31,8 +33,8 @@ class Recorded(NamedTuple):
     n: int = 0
     restarts: int = 0
     failure: str = ""
-    options: Mapping[str, Any] = NONE
-    record: Mapping[str, Any] = NONE
+    options: Mapping[str, Any] = _NOTHING
+    record: Mapping[str, Any] = _NOTHING
     kind: str = "engines"
 
     @classmethod
@@ -52,6 +54,14 @@ class Recorded(NamedTuple):
         content = {**self._asdict(), "options": dict(self.options), "record": dict(self.record)}
         del content["kind"]
         return content
+
+    @property
+    def here(self) -> bool:
+        """Whether it is a process of the host that started it, with a pid file.
+
+        Classes within functions cannot be found again; they are taken for such ones.
+        """
+        return self.launcher == "local" or "<locals>" in self.launcher
 
     @property
     def title(self) -> str:
@@ -81,6 +91,19 @@ def title(launcher: str, label: str) -> str:
     """Name a program for people by its launcher and its place, which often names the launcher."""
     name = launcher.rpartition(":")[2]
     return (label if name in label.split() else f"{name}, {label}") if label else name
+
+
+def programs_of(directory: ClusterDirectory) -> list[Recorded]:
+    """Return the programs that a cluster's ``cluster.json`` names, the controller first."""
+    record = directory.read_record()
+    controller = Recorded.from_dict(record.get("controller"), "controller")
+    sets = record.get("engines")
+    found = (
+        [one for s in sets.values() for one in recorded_programs(s)]
+        if isinstance(sets, dict)
+        else []
+    )
+    return [controller, *found] if controller is not None else found
 
 
 def recorded_programs(content: Any) -> tuple[Recorded, ...]:

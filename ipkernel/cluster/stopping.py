@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process
-from ipkernel.errors import ClusterError
+from ipkernel.cluster.recorded import Recorded, programs_of
+from ipkernel.errors import ClusterError, KernelError
 
 #: Of the time that a stop may take, the share for each degree of severity.
 _ORDERLY: Final = 0.6
 _TERMINATE: Final = 0.2
+#: Seconds that programs of other hosts, and batch jobs, are given at each degree.
+_ELSEWHERE: Final = 15.0
 
 
 class Stopped(NamedTuple):
@@ -24,12 +27,14 @@ class Stopped(NamedTuple):
         strays: Processes without a pid file that had to be killed.
         killed: Those of ``found`` that did not end when asked to.
         seconds: How long it took.
+        jobs: Programs that a launcher has started elsewhere, or in a queue.
     """
 
     found: tuple[Process, ...]
     strays: tuple[Process, ...]
     killed: tuple[Process, ...]
     seconds: float
+    jobs: tuple[Recorded, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -44,14 +49,15 @@ def stop_directory(
     say: Callable[[str], object] = lambda text: None,
     thorough: bool = True,
 ) -> Stopped:
-    """End every process of a cluster on this host, by its pid files.
+    """End every process of a cluster on this host by its pid files, and others by their launchers.
 
     The controller is asked first and tells its host daemons; what does not end in time is
-    terminated, then killed.
+    terminated, then killed. What was launched on other hosts or through a queue is ended by
+    the launchers that ``cluster.json`` names.
 
     Args:
         directory: The cluster's directory.
-        timeout: Seconds that all of it may take, about.
+        timeout: Seconds that all of it may take on this host, about.
         say: Told, a sentence each, what had to be done by force.
         thorough: Also look for processes that carry the cluster's cookie and have no pid file.
 
@@ -63,7 +69,10 @@ def stop_directory(
     """
     began = time.monotonic()
     found = tuple(directory.processes())
-    _refuse_elsewhere(directory, found)
+    elsewhere = _Elsewhere(directory, say)
+    if not any(one.kind == "controller" for one in elsewhere.programs):
+        _refuse_elsewhere(directory, found)
+    elsewhere.tell("request_stop")
     local = [p for p in found if p.here]
     left = _in_order(local, timeout)
     killed = tuple(left)
@@ -74,9 +83,64 @@ def stop_directory(
     if left:
         names = ", ".join(f"{p.role} (pid {p.pid})" for p in left)
         raise ClusterError(f"cannot end {names} of cluster {directory.name}")
+    elsewhere.end()
     strays = _end_strays(directory, say) if thorough else ()
     directory.processes()  # removes the pid files of the killed
-    return Stopped(found, strays, killed, time.monotonic() - began)
+    return Stopped(found, strays, killed, time.monotonic() - began, elsewhere.programs)
+
+
+class _Elsewhere:
+    """The programs of a cluster that their launchers have to end, each behind its launcher."""
+
+    def __init__(self, directory: ClusterDirectory, say: Callable[[str], object]) -> None:
+        self._directory = directory
+        self._say = say
+        self._found: list[tuple[Recorded, Any]] = []
+        recorded = [one for one in programs_of(directory) if not one.here]
+        if recorded:
+            from ipkernel.cluster.telling import at_once
+
+            at_once(recorded, self._find)
+        self.programs = tuple(one for one, _ in self._found)
+
+    def _find(self, one: Recorded) -> None:
+        try:
+            launcher = one.find(self._directory)
+            if launcher is not None and launcher.running:
+                self._found.append((one, launcher))
+        except (KernelError, OSError) as error:
+            self._say(f"{one.title} cannot be looked at: {error}")
+
+    def tell(self, method: str) -> None:
+        """Call a method of all launchers at the same time."""
+        from ipkernel.cluster.telling import at_once
+
+        at_once([launcher for _, launcher in self._found], lambda one: getattr(one, method)())
+
+    def end(self) -> None:
+        """Wait until all of them have ended; insist, then kill.
+
+        Raises:
+            ClusterError: One of them is still there.
+        """
+        if not self._found:
+            return
+        left = self._wait(self._found)
+        for method in ("terminate", "kill"):
+            if left:
+                self._found = left
+                self.tell(method)
+                left = self._wait(left)
+        if left:
+            names = ", ".join(one.title for one, _ in left)
+            raise ClusterError(f"cannot end {names} of cluster {self._directory.name}")
+        record = self._directory.read_record()
+        self._directory.write_record({**record, "engines": {}})
+
+    @staticmethod
+    def _wait(found: Sequence[tuple[Recorded, Any]]) -> list[tuple[Recorded, Any]]:
+        deadline = time.monotonic() + _ELSEWHERE
+        return [one for one in found if not one[1].wait(max(0.0, deadline - time.monotonic()))]
 
 
 def _refuse_elsewhere(directory: ClusterDirectory, found: tuple[Process, ...]) -> None:
@@ -116,7 +180,8 @@ def end_leftovers(directory: ClusterDirectory, timeout: float = 5.0) -> None:
     Raises:
         ClusterError: The cluster is running, or one of them cannot be ended.
     """
-    if not directory.pid_files():
+    elsewhere = any(not one.here for one in programs_of(directory))
+    if not elsewhere and not directory.pid_files():
         return
     controller = directory.controller()
     if controller is not None:
@@ -130,5 +195,5 @@ def end_leftovers(directory: ClusterDirectory, timeout: float = 5.0) -> None:
             f"{who}): connect to it, or stop it first with "
             f"'ipcluster stop --cluster-dir {directory.path}'"
         )
-    if directory.processes():
+    if elsewhere or directory.processes():
         stop_directory(directory, timeout=timeout)
