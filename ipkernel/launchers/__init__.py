@@ -19,6 +19,10 @@ _BUILT_IN: Final[dict[tuple[str, str], str]] = {
     ("engines", "ssh"): "ssh.SSHHostLauncher",
     ("controller", "slurm"): "slurm.SlurmControllerLauncher",
     ("engines", "slurm"): "slurm.SlurmHostLauncher",
+    ("controller", "lsf"): "lsf.LSFControllerLauncher",
+    ("engines", "lsf"): "lsf.LSFHostLauncher",
+    ("controller", "htcondor"): "htcondor.HTCondorControllerLauncher",
+    ("engines", "htcondor"): "htcondor.HTCondorHostLauncher",
     ("controller", "mpi"): "mpi.MPIControllerLauncher",
     ("engines", "mpi"): "mpi.MPILauncher",
 }
