@@ -81,7 +81,7 @@ def _nearest(given: str, known: Sequence[str]) -> str:
     near = begins or difflib.get_close_matches(given, known, 1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; there are: {', '.join(known)}" if len(known) < 12 else ""
+    return f"; there are: {', '.join(known)}" if len(known) < 20 else ""
 
 
 def count(text: str) -> int:
