@@ -88,7 +88,7 @@ class Courier:
         channel = self.channel
         if channel is None:
             return  # the channel calls for it when it is there
-        send = channel.send
+        send = channel.queue
         taken = 0
         for count, (message, payload) in enumerate(self.session.take(), 1):
             send(message, payload)

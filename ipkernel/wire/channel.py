@@ -116,6 +116,19 @@ class Channel(Protocol):
             self._flush_due = True
             self._reactor.callLater(0, self._flush_turn)
 
+    def queue(self, message: Message, payload: Payload = b"") -> None:
+        """Queue a message as :meth:`send` does, by somebody who calls :meth:`flush_now` himself.
+
+        Args:
+            message: The header.
+            payload: The payload.
+
+        Raises:
+            ValueError: ``message.size`` is not the payload's length.
+        """
+        if not self._closing and not self._over:
+            self.link.send(message, payload)
+
     def flush_now(self) -> None:
         """Write what is queued now, as far as windows and network allow."""
         if self._paused or not self._open:

@@ -46,6 +46,21 @@ def test_flush_now_does_not_wait_for_the_turn(clock):
     assert len(b.inbox) == 1
 
 
+def test_what_is_queued_waits_for_a_flush_and_asks_the_reactor_for_nothing(clock):
+    a, b, pump = memory_channels(clock)
+    a.queue(Cancel([1]))
+    a.queue(*blob(10))
+    assert (clock.getDelayedCalls(), a.backlog) == ([], (2, 10))
+    a.flush_now()
+    pump()
+    assert b.inbox == [(Cancel([1]), b""), blob(10)]
+    with pytest.raises(ValueError, match="10 bytes"):
+        a.queue(blob(10)[0], b"")
+    a.close()
+    a.queue(Cancel([2]))
+    assert a.backlog == (0, 0)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 100, 65536])
 def test_delivery_in_any_chunks(clock, chunk):
     a, b, pump = memory_channels(clock)
