@@ -14,17 +14,11 @@ from typing import Any, Final
 
 from ipkernel.cli import common
 from ipkernel.cli.tables import number, table
-from ipkernel.cluster.configuration import (
-    FILE,
-    Row,
-    files,
-    load,
-    load_file,
-    misspelt_variables,
-)
+from ipkernel.cluster.configuration import FILE, Row, files, load
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.inifile import read_safely
 from ipkernel.cluster.making import beside, put_new
+from ipkernel.cluster.sources import load_file, misspelt_variables
 from ipkernel.cluster.template import setting, template
 from ipkernel.errors import ClusterError, ConfigurationError, KernelError
 

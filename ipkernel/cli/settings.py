@@ -105,7 +105,7 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
     """
     given: dict[str, Any] = {}
     if options.settings:
-        from ipkernel.cluster.configuration import read_settings
+        from ipkernel.cluster.sources import read_settings
 
         given = read_settings(options.settings)
     for name in (*_SAME, *_NAMES):

@@ -7,38 +7,28 @@ there is no ConfigObj.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster import spec
-from ipkernel.cluster.checks import BadValue, checked, is_list, kind_of
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
+from ipkernel.cluster.sources import (
+    Layer,
+    Place,
+    Value,
+    from_environment,
+    from_given,
+    load_file,
+)
 from ipkernel.cluster.spec import MANY, Option, Section, nearest
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers import launcher_names
 
-if TYPE_CHECKING:
-    from ipkernel.cluster.inifile import Content
-
 #: Name of a configuration file.
 FILE: Final = "ipcluster.ini"
+#: The origin of what is given nowhere.
 DEFAULT: Final = "default"
-KEYWORD: Final = "keyword"
-PREFIX: Final = "IPKERNEL_"
-
-#: Where a value is: the names of its sections, then its own.
-Place = tuple[str, ...]
-
-
-class Value(NamedTuple):
-    """A value and where it comes from."""
-
-    value: Any
-    origin: str
 
 
 class Row(NamedTuple):
@@ -57,9 +47,6 @@ class Row(NamedTuple):
     origin: str
 
 
-_Layer = dict[Place, Value]
-
-
 class Configuration:
     """The options of one cluster.
 
@@ -68,7 +55,7 @@ class Configuration:
         files: The files that were read.
     """
 
-    def __init__(self, layers: list[_Layer], files: Iterable[Path] = ()) -> None:
+    def __init__(self, layers: list[Layer], files: Iterable[Path] = ()) -> None:
         self.files = tuple(files)
         self._given, self._environment, *self._files = layers
         self._looked: set[str] = set(spec.CORE)
@@ -139,7 +126,7 @@ class Configuration:
 
     # -- underneath -----------------------------------------------------------------------
 
-    def _layers(self) -> list[_Layer]:
+    def _layers(self) -> list[Layer]:
         return [self._given, self._environment, *self._files]
 
     def _in_use(self, name: str) -> bool:
@@ -154,7 +141,7 @@ class Configuration:
             self._looked.add(name)
             own = {place for place in self._environment if place[0] == name}
             self._environment.update(
-                {p: v for p, v in _from_environment(name, found).items() if p not in own}
+                {p: v for p, v in from_environment(name, found).items() if p not in own}
             )
         return found
 
@@ -211,15 +198,6 @@ class Configuration:
                 yield from self._rows((*place, name), section)
 
 
-def settings_by_place(given: Mapping[str, Any]) -> dict[Place, Any]:
-    """Return what is given to :func:`load` by place, checked, as it is used.
-
-    Raises:
-        ConfigurationError: Something is unknown or not acceptable.
-    """
-    return {place: found.value for place, found in _from_given(given).items()}
-
-
 def files(directory: ClusterDirectory) -> list[Path]:
     """Return where the configuration of a cluster may be: its own file, and the user's."""
     return list(dict.fromkeys([directory.path / FILE, ipython_dir() / FILE]))
@@ -238,9 +216,9 @@ def load(directory: ClusterDirectory, *, given: Mapping[str, Any] | None = None)
             would be.
         SecurityError: A file belongs to somebody else, or others can write to it.
     """
-    layers = [_from_given(given or {}), {}]
+    layers = [from_given(given or {}), {}]
     for name, section in spec.CORE.items():
-        layers[1].update(_from_environment(name, section))
+        layers[1].update(from_environment(name, section))
     read = []
     for path in files(directory):
         layer = load_file(path, directory)
@@ -250,212 +228,7 @@ def load(directory: ClusterDirectory, *, given: Mapping[str, Any] | None = None)
     return Configuration(layers, read)
 
 
-def load_file(path: Path, directory: ClusterDirectory) -> _Layer | None:
-    """Return the values of a configuration file by place, checked; None if there is no such file.
-
-    Args:
-        path: The file.
-        directory: Of the cluster for which it is read.
-
-    Raises:
-        ConfigurationError: It is wrong; the text has file, line, and what would be right.
-        SecurityError: It belongs to somebody else, or others can write to it.
-    """
-    if not os.path.lexists(path):
-        return None
-    from ipkernel.cluster.inifile import read_file
-
-    content = read_file(path, _names_of(directory))
-    return None if content is None else _from_content(content, path)
-
-
-def variable_of(section: str, name: str) -> str:
-    """Return the environment variable for an option: ``IPKERNEL_N``, ``IPKERNEL_SSH_HOSTS``."""
-    words = name if section == "cluster" else f"{section}_{name}"
-    return PREFIX + re.sub(r"\W", "_", words).upper()
-
-
-def misspelt_variables() -> dict[str, str]:
-    """Return the environment variables that look like options and are none, with what they mean."""
-    known = {
-        variable_of(section, name)
-        for section in spec.section_names()
-        for name in spec.find_section(section).options
-    }
-    found = {}
-    for variable in sorted(os.environ):
-        if variable.startswith(PREFIX) and variable not in known:
-            words = variable.removeprefix(PREFIX)
-            near = get_close_matches(words, [name.removeprefix(PREFIX) for name in known], 1, 0.8)
-            if near:
-                found[variable] = PREFIX + near[0]
-    return found
-
-
-def read_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Return what texts such as ``ssh.hosts=a,b`` or ``n=4`` say, for :func:`load`.
-
-    Raises:
-        ConfigurationError: One of them is not such a text, or not acceptable.
-    """
-    given: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        *sections, option = (part.strip() for part in name.split("."))
-        if not equals or not option:
-            raise ConfigurationError(f"{text!r} sets nothing: write SECTION.OPTION=VALUE")
-        place = (*(sections or ["cluster"]), option)
-        known = _option_at(place, f"{text!r}: ")
-        into = given
-        for part in place[:-1] if place[0] != "cluster" else ():
-            into = into.setdefault(part, {})
-        into[option] = _checked(known, value.strip(), place, f"{text!r}: ")
-    return given
-
-
-# -- layers -----------------------------------------------------------------------------------
-
-
-def _from_given(given: Mapping[str, Any]) -> _Layer:
-    layer: _Layer = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name in spec.CLUSTER.options:
-            _take(layer, ("cluster", name), value, "")
-        elif isinstance(value, Mapping):
-            for key, inner in value.items():
-                _take(layer, (name, str(key)), inner, "")
-        else:
-            known = [*spec.CLUSTER.options, *spec.section_names()]
-            raise ConfigurationError(f"unknown option {name!r}{nearest(name, known)}")
-    return layer
-
-
-def _take(layer: _Layer, place: Place, value: Any, before: str) -> None:
-    """Put a keyword's value in a layer; a mapping may be a section."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _take(layer, (*place, str(key)), inner, before)
-    elif value is not None:
-        option = _option_at(place, before)
-        layer[place] = Value(_checked(option, value, place, before), KEYWORD)
-
-
-def _from_environment(section: str, known: Section) -> _Layer:
-    layer: _Layer = {}
-    for name, option in known.options.items():
-        variable = variable_of(section, name)
-        text = os.environ.get(variable)
-        if text and name != MANY:
-            place = (section, name)
-            value = _checked(option, text, place, f"environment variable {variable}: ")
-            layer[place] = Value(value, f"environment {variable}")
-    return layer
-
-
-def _from_content(content: Content, path: Path) -> _Layer:
-    layer: _Layer = {}
-    filled = {place[:depth] for place in content.entries for depth in range(len(place))}
-    for place, line in content.sections.items():
-        if place[0] != "DEFAULT" and (place in filled or place[0] in spec.CORE):
-            _section_at(place, f"{path}, line {line}: ")
-    for place, entry in content.entries.items():
-        before = f"{path}, line {entry.line}: "
-        option = _option_at(place, before)
-        if any("pb://" in text for text in _texts(entry.value)):
-            raise ConfigurationError(
-                f"{before}{place[-1]!r} has a FURL, which is a secret: leave it in the cluster's "
-                f"security directory"
-            )
-        found = entry.value
-        if isinstance(found, str) and is_list(option.check):
-            found = [found] if found else []  # what stood in quotes may have commas
-        value = _checked(option, found, place, before)
-        if value and kind_of(option.check) == "path":
-            value = os.path.join(path.parent, value)
-        layer[place] = Value(value, f"{path}:{entry.line}")
-    return layer
-
-
-def _texts(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def _section_at(place: Place, before: str) -> Section:
-    """Return the section at a place.
-
-    Raises:
-        ConfigurationError: There is none; the text begins with ``before``.
-    """
-    try:
-        known = spec.find_section(place[0])
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{before}{error}") from None
-    for depth, name in enumerate(place[1:], 1):
-        inner = known.section(name)
-        if inner is None:
-            outer = ".".join(place[:depth])
-            raise ConfigurationError(
-                f"{before}unknown section {name!r} in [{outer}]{nearest(name, known.sections)}"
-            )
-        known = inner
-    return known
-
-
-def _option_at(place: Place, before: str) -> Option:
-    if len(place) == 1:
-        raise ConfigurationError(
-            f"{before}{place[0]!r} stands in no section: write a line such as [cluster] above it"
-        )
-    known = _section_at(place[:-1], before)
-    option = known.option(place[-1])
-    if option is None:
-        raise ConfigurationError(
-            f"{before}unknown option {place[-1]!r} in [{'.'.join(place[:-1])}]"
-            f"{nearest(place[-1], known.options)}"
-        )
-    return option
-
-
-def _checked(option: Option, value: Any, place: Place, before: str) -> Any:
-    """Return a value as it is used; a text without anything in it may stand for the default."""
-    try:
-        return checked(option.check, value)
-    except BadValue as error:
-        if value == "":
-            return option.default
-        section = ".".join(place[:-1])
-        where = (
-            place[-1] if not before and section == "cluster" else f"{place[-1]!r} in [{section}]"
-        )
-        if error.reason:
-            raise ConfigurationError(f"{before}{where}: {error.reason}") from None
-        hint = ""
-        if isinstance(value, list) and kind_of(option.check) in ("text", "path", "string"):
-            hint = "; write a text that has commas in quotes"
-        raise ConfigurationError(
-            f"{before}{where} must be {error.expected}, not {value!r}{hint}"
-        ) from None
-
-
-def _names_of(directory: ClusterDirectory) -> dict[str, str]:
-    """Return what every file can refer to."""
-    import getpass
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name
-        user = str(os.getuid()) if hasattr(os, "getuid") else ""
-    return {
-        "cluster": directory.name,
-        "cluster_dir": str(directory.path),
-        "home": os.path.expanduser("~"),
-        "user": user,
-    }
-
-
-def _send_hosts(layers: list[_Layer]) -> None:
+def _send_hosts(layers: list[Layer]) -> None:
     """Let ``hosts`` of the cluster be those of ssh, and choose ssh if no launcher was."""
     hosts, engines = ("cluster", "hosts"), ("cluster", "engines")
     for layer in layers:

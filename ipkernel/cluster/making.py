@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ipkernel.cluster.configuration import FILE, load, settings_by_place
+from ipkernel.cluster.configuration import FILE, load
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.processes import Process, host_name, marked
+from ipkernel.cluster.sources import settings_by_place
 from ipkernel.errors import ClusterError
 
 #: What ipkernel puts into a cluster directory.
