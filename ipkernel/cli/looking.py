@@ -4,37 +4,57 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.cli import common
-from ipkernel.cli.tables import number, ranges, size, span, table
+from ipkernel.cli.processtables import engines_table, hosts_table, usage
+from ipkernel.cli.tables import number, span, table
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
-from ipkernel.cluster.processes import Process, host_name
+from ipkernel.cluster.processes import Process
 
 if TYPE_CHECKING:
-    from ipkernel.wire.records import EngineInfo, Status
+    from ipkernel.cluster.joining import Standing
+    from ipkernel.wire.records import Status
 
 
 def status_command(options: argparse.Namespace) -> int:
     """Show the state of a cluster, as the controller tells it."""
     directory = common.running_directory(options)
     from ipkernel.cluster import doors
+    from ipkernel.cluster.joining import standings
 
     status = doors.status(directory)
+    missing = standings(directory, status.hosts)
     if options.output == "json":
         import msgspec
 
         content = {**msgspec.to_builtins(status), "directory": str(directory.path)}
-        for engine, info in zip(content["engines"], status.engines, strict=True):
-            engine["memory"] = _memory(info)
+        content["missing"] = [
+            {**one.program.to_dict(), "title": one.program.title, "state": one.state}
+            for one in missing
+        ]
         print(json.dumps(content, indent=1))
     else:
-        print(describe(status, directory))
+        print(describe(status, directory, missing))
     return common.OK
 
 
-def describe(status: Status, directory: ClusterDirectory) -> str:
-    """Return the state of a cluster as text with tables."""
+def describe(
+    status: Status,
+    directory: ClusterDirectory,
+    missing: Sequence[Standing] = (),
+    now: float | None = None,
+) -> str:
+    """Return the state of a cluster as text with tables.
+
+    Args:
+        status: What the controller says.
+        directory: The cluster's directory.
+        missing: Programs that were launched and have not joined.
+        now: The time, seconds since the epoch; by default that of the call.
+    """
     queue = status.queue
     have = (
         number(len(status.engines), "engine"),
@@ -44,7 +64,7 @@ def describe(status: Status, directory: ClusterDirectory) -> str:
     controller = (
         f"pid {status.pid} on {status.host}",
         status.location,
-        size(status.memory),
+        *usage(status),
         f"ipkernel {status.version}",
     )
     tasks = (
@@ -62,52 +82,13 @@ def describe(status: Status, directory: ClusterDirectory) -> str:
         f"  tasks       {', '.join(tasks)}",
     ]
     if status.hosts:
-        parts += ["", _hosts(status)]
+        parts += ["", hosts_table(status, time.time() if now is None else now)]
+    if missing:
+        rows = [(one.program.title, one.program.n, one.state) for one in missing]
+        parts += ["", table(("NOT JOINED", "ENGINES", "STATE"), rows, right="ENGINES")]
     if status.engines:
-        parts += ["", _engines(status)]
+        parts += ["", engines_table(status)]
     return "\n".join(parts)
-
-
-def _hosts(status: Status) -> str:
-    rows = [
-        (host.host, host.pid, "yes" if host.connected else "no", ranges(host.engines) or "-")
-        for host in status.hosts
-    ]
-    return table(("HOST", "PID", "CONNECTED", "ENGINES"), rows, right="PID")
-
-
-def _engines(status: Status) -> str:
-    heads = ("ENGINE", "HOST", "PID", "STATE", "RUNNING", "QUEUED", "DONE", "UPTIME", "MEMORY")
-    rows = []
-    for engine in status.engines:
-        memory = _memory(engine)
-        row = (
-            engine.engine,
-            engine.host,
-            engine.pid or "-",
-            engine.state + (f" ({engine.restarts} restarts)" if engine.restarts else ""),
-            engine.running,
-            engine.queued,
-            engine.completed,
-            span(engine.uptime),
-            size(memory) if memory else "-",
-        )
-        rows.append(row)
-    shown = table(heads, rows, right="ENGINE PID RUNNING QUEUED DONE UPTIME MEMORY")
-    reasons = [f"engine {e.engine}: {e.reason}" for e in status.engines if e.reason]
-    return "\n".join([shown, *reasons])
-
-
-def _memory(engine: EngineInfo) -> int:
-    """Return what an engine of this host uses, in bytes; 0 if that is not known."""
-    if not engine.pid or engine.host != host_name():
-        return 0
-    import psutil
-
-    try:
-        return int(psutil.Process(engine.pid).memory_info().rss)
-    except psutil.Error:
-        return 0
 
 
 def list_command(options: argparse.Namespace) -> int:

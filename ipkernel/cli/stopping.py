@@ -8,6 +8,7 @@ import sys
 from ipkernel.cli import common
 from ipkernel.cli.tables import number
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
+from ipkernel.cluster.recorded import programs_of
 from ipkernel.errors import KernelError
 
 
@@ -31,7 +32,7 @@ def _stop_all(options: argparse.Namespace) -> int:
     stopped = 0
     for directory in all_directories():
         try:
-            if directory.processes():
+            if directory.processes() or any(not one.here for one in programs_of(directory)):
                 stopped += _stop(directory, options.quiet)
         except KernelError as error:
             code = common.fail("ipcluster", error, common.FAILURE)
@@ -45,7 +46,7 @@ def _stop(directory: ClusterDirectory, quiet: bool) -> bool:
     from ipkernel.cluster.stopping import stop_directory
 
     result = stop_directory(directory, say=lambda text: sys.stderr.write(f"ipcluster: {text}\n"))
-    if not result.found and not result.strays:
+    if not result.found and not result.strays and not result.jobs:
         return False
     daemonized = bool(directory.read_record().get("daemonize"))
     if directory.is_private and result.clean and daemonized:
@@ -53,6 +54,7 @@ def _stop(directory: ClusterDirectory, quiet: bool) -> bool:
     if not quiet:
         who = ", ".join(f"{p.role.split('-')[0]} (pid {p.pid})" for p in result.found)
         parts = [who] if who else []
+        parts += [one.title for one in result.jobs]
         if result.strays:
             parts.append(number(len(result.strays), "stray process", "stray processes"))
         print(f"stopped cluster {directory.name} in {result.seconds:.1f} s: {'; '.join(parts)}")
