@@ -19,6 +19,8 @@ _BUILT_IN: Final[dict[tuple[str, str], str]] = {
     ("engines", "ssh"): "ssh.SSHHostLauncher",
     ("controller", "slurm"): "slurm.SlurmControllerLauncher",
     ("engines", "slurm"): "slurm.SlurmHostLauncher",
+    ("controller", "sge"): "sge.GridEngineControllerLauncher",
+    ("engines", "sge"): "sge.GridEngineHostLauncher",
     ("controller", "lsf"): "lsf.LSFControllerLauncher",
     ("engines", "lsf"): "lsf.LSFHostLauncher",
     ("controller", "htcondor"): "htcondor.HTCondorControllerLauncher",
