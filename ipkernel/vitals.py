@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
@@ -15,36 +18,37 @@ class Reading:
     """What a process uses.
 
     Attributes:
-        cpu: Percent of one core, since the last reading.
+        cpu: Percent of one core since the last reading, at first since its start.
         memory: Bytes in memory, shared ones included.
         files: Open files and sockets; -1 where the system does not tell.
-        started: When it was started, seconds since the epoch.
     """
 
     cpu: float = 0.0
     memory: int = 0
     files: int = -1
-    started: float = 0.0
 
 
 class Gauge:
     """Measures one process, again and again; that takes a tenth of a millisecond.
 
     Args:
-        pid: Its process id; by default this process.
+        pid: Its process id.
+        started: When it was started, by the clock of ``now``. The system's own notion of that is
+            wrong by as much as the clock was set since.
+        now: Returns the time in seconds.
     """
 
-    def __init__(self, pid: int | None = None) -> None:
+    def __init__(self, pid: int, started: float, now: Callable[[], float] = time.time) -> None:
         import psutil
 
-        self.pid = pid if pid is not None else os.getpid()
+        self.pid = pid
         self._gone = psutil.Error
+        self._now = now
+        self._since = started
+        self._spent = 0.0
         self._process: Any = None
-        try:
+        with suppress(psutil.Error):
             self._process = psutil.Process(self.pid)
-            self._process.cpu_percent()  # the next one is of the time since this one
-        except psutil.Error:
-            self._process = None
 
     def read(self) -> Reading | None:
         """Return what the process uses now; None if it has ended, or is somebody else's."""
@@ -53,14 +57,18 @@ class Gauge:
             return None
         try:
             with process.oneshot():
-                return Reading(
-                    float(process.cpu_percent()),
-                    int(process.memory_info().rss),
-                    self._files(process),
-                    float(process.create_time()),
-                )
+                times = process.cpu_times()
+                memory = int(process.memory_info().rss)
+            files = self._files(process)
         except self._gone:
             return None
+        return Reading(self._percent(times.user + times.system), memory, files)
+
+    def _percent(self, spent: float) -> float:
+        now = self._now()
+        seconds, cpu = now - self._since, spent - self._spent
+        self._since, self._spent = now, spent
+        return 100.0 * max(0.0, cpu) / seconds if seconds > 0.0 else 0.0
 
     def _files(self, process: Any) -> int:
         try:

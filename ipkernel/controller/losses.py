@@ -116,7 +116,7 @@ def engine_left(core: Core, host: Host, message: EngineLeft) -> None:
         return
     excused = message.excused and bool(host.draining)
     loss = Loss(message.reason, "engine", frozenset(message.started), message.loss, excused)
-    engine.last_loss = f"{clock(core.now)} {message.reason}"[:4000]
+    engine.last_loss = f"{clock(core.now)}: {message.reason}"[:4000]
     restarting = message.restarting and not engine.ending
     _leave(core, engine, loss, RESTARTING if restarting else DEAD)
     core.tell_all((EngineLeft(engine.id, message.reason, restarting, [], message.loss), b""))

@@ -35,13 +35,13 @@ class Picture:
         scheduler: Scheduler,
         now: Callable[[], float],
         restarts: int = 0,
-        gauge: Callable[[], Any] = Gauge,
+        gauge: Callable[..., Any] = Gauge,
     ) -> None:
         self._scheduler = scheduler
         self._now = now
         self._restarts = restarts
         self._began = now()
-        self._gauge = gauge()
+        self._gauge = gauge(os.getpid(), self._began, now)
         self._reading = Reading()
         self._read_at = 0.0
 
@@ -78,7 +78,7 @@ class Picture:
             memory=self._reading.memory,
             cpu=round(self._reading.cpu, 1),
             files=self._reading.files,
-            started=self._reading.started,
+            started=self._began,
             restarts=self._restarts,
         )
 

@@ -85,12 +85,11 @@ class HostDoor(Referenceable):
         ended = engines.end(there, "stopped on request") if there else succeed(None)
         return ended.addCallback(lambda _: pack(EngineAnswer(engines=there)))
 
-    def remote_restart_engines(self, order: bytes) -> bytes:
+    def remote_restart_engines(self, order: bytes) -> bytes | Deferred[bytes]:
         """End engines and start them again under the same ids."""
         wanted = unpack(EngineOrder, order)
         if self._daemon.job is not None:
-            restarted = self._daemon.renew()
-            return pack(EngineAnswer(engines=restarted))
+            return self._daemon.renew()
         restarted = self._daemon.engines.restart(wanted.engines, "restarted on request")
         return pack(EngineAnswer(engines=restarted))
 
@@ -168,6 +167,7 @@ class HostDaemon:
             slots=slots,
             objects=self._storage,
             changed=self._changed,
+            began=began,
         )
         self.engines.add(begun)
         self.job: Job | None = starter.job
@@ -343,10 +343,11 @@ class HostDaemon:
 
     # --------------------------------------------------------------- ending
 
-    def renew(self) -> list[int]:
-        """Have the launcher start the MPI job anew; return the engines that this ends."""
+    def renew(self) -> Deferred[bytes]:
+        """End the MPI job, which its launcher then starts anew; answers when the engines are gone."""
         self._report("restart")
-        return self.engines.ids
+        answer = pack(EngineAnswer(engines=self.engines.ids))
+        return self.engines.end([], "restarted on request").addCallback(lambda _: answer)
 
     def stop(self, reason: str, *, excused: bool = False) -> Deferred[None]:
         """End all engines and leave.

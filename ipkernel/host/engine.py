@@ -44,6 +44,7 @@ class Engine:
         link: Its link, once it has said hello.
         pid: Its process, or 0.
         epoch: Counts its processes.
+        began: When the present one was asked for.
         reported: The running task that the controller was told of, or 0.
         since: When the first task in flight became the first.
         held: Messages of an engine whose output is read by threads, until that has arrived.
@@ -76,6 +77,7 @@ class Engine:
         self.log = EngineLog(log, *bounds) if log is not None else None
         self.pid = 0
         self.epoch = 0
+        self.began = 0.0
         self.reported = 0
         self.since = 0.0
         self.exit: Exit | None = None
@@ -98,6 +100,7 @@ class Engine:
             threaded: Whether its output must be read by threads.
         """
         self.epoch += 1
+        self.began = reactor.seconds()
         self.pid = begun.pid
         self.exit = None
         self.exit_text = ""

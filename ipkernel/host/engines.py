@@ -61,6 +61,7 @@ class Engines:
         slots: How engines are to be.
         objects: This host's store, and what brings objects to it; by default there is none.
         changed: Is called, a turn of the reactor later, when engines have joined or left.
+        began: When this process began, by the reactor's clock; 0 for now.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Engines:
         slots: Slots | None = None,
         objects: Objects | None = None,
         changed: Callable[[], None] = lambda: None,
+        began: float = 0.0,
     ) -> None:
         self._objects = objects if objects is not None else NoObjects()
         self._reactor = reactor
@@ -96,7 +98,9 @@ class Engines:
         self._excused = False
         self._noted = False
         limit = self._slots.options.memory
-        self._watch = Watch(reactor, self._engines, uplink, limit=limit, exceeded=self._exceeded)
+        self._watch = Watch(
+            reactor, self._engines, uplink, began=began, limit=limit, exceeded=self._exceeded
+        )
 
     # ------------------------------------------------------------- slots
 

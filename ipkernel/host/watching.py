@@ -15,12 +15,14 @@ __all__ = ["EVERY", "LOOK", "Watch"]
 
 #: Seconds between two measurements of a process.
 EVERY: Final = 2.0
+#: Seconds until the first one.
+FIRST: Final = 0.5
 #: Processes that are measured at a time, so that nothing else has to wait for long.
 AT_ONCE: Final = 16
 #: Seconds between two looks at whether an engine uses more memory than it may.
 LOOK: Final = 0.25
 
-Measure = Callable[[int], Any]
+Measure = Callable[[int, float, Callable[[], float]], Any]
 
 
 class Watch:
@@ -30,9 +32,10 @@ class Watch:
         clock: Twisted's reactor, or a Clock.
         engines: All engines by the key of their slot; changes as they come and go.
         uplink: The way to the controller.
+        began: When this process began, by the clock; 0 for now.
         limit: Bytes of memory that an engine may use, 0 for any number.
         exceeded: Is called with an engine that uses more, and how much.
-        gauge: Returns what measures the process with an id.
+        gauge: Returns what measures the process with an id; see :class:`~ipkernel.vitals.Gauge`.
         memory: Returns the bytes of the process with an id that count for the limit.
     """
 
@@ -42,6 +45,7 @@ class Watch:
         engines: Mapping[str, Engine],
         uplink: Uplink,
         *,
+        began: float = 0.0,
         limit: int = 0,
         exceeded: Callable[[Engine, int], object] = lambda engine, used: None,
         gauge: Measure = Gauge,
@@ -50,6 +54,7 @@ class Watch:
         self._clock = clock
         self._engines = engines
         self._uplink = uplink
+        self._began = began or clock.seconds()
         self._limit = limit
         self._exceeded = exceeded
         self._gauge = gauge
@@ -57,7 +62,7 @@ class Watch:
         self._gauges: dict[int, Any] = {}
         self._at = 0
         self._timers: dict[str, Any] = {}
-        self._again("measure", EVERY)
+        self._again("measure", FIRST)
         if limit:
             self._again("check", LOOK)
 
@@ -79,27 +84,34 @@ class Watch:
         self._at %= parts
         found = []
         for pid in pids[self._at * AT_ONCE : (self._at + 1) * AT_ONCE]:
-            reading = self._read(pid)
+            engine = processes.get(pid)
+            started = self._began if engine is None else engine.began
+            reading = self._read(pid, started)
             if reading is None:
                 continue
-            engine = processes.get(pid)
             if engine is not None:
                 engine.memory = reading.memory
             number = -1 if engine is None else engine.id
             if pid == own or number >= 0:
                 found.append(
-                    Vitals(number, reading.cpu, reading.memory, reading.files, reading.started)
+                    Vitals(
+                        number,
+                        min(reading.cpu, 1e6),
+                        reading.memory,
+                        reading.files,
+                        started,
+                    )
                 )
         self._at += 1
-        self._gauges = {pid: gauge for pid, gauge in self._gauges.items() if pid in {own, *pids}}
+        self._gauges = {pid: gauge for pid, gauge in self._gauges.items() if pid in pids}
         if found:
             self._uplink.send(Measured(found))
         self._again("measure", EVERY / parts)
 
-    def _read(self, pid: int) -> Any:
+    def _read(self, pid: int, started: float) -> Any:
         gauge = self._gauges.get(pid)
         if gauge is None:
-            gauge = self._gauges[pid] = self._gauge(pid)
+            gauge = self._gauges[pid] = self._gauge(pid, started, self._clock.seconds)
         return gauge.read()
 
     def _check(self) -> None:

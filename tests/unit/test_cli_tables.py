@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,9 +108,19 @@ def test_describe(tmp_path):
         location="127.0.0.1:4711",
         uptime=90061,
         version="1.0",
-        hosts=[HostInfo(host_id=1, host=here, pid=88, engines=[0, 1])],
+        hosts=[
+            HostInfo(
+                host_id=1, host=here, pid=88, engines=[0, 1], label="slurm job 17",
+                draining="its time is nearly over", ends=1059.5, restarts=1,
+                cpu=2.4, memory=20 << 20, files=12, started=1000.0 - 3600.0,
+            ),
+            HostInfo(host_id=2, host="other", pid=89, launcher="ssh"),
+        ],
         engines=[
-            EngineInfo(engine=0, host=here, pid=os.getpid(), running=1, completed=9, uptime=61),
+            EngineInfo(
+                engine=0, host=here, pid=99, running=1, completed=9, uptime=61, cpu=99.6,
+                memory=30 << 20, files=7, last_loss="08:00:00.000: killed by SIGSEGV (11)",
+            ),
             EngineInfo(
                 engine=1, host="other", state="dead", reason="killed by SIGKILL", restarts=3
             ),
@@ -120,19 +128,29 @@ def test_describe(tmp_path):
         queue=QueueCounts(waiting=1, ready=2, running=3, finished=4),
         clients=1,
         memory=50 << 20,
-    )
-    text = describe(status, ClusterDirectory(tmp_path))
-    assert "cluster big: up 1 d 1 h, 2 engines on 1 host, 1 client" in text
-    assert f"pid 77 on {here}, 127.0.0.1:4711, 50.0 MB, ipkernel 1.0" in text
+        cpu=12.3,
+        files=17,
+        restarts=1,
+    )  # fmt: skip
+    text = describe(status, ClusterDirectory(tmp_path), now=1000.0)
+    assert "cluster big: up 1 d 1 h, 2 engines on 2 hosts, 1 client" in text
+    uses = "CPU 12 %, 50.0 MB, 17 open files, started again 1 time"
+    assert f"pid 77 on {here}, 127.0.0.1:4711, {uses}, ipkernel 1.0" in text
     assert "3 waiting, 0 assigned, 3 running, 4 finished, 0 failed, 0 aborted" in text
     lines = text.splitlines()
-    assert ["HOST", "PID", "CONNECTED", "ENGINES"] in [line.split() for line in lines]
-    (first,) = [line for line in lines if line.split()[:3] == ["0", here, str(os.getpid())]]
-    assert first.split()[3:6] == ["ready", "1", "0"]
-    assert "1 m 1 s" in first
-    assert "MB" in first
+    heads = "HOST PID LAUNCHER STATE ENGINES UPTIME CPU MEMORY FILES"
+    assert heads.split() in [line.split() for line in lines]
+    (host,) = [line for line in lines if line.split()[:2] == [here, "88"]]
+    rest = "slurm job 17 draining (1 restart) 0-1 1 h 2 % 20.0 MB 12"
+    assert " ".join(host.split()[2:]) == rest
+    assert f"host {here}: its time is nearly over (ends in 59 s)" in lines
+    (other,) = [line for line in lines if line.split()[:2] == ["other", "89"]]
+    assert other.split()[2:] == ["ssh", "connected", "-", "-", "-", "-", "-"]
+    (first,) = [line for line in lines if line.split()[:3] == ["0", here, "99"]]
+    assert " ".join(first.split()[3:]) == "ready 1 0 9 1 m 1 s 100 % 30.0 MB 7"
     assert any("dead (3 restarts)" in line for line in lines)
-    assert lines[-1] == "engine 1: killed by SIGKILL"
+    assert lines[-2] == "engine 1: killed by SIGKILL"
+    assert lines[-1] == "engine 0 was lost at 08:00:00.000: killed by SIGSEGV (11)"
 
 
 def test_describe_an_empty_cluster(tmp_path):
