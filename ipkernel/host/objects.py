@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from ipkernel.errors import ObjectLost, UnknownObject
@@ -62,7 +62,9 @@ class HostObjects:
             :class:`~ipkernel.errors.KernelError` when one of them cannot be had; then, and when
             it is cancelled, none of them stays leased.
         """
-        placed: list[Placed | None] = [None] * len(ids)
+        placed = [self._lease_now(one, holder) for one in ids]
+        if None not in placed:
+            return succeed(cast("list[Placed]", placed))
 
         def give_up(_: object = None) -> None:
             self.give_back([one for one in placed if one is not None], holder)
@@ -82,9 +84,17 @@ class HostObjects:
 
         done: Deferred[list[Placed]] = Deferred(give_up)
         for index, one in enumerate(ids):
+            if placed[index] is not None:
+                continue
             lease = Deferred.fromCoroutine(self._lease(one, holder, owner))
             lease.addCallbacks(leased, failed, callbackArgs=(index,))
         return done
+
+    def _lease_now(self, object_id: bytes, holder: str) -> Placed | None:
+        place = self._store.lease_now(object_id, holder)
+        if place is None:
+            return None
+        return Placed(object_id, place.segment, place.offset, place.size)
 
     async def _lease(self, object_id: bytes, holder: str, owner: int) -> Placed:
         for _ in range(MAX_LEASES):

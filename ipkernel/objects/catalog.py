@@ -31,7 +31,7 @@ from ipkernel.objects.entries import (
     Waits,
 )
 from ipkernel.objects.fullness import by_holder, by_owner, store_full
-from ipkernel.objects.interfaces import TRANSIENT, ObjectInfo
+from ipkernel.objects.interfaces import TRANSIENT, ObjectInfo, Placement
 from ipkernel.objects.room import Room, Want
 from ipkernel.objects.waiting import Waiting
 
@@ -161,6 +161,15 @@ class Catalog:
             self._room.want(entry)
             return self._room.serve()
         return []
+
+    def lease_now(self, object_id: bytes, holder: str) -> Placement | None:
+        """Lease an object that is complete and in memory; None if it is not."""
+        entry = self._entries.get(object_id)
+        if entry is None or entry.state is not State.SEALED:
+            return None
+        self._room.use(entry)
+        self._pin(entry, holder)
+        return entry.placement
 
     def share(self, object_ids: Iterable[bytes], holder: str, other: str) -> None:
         """Give ``other`` a lease on each of these objects that ``holder`` has one on."""
@@ -341,12 +350,16 @@ class Catalog:
             waits = self._waiting.take(entry.object_id, Waits.LEASE, Waits.SEALED)
             for number, wait in waits.items():
                 if wait.kind is Waits.LEASE:
-                    entry.pins.add(wait.holder)
-                    self._held.setdefault(wait.holder, Counter())[entry.object_id] += 1
+                    self._pin(entry, wait.holder)
                     out.append(Answer(number, entry.placement))
                 else:
                     out.append(Answer(number, entry.info))
         return out + self._settle(entry)
+
+    def _pin(self, entry: Entry, holder: str) -> None:
+        """Count one more lease of an object."""
+        entry.pins.add(holder)
+        self._held.setdefault(holder, Counter())[entry.object_id] += 1
 
     def _unpin(self, object_id: bytes, holder: str) -> list[Instruction]:
         """A holder has no more leases on an object."""

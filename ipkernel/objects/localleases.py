@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Anchor", "Leases"]
 
 #: Seconds that the thread waits for more, so that one message tells of many.
-PAUSE: Final = 0.01
+PAUSE: Final = 0.002
 
 
 class Anchor(Protocol):

@@ -220,6 +220,18 @@ class HostStore:
             late,
         )
 
+    def lease_now(self, object_id: bytes, holder: str) -> Placement | None:
+        """Lease an object if that can be done without waiting.
+
+        Args:
+            object_id: Its id.
+            holder: Who reads it; see :meth:`lease`.
+
+        Returns:
+            Its place; None if it is not complete, or not in memory, or the store is closed.
+        """
+        return None if self._closed else self._catalog.lease_now(object_id, holder)
+
     def share(self, object_ids: Iterable[bytes], holder: str, other: str) -> None:
         """Lease objects to somebody else, too, even those that were freed.
 

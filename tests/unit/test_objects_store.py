@@ -63,6 +63,47 @@ def scene():
     assert not scene.memory.open
 
 
+class TestLeasesWithoutWaiting:
+    def test_what_is_there_is_leased_at_once(self, scene):
+        placement = scene.put(A, b"a" * 100)
+        assert scene.store.lease_now(A, "one") == placement
+        assert scene.lease(A, "one").value == placement
+        assert scene.store.stats().holders == {"one": PAGE}
+        scene.store.release(A, "one")
+        assert scene.store.stats().holders == {"one": PAGE}
+        scene.store.release(A, "one")
+        assert scene.store.stats().holders == {}
+
+    def test_it_stays_where_it_is(self, scene):
+        placement = scene.put(A, b"a" * 3 * PAGE)
+        assert scene.store.lease_now(A, "one") == placement
+        scene.store.free([A])
+        for letter in b"BCD":
+            scene.put(bytes([letter]) * 16, bytes([letter]) * PAGE)
+        assert bytes(scene.store.view(placement)) == b"a" * 3 * PAGE
+        assert scene.store.lease_now(A, "one") is None
+
+    def test_what_is_not_there_or_not_complete_is_not_leased(self, scene):
+        assert scene.store.lease_now(A, "one") is None
+        scene.create(A)
+        assert scene.store.lease_now(A, "one") is None
+        scene.store.abandon(A)
+        assert scene.store.stats().holders == {}
+
+    def test_what_is_on_disk_is_not_leased(self, scene):
+        scene.put(A, b"a" * 6 * PAGE)
+        waiting = scene.create(B, 6 * PAGE)
+        assert scene.store.lease_now(A, "one") is None  # on its way to disk
+        scene.threads.run_all()
+        assert waiting.value is not None
+        assert scene.store.lease_now(A, "one") is None
+
+    def test_a_closed_store_leases_nothing(self, scene):
+        scene.put(A, b"a")
+        scene.store.close()
+        assert scene.store.lease_now(A, "one") is None
+
+
 class TestObjects:
     def test_bytes_that_are_put_can_be_read(self, scene):
         scene.put(A, b"a" * 100)
