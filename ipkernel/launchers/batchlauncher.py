@@ -268,10 +268,10 @@ class BatchLauncher(Launcher):
 
     def take_state(self, state: JobState) -> None:
         """Take what the batch system, or else the job's own output, says about the job."""
+        if state.phase == "pending":
+            self._code = None  # of an earlier attempt: the job waits for another one
         if self._code is not None:
-            silent = state.phase == "ended" and state.exit_code is None and not state.detail
-            late = state.phase != "ended" and self.queue.clock() - self._code_since > _LAG
-            state = JobState.exited(self._code) if silent or late else state
+            state = self._with_code(state, JobState.exited(self._code))
         with self._changed:
             before = self.job_state
             if before.phase == "ended" or state == before:
@@ -284,6 +284,13 @@ class BatchLauncher(Launcher):
             self.tell({"event": "state", "text": state.text})
         if state.phase == "ended":
             self.tell_end()
+
+    def _with_code(self, state: JobState, own: JobState) -> JobState:
+        """Return what is true if the script has ended by itself, and the batch system says so."""
+        if state.phase == "ended":
+            return state if state.detail or state.exit_code is not None else own
+        late = self.queue.clock() - self._code_since > _LAG
+        return own if late or state.phase == "ending" else state
 
     def _remove_files(self, state: JobState) -> None:
         """Keep of an ended job what tells why it failed."""

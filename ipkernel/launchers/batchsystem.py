@@ -55,12 +55,13 @@ class JobState:
     """Where a job stands.
 
     Attributes:
-        phase: What that means for us.
+        phase: What that means for us. When a job is ending, its script has ended, or was told to,
+            and the batch system is not done with it.
         detail: More about it: why it is pending, where it runs, how it ended.
         exit_code: How it ended, as :mod:`subprocess` has it; None if that is not known.
     """
 
-    phase: Literal["pending", "running", "ended"]
+    phase: Literal["pending", "running", "ending", "ended"]
     detail: str = ""
     exit_code: int | None = None
 
@@ -71,7 +72,7 @@ class JobState:
             return f"ended: {self.detail}" if self.detail else "ended"
         if self.phase == "running":
             return f"running on {self.detail}" if self.detail else "running"
-        return f"pending ({self.detail})" if self.detail else "pending"
+        return f"{self.phase} ({self.detail})" if self.detail else self.phase
 
     @classmethod
     def exited(cls, code: int, why: str = "") -> JobState:

@@ -65,8 +65,8 @@ class Slurm(BatchSystem):
         return [f"#SBATCH {line}" for line in lines]
 
     def command(self, job: Job, program: str) -> str:
-        """Run the program by ``srun`` if the job has several nodes."""
-        if job.nodes == 1:
+        """Run the program by ``srun`` if jobs have several nodes."""
+        if not self._in_steps:
             return program
         srun = shlex.split(self.options["srun"])
         spread = [f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1"]
@@ -126,7 +126,7 @@ class Slurm(BatchSystem):
 
     def stop(self, jobs: Sequence[str]) -> list[list[str]]:
         """Send SIGTERM, and leave the job the time to end."""
-        return [[*self.options.cancel, "--signal=TERM", "--full", *jobs]]
+        return [[*self._signal("TERM"), *jobs]]
 
     def kill(self, jobs: Sequence[str]) -> list[list[str]]:
         """Cancel them, and do not wait until they have obeyed.
@@ -137,7 +137,17 @@ class Slurm(BatchSystem):
 
     def signal(self, job: str, name: str) -> list[str]:
         """Return the ``scancel`` command that sends a signal."""
-        return [*self.options.cancel, f"--signal={name.removeprefix('SIG')}", "--full", job]
+        return [*self._signal(name.removeprefix("SIG")), job]
+
+    @property
+    def _in_steps(self) -> bool:
+        """Whether programs are run by ``srun``, in job steps."""
+        return self.options.nodes > 1
+
+    def _signal(self, name: str) -> list[str]:
+        # srun must not get the signal as well: it would kill the programs.
+        whole = [] if self._in_steps else ["--full"]
+        return [*self.options.cancel, f"--signal={name}", *whole]
 
 
 def _state(state: str, reason: str, nodes: str, status: str) -> JobState:
@@ -158,7 +168,7 @@ def _state(state: str, reason: str, nodes: str, status: str) -> JobState:
         return JobState("ended", _ENDED[word], code or None)
     if word in ("COMPLETED", "FAILED", "SPECIAL_EXIT"):
         return JobState.exited(code)
-    return JobState("running", nodes)
+    return JobState("ending") if word == "COMPLETING" else JobState("running", nodes)
 
 
 @implementer(ILauncher)
