@@ -74,12 +74,14 @@ class HostFacts(Struct, frozen=True):
         label: Where that launcher says that it runs.
         left: Seconds until its walltime is over; 0.0 if it has none.
         restarts: How often it has been started again.
+        job: The MPI job whose ranks its engines are; empty if they are of none.
     """
 
     launcher: str = ""
     label: str = ""
     left: float = 0.0
     restarts: int = 0
+    job: str = ""
 
 
 class HostJoined(Struct, frozen=True, eq=False):

@@ -11,6 +11,7 @@ from msgspec import MsgspecError
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from ipkernel.controller.events import EnginesAdded, EnginesDraining, EnginesEnding, EnginesGone
+from ipkernel.controller.jobs import comrades, without_parts_of_jobs
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import KernelError
@@ -33,7 +34,8 @@ class _Drain:
     """An order that waits for engines to drain.
 
     Attributes:
-        left: Those that have something to do.
+        left: Those that were not told to end yet.
+        done: Those that had nothing to do any more.
         parts: The answers to the stops of the others.
         over: Fires when none is left.
         timer: Ends the patience, or None.
@@ -41,6 +43,7 @@ class _Drain:
 
     def __init__(self, engines: set[int]) -> None:
         self.left = engines
+        self.done: set[int] = set()
         self.parts: list[Deferred[EngineAnswer]] = []
         self.over: Deferred[None] = Deferred()
         self.timer: Any = None
@@ -89,7 +92,7 @@ class Orders:
         Returns:
             Fires with the engines that are new processes, and what did not work.
         """
-        return self._to_hosts("restart_engines", order)
+        return self._to_hosts("restart_engines", order, whole=True)
 
     def stop(self, order: EngineOrder) -> Deferred[EngineAnswer]:
         """End the order's engines, or all, for good; at once, or when they have drained.
@@ -100,7 +103,7 @@ class Orders:
         return self._drain(order) if order.drain else self._stop(order)
 
     def _stop(self, order: EngineOrder) -> Deferred[EngineAnswer]:
-        by_host, _ = self._by_host(order)
+        by_host, _ = self._by_host(order, whole=True)
         ending = [number for numbers in by_host.values() for number in numbers]
         if ending:
             self._turn.add(EnginesEnding(ending, self._turn.now()))
@@ -117,10 +120,10 @@ class Orders:
                 self._turn.add(EnginesEnding(alive, now, ending=False))
             return answer
 
-        return self._to_hosts("stop_engines", order).addCallback(gone)
+        return self._to_hosts("stop_engines", order, whole=True).addCallback(gone)
 
     def _drain(self, order: EngineOrder) -> Deferred[EngineAnswer]:
-        by_host, problems = self._by_host(order)
+        by_host, problems = self._by_host(order, whole=True)
         engines = [number for numbers in by_host.values() for number in numbers]
         drain = _Drain(set(engines))
         if engines:
@@ -152,10 +155,18 @@ class Orders:
         self._end_drained(drain, sorted(drain.left))
 
     def _end_drained(self, drain: _Drain, engines: list[int]) -> None:
+        known = self._scheduler.engines
+        drain.done.update(engines)
+        waiting = drain.left - drain.done
+        engines = [  # of an MPI job all together
+            number
+            for number in sorted(drain.done & drain.left)
+            if number not in known
+            or waiting.isdisjoint(comrades(self._scheduler.hosts, known[number]))
+        ]
         if not engines:
             return
         drain.left.difference_update(engines)
-        known = self._scheduler.engines
         there = [number for number in engines if number in known]
         gone = [number for number in engines if number not in known]
         if there:
@@ -185,13 +196,17 @@ class Orders:
         hosts = {
             number: len(host.engines)
             for number, host in self._scheduler.hosts.items()
-            if (not order.host or host.name == order.host) and not host.draining
+            if (not order.host or host.name == order.host)
+            and not host.draining
+            and not host.facts.job
         }
         if not hosts:
             where = f"no host {order.host!r}" if order.host else "no host"
             problem = f"there is {where} to start engines on"
             if any(host.draining for host in self._scheduler.hosts.values()):
                 problem += ": hosts that are about to go take no more"
+            elif any(host.facts.job for host in self._scheduler.hosts.values()):
+                problem += ": an MPI job has the engines that it began with, and no others"
             return _answer(EngineAnswer(problem=problem))
         shares = share(order.count, hosts)
         now = self._turn.now()
@@ -214,11 +229,15 @@ class Orders:
 
     # ------------------------------------------------------------------------- inside
 
-    def _by_host(self, order: EngineOrder) -> tuple[dict[int, list[int]], list[str]]:
+    def _by_host(
+        self, order: EngineOrder, *, whole: bool = False
+    ) -> tuple[dict[int, list[int]], list[str]]:
         engines = self._scheduler.engines
         by_host: dict[int, list[int]] = {}
-        problems = []
-        for number in dict.fromkeys(order.engines or sorted(engines)):
+        wanted, problems = list(dict.fromkeys(order.engines or sorted(engines))), list[str]()
+        if whole:
+            wanted, problems = without_parts_of_jobs(self._scheduler.hosts, engines, wanted)
+        for number in wanted:
             engine = engines.get(number)
             if engine is None:
                 problems.append(f"there is no engine {number}")
@@ -226,8 +245,10 @@ class Orders:
                 by_host.setdefault(engine.host.id, []).append(number)
         return by_host, problems
 
-    def _to_hosts(self, method: str, order: EngineOrder) -> Deferred[EngineAnswer]:
-        by_host, problems = self._by_host(order)
+    def _to_hosts(
+        self, method: str, order: EngineOrder, *, whole: bool = False
+    ) -> Deferred[EngineAnswer]:
+        by_host, problems = self._by_host(order, whole=whole)
         asked = [self._ask(host, method, order, numbers) for host, numbers in by_host.items()]
         return _gather(asked).addCallback(_merge, problems)
 

@@ -15,10 +15,11 @@ from ipkernel.wire.records import StoreAccess
 class Ids:
     """Small numbers, the lowest free one first."""
 
-    __slots__ = ("_free", "_next", "_taken")
+    __slots__ = ("_blocks", "_free", "_next", "_taken")
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
+        self._blocks: dict[str, range] = {}
         self._free: list[int] = []
         self._next = 0
 
@@ -42,24 +43,64 @@ class Ids:
         ids += [-1] * (count - len(ids))
         return [number if number >= 0 else self._lowest() for number in ids]
 
+    def take_ranks(self, ranks: list[int], job: str, size: int) -> list[int]:
+        """Take ids for some ranks of an MPI job: the ranks themselves, or a like distance further.
+
+        The first who asks for a job has ids for all of it kept free, until all that were taken of
+        them are given back.
+
+        Args:
+            ranks: Which ranks, less than ``size``.
+            job: The job.
+            size: How many ranks it has in all.
+        """
+        block = self._blocks.get(job)
+        if block is None:
+            first = 0
+            for number in sorted({*self._taken, *(n for b in self._blocks.values() for n in b)}):
+                if number >= first + size:
+                    break
+                first = number + 1
+            block = self._blocks[job] = range(first, first + size)
+        return self.take(len(ranks), [block.start + rank for rank in ranks])
+
     def free(self, number: int) -> None:
         """Give an id back."""
         if number in self._taken:
             self._taken.remove(number)
             if number < self._next:
                 heappush(self._free, number)
+            if self._blocks:
+                self._open_blocks()
+
+    def _open_blocks(self) -> None:
+        """Keep no ids free for jobs that have ended."""
+        for job, block in list(self._blocks.items()):
+            if self._taken.isdisjoint(block):
+                del self._blocks[job]
+                for number in range(block.start, min(block.stop, self._next)):
+                    heappush(self._free, number)  # some may be there twice, which does no harm
 
     def _lowest(self) -> int:
-        while self._free:
+        kept: list[int] = []
+        found = -1
+        while self._free and found < 0:
             number = heappop(self._free)
-            if number not in self._taken:
-                self._taken.add(number)
-                return number
-        while self._next in self._taken:
+            if self._is_kept(number):
+                kept.append(number)
+            elif number not in self._taken:
+                found = number
+        for number in kept:
+            heappush(self._free, number)
+        while found < 0:
+            if self._next not in self._taken and not self._is_kept(self._next):
+                found = self._next
             self._next += 1
-        self._taken.add(self._next)
-        self._next += 1
-        return self._next - 1
+        self._taken.add(found)
+        return found
+
+    def _is_kept(self, number: int) -> bool:
+        return any(number in block for block in self._blocks.values())
 
 
 class Host:

@@ -110,6 +110,16 @@ class Scheduler:
         """
         return self._core.ids.take(count, wanted or ())
 
+    def take_ids_for_ranks(self, ranks: list[int], job: str, size: int) -> list[int]:
+        """Take engine ids for ranks of an MPI job, which :class:`HostJoined` will then name.
+
+        Args:
+            ranks: Which.
+            job: The job.
+            size: How many ranks it has in all.
+        """
+        return self._core.ids.take_ranks(ranks, job, size)
+
     @property
     def engines(self) -> dict[int, Engine]:
         """All engines by id; to be read only."""

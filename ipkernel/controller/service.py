@@ -283,12 +283,17 @@ class Controller:
     def _register(self, host: Any, hello: HostHello, tub_id: str) -> Deferred[HostGrant]:
         number = self._next_host
         self._next_host += 1
-        ids = self.scheduler.take_ids(hello.slots, hello.engines)
+        if hello.job_size:
+            ids = self.scheduler.take_ids_for_ranks(hello.engines, hello.job, hello.job_size)
+        else:
+            ids = self.scheduler.take_ids(hello.slots, hello.engines)
         link = HostLink(self._reactor, self._turn, self._host_ended, number, tub_id)
         self._hosts[number] = link
         name = _plain(hello.host)
         now = self._turn.now()
-        facts = HostFacts(_plain(hello.launcher), _plain(hello.label), hello.left, hello.restarts)
+        facts = HostFacts(
+            _plain(hello.launcher), _plain(hello.label), hello.left, hello.restarts, hello.job
+        )
         joined = HostJoined(number, name, hello.pid, ids, now, tub_id, hello.store, facts)
         self._turn.add(joined)
         ticket = self._admit(link, host)

@@ -152,7 +152,7 @@ class Course:
         if self._renewed or self._judged:
             return []
         self._renewed = True
-        return [*self._judge("restarted on request"), EndIt(0.0)]
+        return [*self._judge("restarted on request"), EndIt(LEAVING)]
 
     def stop(self) -> list[Action]:
         """The job is wanted no more."""
@@ -190,7 +190,7 @@ class Course:
         how = ""
         if words is not None:
             how = _how(words.signal, words.code)
-        elif code > 0 and not self._told:
+        elif code > 0 and not self._told and not self._errors.strip():
             how = _how(0, code)
         text = self._died.replace("ended unexpectedly", how) if how else self._died
         return self._judge(text, self._others())
