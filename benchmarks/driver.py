@@ -21,7 +21,7 @@ from benchmarks.systems import Entry
 
 GRACE = 10.0
 """Seconds that a run's processes have to end by themselves after their script has."""
-LIMITS = {"transfer": 10, "broadcast": 8, "hosts": 16}
+LIMITS = {"transfer": 10, "broadcast": 16, "hosts": 16}
 """How many times the bound a measurement may take, beside a minute, where it has many figures."""
 COLD_LIMIT = 90.0
 """Seconds after which a cold run is ended."""

@@ -46,6 +46,7 @@ TRANSFER_MB = (1, 10, 100, 1000)
 QUICK_TRANSFER_MB = (1, 10)
 STORED_MB = 100
 BROADCAST_MB = 250
+HERE_MB = 1000
 QUICK_BROADCAST_MB = 20
 BROADCAST_WORKERS = 8
 HOSTS_MB = 1000
@@ -136,6 +137,15 @@ METRICS: dict[str, Metric] = {
             True,
         ),
         Metric("broadcast_ratio", "broadcast", "eight engines as times of one", "x", True),
+        Metric("here_1", "broadcast", f"{HERE_MB} MB to one engine, two numbers read", "s", True),
+        Metric(
+            f"here_{BROADCAST_WORKERS}",
+            "broadcast",
+            f"{HERE_MB} MB to {BROADCAST_WORKERS} engines, two numbers read",
+            "s",
+            True,
+        ),
+        Metric("here_ratio", "broadcast", "the same as times of one", "x", True),
         *_HOSTS,
     )
 }

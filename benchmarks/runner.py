@@ -268,10 +268,14 @@ def measure_stored(system: System, bound: float, quick: bool) -> Figures:
     yield value("stored_p50_ms", stats.percentile(taken, 50) * 1e3)
 
 
-def _broadcast_time(system: System, megabytes: int, workers: int, bound: float) -> float:
+def _broadcast_time(
+    system: System, megabytes: int, workers: int, ends: bool, bound: float
+) -> float:
     """Return the seconds (the median of up to three) of bringing an array to some workers."""
     room_for(megabytes * (1 + workers) / ROOM)
-    system.broadcast(workload.make_array(1_000_000, 0), workers)  # starts what there is to start
+    system.broadcast(
+        workload.make_array(1_000_000, 0), workers, ends
+    )  # starts what there is to start
     taken: list[float] = []
     begin = time.perf_counter()
     moving = 0.0
@@ -279,7 +283,7 @@ def _broadcast_time(system: System, megabytes: int, workers: int, bound: float) 
         room_for(megabytes * (1 + workers) / ROOM)
         array = workload.make_array(megabytes * 1_000_000, seed)
         before = time.perf_counter()
-        system.broadcast(array, workers)
+        system.broadcast(array, workers, ends)
         now = time.perf_counter()
         if _is_warm(seed, moving, bound):
             taken.append(now - before)
@@ -292,22 +296,26 @@ def _broadcast_time(system: System, megabytes: int, workers: int, bound: float) 
 
 
 def measure_broadcast(system: System, bound: float, quick: bool) -> Figures:
-    """An array to one worker, then to all."""
-    megabytes = metrics.QUICK_BROADCAST_MB if quick else metrics.BROADCAST_MB
-    many = metrics.BROADCAST_WORKERS
-    found: dict[int, float] = {}
-    for workers in (1, many):
-        key = f"broadcast_{workers}"
-        try:
-            found[workers] = _broadcast_time(system, megabytes, workers, bound)
-        except Unsupported as missing:
-            yield from skipped([key], str(missing))
+    """An array to one worker, then to all: read as a whole, and at its ends only."""
+    for name, full, ends in (
+        ("broadcast", metrics.BROADCAST_MB, False),
+        ("here", metrics.HERE_MB, True),
+    ):
+        megabytes = metrics.QUICK_BROADCAST_MB if quick else full
+        many = metrics.BROADCAST_WORKERS
+        found: dict[int, float] = {}
+        for workers in (1, many):
+            key = f"{name}_{workers}"
+            try:
+                found[workers] = _broadcast_time(system, megabytes, workers, ends, bound)
+            except Unsupported as missing:
+                yield from skipped([key], str(missing))
+            else:
+                yield value(key, found[workers], f"{megabytes} MB" if quick else "")
+        if len(found) == 2:
+            yield value(f"{name}_ratio", found[many] / found[1])
         else:
-            yield value(key, found[workers], f"{megabytes} MB" if quick else "")
-    if len(found) == 2:
-        yield value("broadcast_ratio", found[many] / found[1])
-    else:
-        yield from skipped(["broadcast_ratio"], "one of the two is missing")
+            yield from skipped([f"{name}_ratio"], "one of the two is missing")
 
 
 def measure_hosts(system: System, bound: float, quick: bool) -> Figures:

@@ -10,6 +10,9 @@ STATEMENT = "bench_x = 1"
 TOUCH_STATEMENT = "bench_touched = float(bench_a[::512].sum())"
 """Reads one number of each 4 KiB page of ``bench_a`` on an engine."""
 
+ENDS_STATEMENT = "bench_touched = float(bench_a[0] + bench_a[-1])"
+"""Reads the first and the last number of ``bench_a`` on an engine."""
+
 
 def noop() -> None:
     """Do nothing: what remains is the cost of the system."""
@@ -36,6 +39,11 @@ def touch(array: Any) -> float:
     Systems that map memory lazily must pay for the pages as those do that have copied them.
     """
     return float(array[::512].sum())
+
+
+def ends(array: Any) -> float:
+    """Return the sum of the first and the last number of a float64 ``array``."""
+    return float(array[0] + array[-1])
 
 
 def last(array: Any) -> float:

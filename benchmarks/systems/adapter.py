@@ -56,8 +56,11 @@ class System(Protocol):
     def stored(self) -> float:
         """Run `workload.last` on the first worker with what `store` stored, blocking."""
 
-    def broadcast(self, array: Any, workers: int) -> None:
-        """Bring ``array`` to the first worker or all of them, and read it there (`workload.touch`)."""
+    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
+        """Bring ``array`` to the first worker or all of them, and read it there.
+
+        All pages (`workload.touch`), or with ``ends`` two numbers (`workload.ends`).
+        """
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of several machines (see `runner.Figures`); `start` is not called."""

@@ -112,16 +112,12 @@ class Dask:
             ).result()
         )
 
-    def broadcast(self, array: Any, workers: int) -> None:
-        if workers == 1:
-            self.push(array)
-            return
-        there = self._client.scatter(array, broadcast=True, hash=False)
+    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
+        readers = self._workers[:workers]
+        there = self._client.scatter(array, workers=readers, broadcast=workers > 1, hash=False)
+        read = workload.ends if ends else workload.touch
         self._client.gather(
-            [
-                self._client.submit(workload.touch, there, pure=False, workers=[worker])
-                for worker in self._workers
-            ]
+            [self._client.submit(read, there, pure=False, workers=[worker]) for worker in readers]
         )
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:

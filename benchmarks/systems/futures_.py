@@ -100,7 +100,7 @@ class Futures:
     def stored(self) -> float:
         raise Unsupported("workers keep no data")
 
-    def broadcast(self, array: Any, workers: int) -> None:
+    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
         raise Unsupported("cannot address a worker, nor all of them")
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:

@@ -96,10 +96,11 @@ class Ipyparallel:
     def stored(self) -> float:
         return float(self._first.apply_sync(workload.last, self._ipp.Reference("bench_s")))
 
-    def broadcast(self, array: Any, workers: int) -> None:
+    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
         view = self._first if workers == 1 else self._all
         view.push({"bench_a": array}, block=True)
-        view.execute(workload.TOUCH_STATEMENT, block=True)
+        statement = workload.ENDS_STATEMENT if ends else workload.TOUCH_STATEMENT
+        view.execute(statement, block=True)
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipyparallel_")

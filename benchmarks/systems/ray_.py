@@ -61,6 +61,9 @@ class _Worker:
     def touch(self, array: Any) -> float:
         return workload.touch(array)
 
+    def ends(self, array: Any) -> float:
+        return workload.ends(array)
+
     def make(self, nbytes: int, seed: int) -> None:
         self.array = workload.make_array(nbytes, seed)
 
@@ -139,9 +142,11 @@ class Ray:
     def stored(self) -> float:
         return float(self._ray.get(self._actors()[0].last.remote(self._ref)))
 
-    def broadcast(self, array: Any, workers: int) -> None:
+    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
         ref = self._ray.put(array)
-        self._ray.get([actor.touch.remote(ref) for actor in self._actors()[:workers]])
+        actors = self._actors()[:workers]
+        reads = [actor.ends if ends else actor.touch for actor in actors]
+        self._ray.get([read.remote(ref) for read in reads])
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing comparable")
