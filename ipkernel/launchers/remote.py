@@ -128,7 +128,8 @@ class Orders:
 
 
 def check(order: dict[str, Any]) -> None:
-    """Say what is there: Python, ipkernel, and what it needs."""
+    """Say what is there: Python, ipkernel, what it needs, and a place for files."""
+    tidy(base_directory(order["base"]))
     say(
         "@checked",
         python=".".join(map(str, sys.version_info[:3])),
@@ -555,7 +556,6 @@ def main() -> int:
     os.umask(0o077)
     say("@here")
     commands = Orders()
-    base: Path | None = None
     try:
         while True:
             order = commands.next()
@@ -568,9 +568,7 @@ def main() -> int:
                 tell(order)
                 return 0
             else:
-                if base is None:
-                    base = base_directory(order["base"])
-                    tidy(base)
+                base = base_directory(order["base"])
                 if act == "have":
                     say("@has", there=packages(base, order["digest"]).is_dir())
                 elif act == "push":

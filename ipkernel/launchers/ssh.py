@@ -41,6 +41,10 @@ _STUCK: Final = 1.0
 _KILL: Final = 0.5
 _ROLES: Final = ("client", "engine", "monitor", "admin")
 
+#: The files to which something of this process writes now.
+_error_files: set[Path] = set()
+_error_files_lock = threading.Lock()
+
 
 @implementer(ILauncher)
 @provider(ILauncherClass)
@@ -64,6 +68,7 @@ class SSHLauncher(LocalLauncher):
         self._asked = False  # whether it was told to end
         self._finished = False  # whether the program has ended as programs do
         self._job: RemoteJob | None = None  # of a program that does without a connection
+        self._error_file: Path | None = None
         self._place: RemoteJob | None = None  # the program, as anybody can find it
         self._tunnels: Tunnels | None = None
         if self.entry.tunnel != "no" and os.name == "posix":
@@ -120,7 +125,7 @@ class SSHLauncher(LocalLauncher):
     @property
     def error_file(self) -> Path:
         """Where its standard error goes, and what ssh has to say."""
-        return self.directory.log / f"{self.name}-{self.entry.host}.err"
+        return self._error_file or self.directory.log / f"{self.name}-{self.entry.host}.err"
 
     def how_ended(self) -> str:
         """Say how it ended."""
@@ -171,6 +176,21 @@ class SSHLauncher(LocalLauncher):
 
     # -- start ----------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Start ssh; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
+        with _error_files_lock:  # two at the same host must not explain each other's failures
+            number, path = 1, self.error_file
+            while path in _error_files:
+                number += 1
+                path = self.directory.log / f"{self.name}-{self.entry.host}-{number}.err"
+            _error_files.add(path)
+        self._error_file = path
+        try:
+            super().start()
+        except LauncherError:
+            _error_files.discard(path)
+            raise
+
     def spawn(self, errors: Any) -> subprocess.Popen[bytes]:
         """Start ssh."""
         environment = {**os.environ}
@@ -203,6 +223,7 @@ class SSHLauncher(LocalLauncher):
                 self._watch(0)
         process.wait()
         self._close_input(process)
+        _error_files.discard(self.error_file)
         if self._tunnels is not None:
             self._tunnels.remove()
         if self._job is None:
@@ -225,8 +246,8 @@ class SSHLauncher(LocalLauncher):
         self.tell({"event": "checking", "host": entry.host})
         self._expect(lines, "@here")
         self._taken = True
-        needs = list(sshpush.NEEDS)
-        checked = self._order(lines, "@checked", {"act": "check", "needs": needs})
+        check = {"act": "check", "base": entry.directory, "needs": list(sshpush.NEEDS)}
+        checked = self._order(lines, "@checked", check)
         pushed = self._push(lines, checked)
         self._watch(0)
         files = self._files(lines, checked)

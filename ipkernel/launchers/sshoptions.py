@@ -184,7 +184,7 @@ class HostEntry:
             f"ConnectTimeout={math.ceil(self.connect_timeout)}",
             f"ServerAliveInterval={self.alive_interval}",
             "ServerAliveCountMax=3",
-            "LogLevel=ERROR",
+            "LogLevel=INFO",
             "ClearAllForwardings=yes",
             "PermitLocalCommand=no",
             "RemoteCommand=none",
