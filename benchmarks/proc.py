@@ -96,6 +96,36 @@ def pss_mb(pid: int) -> float:
     return parse_pss_kb(text) * 1024 / 1e6
 
 
+def apart_mb(pid: int) -> float:
+    """Return the memory of a process in MB (10**6 bytes) without what it shares on purpose.
+
+    That is its proportional set size less shared memory; 0 if it is gone.
+    """
+    try:
+        text = (PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    sizes = re.findall(r"^Pss_(?:Anon|File):\s+(\d+) kB", text, re.MULTILINE)
+    return sum(map(int, sizes)) * 1024 / 1e6
+
+
+def nameless_mb(pid: int) -> float:
+    """Return the size (MB of 10**6 bytes) of the nameless files in memory that a process has open."""
+    blocks: dict[int, int] = {}
+    try:
+        descriptors = list((PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return 0.0
+    for descriptor in descriptors:
+        try:
+            if os.readlink(descriptor).startswith("/memfd:"):
+                found = descriptor.stat()
+                blocks[found.st_ino] = found.st_blocks
+        except OSError:  # closed meanwhile
+            continue
+    return sum(blocks.values()) * 512 / 1e6
+
+
 def available_mb(meminfo: Path = PROC / "meminfo") -> float:
     """Return the memory (MB of 10**6 bytes) that can be had without swapping."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)

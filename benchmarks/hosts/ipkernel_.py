@@ -80,9 +80,13 @@ class _Cluster:
         return self._lab.finish(process, 2 * self._bound + 30)
 
     def host_memory(self, host: str) -> float:
-        """Return the memory (PSS, MB) of all processes of a host."""
+        """Return the memory (MB) of a host: its store, and what its processes have beside it.
+
+        The proportional set sizes of processes that share a gigabyte cannot be added while it is
+        being mapped: they are read one after the other.
+        """
         root = self.hosts[host].pid
-        return sum(map(proc.pss_mb, [root, *proc.living(root)]))
+        return proc.nameless_mb(root) + sum(map(proc.apart_mb, [root, *proc.living(root)]))
 
     def controller_memory(self) -> float:
         """Return the resident memory (MB) of the controller."""

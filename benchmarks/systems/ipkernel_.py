@@ -21,8 +21,9 @@ NOTES = {
     "of their own; push and pull read each page; for the relay, the client and the host have no "
     "switch in common. The bare stream is a pair of blocking pyOpenSSL sockets between the same two "
     "machines, best of three; pushes and pulls are the best of three, too. Peaks are of the first "
-    "transfer, into an empty store: the client's resident memory, and what all processes of the "
-    "host have (PSS). The no-op is called by another client, on the other engine of the host",
+    "transfer, into an empty store: the client's resident memory, and the host's store and what "
+    "its processes have beside it (PSS). The no-op is called by another client, on the other engine "
+    "of the host",
 }
 
 COLD_SCRIPT = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import mmap
+import os
 import ssl
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import metrics
+from benchmarks import metrics, proc
 from benchmarks.hosts import certificates, ipkernel_, ipkernel_client, lab, peers
 from benchmarks.systems.adapter import Unsupported
 from tests.support import netns
@@ -213,3 +215,26 @@ class _AnyKey:
 
     def __getitem__(self, key: object) -> FakeView:
         return self._view
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
+def test_shared_memory_is_counted_once_and_apart_from_a_processs_own() -> None:
+    before, apart = proc.nameless_mb(os.getpid()), proc.apart_mb(os.getpid())
+    descriptor = os.memfd_create("test")
+    again = os.dup(descriptor)
+    try:
+        size = 64_000_000
+        os.posix_fallocate(descriptor, 0, size)
+        with mmap.mmap(descriptor, size) as mapped:
+            assert sum(mapped[:: mmap.PAGESIZE]) == 0
+            assert size / 1e6 <= proc.nameless_mb(os.getpid()) - before < size / 1e6 + 1
+            assert proc.apart_mb(os.getpid()) - apart < size / 2e6
+            assert proc.pss_mb(os.getpid()) > size / 1e6
+    finally:
+        os.close(descriptor)
+        os.close(again)
+
+
+def test_a_process_that_has_ended_has_no_memory() -> None:
+    gone = 1 << 30
+    assert proc.nameless_mb(gone) == proc.apart_mb(gone) == 0
