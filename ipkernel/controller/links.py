@@ -21,6 +21,7 @@ from ipkernel.controller.sessions import Session
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.messages import Finished, Output
+from ipkernel.wire.outage import notice_outage
 
 #: Bytes that may be queued on a client's channel; beyond, its results wait here.
 MAX_BACKLOG: Final = 8 << 20
@@ -34,6 +35,10 @@ _OVERHEAD: Final = 128
 MAX_QUEUED: Final = 512 << 20
 #: Seconds between two looks at a client that takes its results slowly.
 _POLL: Final = 0.01
+#: Seconds after which a host is lost whose machine does not answer any more.
+OUTAGE: Final = 10
+#: Seconds of silence that are told when a host is lost.
+SILENT: Final = 5.0
 #: Seconds within which a peer must open the channel that it was granted.
 OPEN_TIME: Final = 30.0
 #: Messages, and bytes with their overhead, that may wait for a peer to open its channel.
@@ -172,13 +177,24 @@ class HostLink(Link):
         super().__init__(reactor, turn, ended)
         self.host = host
         self.tub_id = tub_id
+        self._heard = reactor.seconds()
+
+    def opened(self, channel: Channel) -> None:
+        """The host has opened its channel."""
+        super().opened(channel)
+        if not self.gone:
+            notice_outage(channel.transport, OUTAGE)
 
     def _received(self, channel: Channel, items: list[Item]) -> None:
         if not self.gone:
             turn = self._turn
-            turn.add(FromHost(self.host, items, turn.now()), self, len(items))
+            self._heard = turn.now()
+            turn.add(FromHost(self.host, items, self._heard), self, len(items))
 
     def _event_of_loss(self, reason: str) -> None:
+        silent = self._turn.now() - self._heard
+        if silent >= SILENT:  # it says something every other second
+            reason += f"; nothing was heard of it for {silent:.0f} s"
         self._turn.add(HostLost(self.host, reason, self._turn.now()))
 
 

@@ -19,6 +19,8 @@ from ipkernel.objects.ref import ObjectRef
 
 #: What jobs leave for the next ones.
 kept: dict[str, Any] = {}
+#: Seconds within which everything here ends.
+LONG = 100
 
 
 # ---------------------------------------------------------------- on engines
@@ -44,6 +46,15 @@ def hold(data: Any) -> int:
     return os.getpid()
 
 
+def stay(path: str, host: str) -> str:
+    """Leave a file with this host's name behind, and on one of the hosts never return."""
+    here = socket.gethostname()
+    open(f"{path}-{here}", "w").close()
+    while here == host:
+        time.sleep(0.05)
+    return here
+
+
 # ---------------------------------------------------------------- for clients
 
 
@@ -55,6 +66,21 @@ def engines(rc: Any) -> list[int]:
 def hosts(rc: Any) -> dict[str, int]:
     """Return the engine of each host."""
     return dict(zip(rc[:].apply_sync(socket.gethostname), rc.ids, strict=True))
+
+
+def lost_and_run_again(rc: Any, engine: int, host: str, path: str) -> tuple[list[str], str]:
+    """Have a host lost; return where tasks ran that may be repeated, and why another could not."""
+    view = rc.load_balanced_view(retries=1)
+    repeated = [view.apply_async(stay, path, host) for _ in range(2)]
+    while not os.path.exists(f"{path}-{host}"):
+        time.sleep(0.01)
+    bound = rc[engine].apply_async(os.getpid)
+    open(path, "w").close()
+    try:
+        bound.get(LONG)
+    except ipkernel.error.EngineError as error:
+        return sorted(one.get(LONG) for one in repeated), str(error)
+    raise AssertionError("a task was run on an engine that runs another one for ever")
 
 
 def make(rc: Any, size: int) -> str:
