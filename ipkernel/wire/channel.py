@@ -140,6 +140,8 @@ class Channel(Protocol):
             if not pieces:
                 break
             write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+            if link.idle:
+                break
         if self._closing and link.backlog[0] == 0 and not self._paused:
             self._hang_up()
 

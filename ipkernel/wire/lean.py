@@ -7,13 +7,15 @@ read a small message.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from twisted.python import log
 
 __all__ = ["lighten"]
 
-_NEEDED = ("_poller", "_selectables", "_doReadOrWrite")
+_NEEDED = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")
+#: The event that a descriptor can be read, as epoll says it.
+_READABLE: Final = 1
 
 
 def lighten(reactor: Any) -> None:
@@ -29,14 +31,30 @@ def lighten(reactor: Any) -> None:
     poll = reactor._poller.poll
     selectables: dict[int, Any] = reactor._selectables
     read_or_write = reactor._doReadOrWrite
+    disconnect = reactor._disconnectSelectable
 
     def iterate(delay: float | None) -> None:
         for fd, event in poll(-1 if delay is None else delay, len(selectables) or 1):
             selectable = selectables.get(fd)
-            if selectable is not None:
-                try:
+            if selectable is None:
+                continue
+            try:
+                if event == _READABLE and selectable.fileno() == fd:
+                    why = read(selectable)
+                    if why:
+                        disconnect(selectable, why, True)
+                else:
                     read_or_write(selectable, fd, event)
-                except Exception:  # noqa: BLE001 - as Twisted does: one connection, not the process
-                    log.err()
+            except Exception:  # noqa: BLE001 - as Twisted does: one connection, not the process
+                log.err()
 
     reactor.doIteration = iterate
+
+
+def read(selectable: Any) -> Any:
+    """Have something read; return why it is over, if it is."""
+    try:
+        return selectable.doRead()
+    except Exception as fault:  # noqa: BLE001 - a fault ends it
+        log.err()
+        return fault

@@ -104,6 +104,23 @@ def test_a_connection_that_says_it_is_over_is_taken_out(reactor):
     assert reader not in reactor.getReaders()
 
 
+def test_a_descriptor_that_is_gone_is_taken_out(reactor):
+    reader = Reader(reactor)
+    reader.far.send(b"x")
+    reader.fileno = lambda: -1
+    reactor.doIteration(0)
+    assert (reader.got, reader.lost is None) == ([], False)
+
+
+def test_the_other_end_hangs_up(reactor):
+    reader = Reader(reactor)
+    reader.answer = OSError("over")
+    reader.far.close()
+    reactor.doIteration(0)
+    assert reader.lost is not None
+    assert reader not in reactor.getReaders()
+
+
 def test_a_fault_is_logged_and_costs_only_its_connection(reactor):
     failures = []
 
