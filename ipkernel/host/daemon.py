@@ -163,7 +163,9 @@ class HostDaemon:
             self._uplink,
             host=host,
             log_dir=directory / "log" if directory is not None else None,
-            log_bounds=LogBounds(options.log_size, options.log_backups),
+            log_bounds=LogBounds(
+                slots.options.output_limit or options.log_size, options.log_backups
+            ),
             slots=slots,
             objects=self._storage,
             changed=self._changed,
@@ -322,10 +324,12 @@ class HostDaemon:
     # ------------------------------------------------------------- reporting
 
     def _changed(self) -> None:
-        if self._stopping is not None or self._channel is None:
+        if self._stopping is not None:
             return
         if self.job is not None and not len(self.engines):
             self.stop("its MPI job is over")
+            return
+        if self._channel is None:
             return
         ready, troubles = self.engines.ready, self.engines.troubles
         if not self._all_ready and len(ready) == len(self.engines):

@@ -1,9 +1,9 @@
 """Engines that are the ranks of an MPI job: processes that the job's launcher has started.
 
 They come by themselves, to a socket in a private directory, and live and die together: when one
-of them ends unexpectedly, so do all. Why it has ended knows only the process that has started it,
-which is MPI's: so the engines are reported as lost when the job's launcher has left its verdict in
-a file, or when that has taken too long.
+of them ends unexpectedly, so do all. Why it has ended knows for sure only the process that has
+started it, which is MPI's: so the engines are reported as lost when the job's launcher has left its
+verdict in a file, or when that has taken too long.
 
 Nothing here needs Twisted until :meth:`RankStarter.attach`.
 """
@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import MutableMapping
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
@@ -45,6 +46,8 @@ HELLO_TIME: Final = 10.0
 #: Seconds for which the verdict on a job that has failed is waited for, and between looks.
 VERDICT_TIME: Final = 15.0
 VERDICT_LOOK: Final = 0.05
+#: Seconds from the first end of a rank to a look at all that have ended by then.
+SETTLE: Final = 0.03
 #: Seconds that the ranks may take to leave MPI together, from the first signal that would end them.
 FINALIZE_TIME: Final = 5.0
 
@@ -74,6 +77,10 @@ def take_ranks(environment: MutableMapping[str, str]) -> Ranks:
         ValueError: It is garbled.
     """
     return msgspec.json.decode(environment.pop(RANKS), type=Ranks)
+
+
+#: What MPI ends ranks with.
+_ENDED_BY_MPI: Final = (int(signal.SIGTERM), int(signal.SIGKILL))
 
 
 @define(eq=False)
@@ -124,6 +131,7 @@ class RankStarter:
         self._reactor: Any = None
         self._events: StarterEvents | None = None
         self._first: _Rank | None = None
+        self._suspect: _Rank | None = None
         self._judged = False
         self._expected = False
         self._deadline = 0.0
@@ -221,13 +229,24 @@ class RankStarter:
         for rank in self._members.values():
             events.spawned(rank.key, rank.pid)
             rank.control.setblocking(False)
-            rank.wire = _wire(reactor, rank, self._ended)
+            rank.wire = ZygoteWire(
+                reactor, rank.control, partial(self._told, rank), partial(self._ended, rank)
+            )
+
+    def _told(self, rank: _Rank, message: dict[str, Any]) -> None:
+        number = message.get("leaving")
+        if isinstance(number, int):
+            rank.leaving = Exit(None, number) if number else Exit(0, None)
+            rank.in_order = not number
+            self._suspect = self._suspect or rank
 
     # ------------------------------------------------------------- going
 
     def _ended(self, rank: _Rank) -> None:
         """The connection to a rank has ended, and so has the rank."""
         rank.gone = True
+        if rank.leaving is None:
+            rank.leaving = exit_of(rank.pid)
         rank.control.close()
         if not rank.in_order:
             kill_group(rank.pid)  # what it has started itself; MPI may not care for it
@@ -237,11 +256,23 @@ class RankStarter:
             self._fail(rank)
 
     def _fail(self, rank: _Rank) -> None:
-        """The first one that has ended without having been about to: the job has failed."""
+        """The first one has ended, and nobody has wanted it: the job has failed."""
         self._first = rank
+        self._later(SETTLE, self._investigate)
+
+    def _investigate(self) -> None:
+        """Find out how it has ended, and whether it was the first, and tell the launcher."""
+        gone = [rank for rank in self._members.values() if rank.gone]
+        first = self._suspect or self._first
+        assert first is not None
+        if first.leaving is None or first.leaving.signal == signal.SIGKILL:
+            # MPI may have killed this one, and be quicker in that than the one that has failed is
+            # in closing its connection.
+            others = [r for r in gone if r.leaving and r.leaving.signal not in _ENDED_BY_MPI]
+            first = others[0] if others else first
+        self._first = first
         text = self._what_happened()
-        known = rank.leaving is not None
-        emit("died", rank=rank.number, text=text, known=known)
+        emit("died", rank=first.number, text=text, known=first.leaving is not None)
         logger.warning("%s; waiting to be told why", text)
         _let_go()
         self._deadline = self._reactor.seconds() + VERDICT_TIME
@@ -278,7 +309,7 @@ class RankStarter:
     def expect_end(self) -> None:
         """All are about to be ended: that needs no explanation."""
         self._expected = True
-        if self._first is not None:
+        if self._first is not None and self._deadline:
             self._look()
 
     def signal(self, key: str, number: int, group: bool) -> None:
@@ -317,16 +348,6 @@ class RankStarter:
             rank.control.close()
 
 
-def _wire(reactor: Any, rank: _Rank, ended: Any) -> ZygoteWire:
-    def told(message: dict[str, Any]) -> None:
-        number = message.get("leaving")
-        if isinstance(number, int):
-            rank.leaving = Exit(None, number) if number else Exit(0, None)
-            rank.in_order = not number
-
-    return ZygoteWire(reactor, rank.control, told, lambda: ended(rank))
-
-
 def _how(ending: Exit) -> str:
     return f"was {ending.text}" if ending.signal is not None else ending.text
 
@@ -337,6 +358,20 @@ def _missing(found: dict[int, _Rank], wanted: int) -> str:
         f"of the {wanted} MPI ranks of host {socket.gethostname()} only these have come within "
         f"{COME:g} s: {there}"
     )
+
+
+def exit_of(pid: int) -> Exit | None:
+    """Return how a process has ended, None if that cannot be told any more.
+
+    It can from when the process has closed its files until its parent takes notice of its end.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = text.rpartition(")")[2].split()
+        status = int(fields[-1])
+        return Exit.of_status(status) if status or fields[0] == "Z" else None
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _listen(path: Path) -> socket.socket:

@@ -30,7 +30,11 @@ LEAVING: Final = 6.0
 STOPPING: Final = 1.0
 #: What is kept of the standard error, in characters, and how many lines of it are told.
 KEPT: Final = 65536
-LINES: Final = 8
+LINES: Final = 12
+
+
+#: The signals with which MPI ends ranks.
+_ENDED_BY_MPI: Final = (9, 15)
 
 
 @frozen
@@ -188,7 +192,9 @@ class Course:
         if words is not None and words.rank not in (-1, self._rank):
             words = None  # it speaks of one that it has ended itself
         how = ""
-        if words is not None:
+        if words is not None and words.rank < 0 and words.signal in _ENDED_BY_MPI:
+            how = f"ended unexpectedly, or {_how(words.signal, 0)}"  # as the others were, by MPI
+        elif words is not None:
             how = _how(words.signal, words.code)
         elif code > 0 and not self._told and not self._errors.strip():
             how = _how(0, code)

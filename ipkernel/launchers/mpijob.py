@@ -60,6 +60,8 @@ class Keeper:
         self._daemons: list[Path] = []
         self._begin_at: float | None = 0.0
         self._end_at: float | None = None
+        self._look_at: float | None = None
+        self._daemons_until = 0.0
         self._killing = False
         self._code: int | None = None
 
@@ -70,7 +72,7 @@ class Keeper:
     def run(self) -> int:
         """Keep it going; return the exit code."""
         try:
-            while self._code is None:
+            while self._code is None or self._daemons_left():
                 self._do_what_is_due()
                 try:
                     kind, value = self._events.get(timeout=self._patience())
@@ -85,12 +87,15 @@ class Keeper:
         return self._code
 
     def _patience(self) -> float | None:
-        due = [at for at in (self._begin_at, self._end_at) if at is not None]
+        begin_at = self._begin_at if self._look_at is None else None
+        due = [at for at in (begin_at, self._end_at, self._look_at) if at is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        if self._begin_at is not None and self._begin_at <= now:
+        if self._look_at is not None and self._look_at <= now:
+            self._look_at = now + LOOK if self._daemons_left() else None
+        if self._begin_at is not None and self._begin_at <= now and self._look_at is None:
             self._begin_at = None
             self._begin()
         if self._end_at is not None and self._end_at <= now:
@@ -100,9 +105,9 @@ class Keeper:
     def _take(self, kind: str, value: Any) -> None:
         course = self._course
         if kind == "stop":
-            if self._process is None:
-                self._code = 0
             self._follow(course.stop())
+            if self._process is None:
+                self._begin_at, self._code = None, 0
         elif kind == "line":
             self._line(value)
         elif kind == "text":
@@ -207,9 +212,12 @@ class Keeper:
         self._process = None
         self._end_at = None
         self._follow(self._course.ended(code, time.monotonic()))
-        deadline = time.monotonic() + DAEMONS
-        while any(map(_is_there, self._daemons)) and time.monotonic() < deadline:
-            time.sleep(LOOK)
+        self._daemons_until = time.monotonic() + DAEMONS
+        self._look_at = 0.0
+
+    def _daemons_left(self) -> bool:
+        """Tell whether host daemons of a job that has ended are still there, and in good time."""
+        return any(map(_is_there, self._daemons)) and time.monotonic() < self._daemons_until
 
     # --------------------------------------------------------- the verdict
 
