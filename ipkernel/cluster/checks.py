@@ -108,6 +108,8 @@ def default_of(check: str) -> Any:
     Raises:
         BadValue: The check itself is wrong.
     """
+    if kind_of(check) not in _validator().functions:
+        raise BadValue("", f"there is no check {kind_of(check)!r}")
     try:
         return _validator().get_default_value(check)
     except KeyError:

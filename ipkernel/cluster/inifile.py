@@ -22,7 +22,7 @@ MAX_SIZE: Final = 1_000_000
 _ITEM: Final = r"""(?:"[^"]*+"|'[^']*+'|[^'",#\s][^,#]*+)"""
 _VALUE: Final = re.compile(rf"\s*+(?:{_ITEM}\s*+(?:,\s*+{_ITEM}\s*+)*+(?:,\s*+)?|,\s*+)?(?=#|\Z)")
 _SECTION: Final = re.compile(r"""\s*+(\[++)\s*+([^\[\]#'"]*+)(\]++)\s*+(?:#.*)?""")
-_OPTION: Final = re.compile(r"""\s*+("[^"]*+"|'[^']*+'|[^\s='"#\[][^=]*+)=(.*)""")
+_OPTION: Final = re.compile(r"""\s*+("[^"]++"|'[^']++'|[^\s='"#\[][^=]*+)\s*+=(.*)""")
 _TRIPLE: Final = re.compile(r"""\s*+('''|\"\"\")(.*)""")
 _DEPTH: Final = 4
 #: Values that every file can refer to as ``%(name)s``, beside its own.
@@ -123,8 +123,7 @@ def read_safely(path: Path) -> bytes | None:
         SecurityError: It belongs to somebody else, or others can write to it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())  # of what was opened, whatever the name means by now
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigurationError(f"{path} is no file")
@@ -138,6 +137,11 @@ def read_safely(path: Path) -> bytes | None:
     if len(data) > MAX_SIZE:
         raise ConfigurationError(f"{path} has more than {MAX_SIZE} bytes: is it the right file?")
     return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, and do not wait if it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -293,7 +297,9 @@ def _value(config: Any, place: Place, line: int) -> str | list[str]:
             f"[DEFAULT]; a literal '%(' is written '%(%)s('",
         ) from None
     except (InterpolationLoopError, RecursionError):
-        raise WrongLine(line, f"{place[-1]!r} refers to itself") from None
+        raise WrongLine(
+            line, f"{place[-1]!r} refers to itself, or by way of too many others"
+        ) from None
     except TypeError:
         raise WrongLine(line, f"{place[-1]!r} refers to a list: only texts can be put in") from None
     finally:

@@ -272,6 +272,7 @@ def _checked(option: Option, value: Any, place: Place, before: str) -> Any:
         hint = ""
         if isinstance(value, list) and kind_of(option.check) in ("text", "path", "string"):
             hint = "; write a text that has commas in quotes"
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         raise ConfigurationError(
-            f"{before}{where} must be {error.expected}, not {value!r}{hint}"
+            f"{before}{where} must be {error.expected}, not {shown!r}{hint}"
         ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster.checks import BadValue, default_of
@@ -224,6 +225,7 @@ def class_section(name: str, launcher: Any) -> Section:
     return read_spec(name, text)
 
 
+@cache
 def read_spec(name: str, text: str) -> Section:
     """Return the section that lines of a ConfigObj specification describe.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ _BUILT_IN: Final[dict[tuple[str, str], str]] = {
     ("engines", "ssh"): "ssh.SSHHostLauncher",
     ("controller", "slurm"): "slurm.SlurmControllerLauncher",
     ("engines", "slurm"): "slurm.SlurmHostLauncher",
+    ("controller", "pbs"): "pbs.PBSControllerLauncher",
+    ("engines", "pbs"): "pbs.PBSHostLauncher",
     ("controller", "sge"): "sge.GridEngineControllerLauncher",
     ("engines", "sge"): "sge.GridEngineHostLauncher",
     ("controller", "lsf"): "lsf.LSFControllerLauncher",
@@ -80,6 +84,12 @@ def _plugins(kind: str) -> dict[str, Any]:
     prefix = f"{kind}."
     return {
         point.name.removeprefix(prefix).lower(): point
-        for point in entry_points(group=GROUP)
+        for point in _installed(entry_points)
         if point.name.startswith(prefix)
     }
+
+
+@cache
+def _installed(look: Callable[..., Iterable[Any]]) -> tuple[Any, ...]:
+    """Look through all installed packages for launchers, once: it takes a while."""
+    return tuple(look(group=GROUP))
