@@ -29,6 +29,7 @@ from ipkernel.errors import ClusterError, ConnectError
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
+    from ipkernel.cluster.scaling import Adapting
     from ipkernel.wire.records import Status
 
 #: Seconds within which the end of a process is known after its connections have ended.
@@ -109,6 +110,9 @@ class ClusterBase:
         self._client: Client | None = None
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._lock = threading.RLock()
+        self._noting = threading.Lock()
+        self._noted: set[str] = set()
+        self._adapting: Adapting | None = None
 
     def __repr__(self) -> str:
         state = "running" if self.running else "not running"
@@ -163,7 +167,7 @@ class ClusterBase:
             "daemonize": self.daemonize,
             "launchers": [entry.to_dict() for entry in self._entries],
             "controller": self._programs.recorded_controller(),
-            "engines": {name: s.to_dict() for name, s in self.engines.items()},
+            "engines": {name: s.to_dict() for name, s in dict(self.engines).items()},
         }
 
     def _event(self, program: str, event: dict[str, Any]) -> None:
@@ -219,8 +223,11 @@ class ClusterBase:
 
     def _new_id(self, engine_set_id: str | None) -> str:
         if engine_set_id is None:
+            taken = {*self.engines, *self._noted}
+            if self._attached:
+                taken.update(self.directory.read_record().get("engines") or ())
             number = len(self.engines)
-            while f"engines-{number}" in self.engines:
+            while f"engines-{number}" in taken:
                 number += 1
             return f"engines-{number}"
         if engine_set_id in self.engines:
@@ -252,11 +259,16 @@ class ClusterBase:
     def _start_more(self, n: int, engine_set_id: str | None) -> EngineSet:
         from ipkernel.cluster import doors
 
-        name = self._new_id(engine_set_id)
         with self._explained():
             ids = doors.start_engines(self.directory, n, self.engine_timeout)
-        self.engines[name] = EngineSet(name, n, ids)
-        return self.engines[name]
+        with self._lock:
+            name = self._new_id(engine_set_id)
+            self.engines[name] = EngineSet(name, n, ids)
+            return self.engines[name]
+
+    def _entries_for(self, n: int) -> list[Entry]:
+        """Return launchers for new engines where there is no host to start them."""
+        return self._entries if n == self.n else [self._entries[0]._replace(n=n)]
 
     def _deadline(self) -> float:
         return time.monotonic() + self.engine_timeout
@@ -266,11 +278,16 @@ class ClusterBase:
 
     def _wait_engines(self, deadline: float) -> None:
         """Wait until the host daemons are ready; those in a queue, until they are accepted."""
-        hosts = [one for s in self.engines.values() for one in s.programs]
-        failures = self._programs.wait_hosts(hosts, deadline, self.minimum)
+        self._wait_sets(list(self.engines.values()), deadline, self.minimum)
+
+    def _wait_sets(
+        self, sets: Sequence[EngineSet], deadline: float, minimum: int | None = None
+    ) -> None:
+        hosts = [one for s in sets for one in s.programs]
+        failures = self._programs.wait_hosts(hosts, deadline, minimum)
         self._failures += failures
         failed = [one.hosted for one in failures if one.text]
-        for engine_set in self.engines.values():
+        for engine_set in sets:
             engine_set.drop(failed)
 
     def _wait_known(self, client: Client, deadline: float) -> None:
@@ -311,17 +328,24 @@ class ClusterBase:
             raise ClusterError(f"there is no engine set {engine_set_id!r}; there are: {known}")
         return [self.engines[engine_set_id]]
 
-    def _order_set(self, method: str, engine_set_id: str | None, name: str = "") -> None:
-        with self._lock:
-            self._check_running()
-            ids = [e for s in self._chosen(engine_set_id) for e in s.engines]
-            self._order(method, ids if engine_set_id is not None else [], name)
-
-    def _order(self, method: str, engines: Sequence[int], name: str = "") -> None:
+    def _order(
+        self,
+        method: str,
+        engines: Sequence[int],
+        name: str = "",
+        *,
+        drain: bool = False,
+        limit: float = 0.0,
+    ) -> tuple[int, ...]:
         from ipkernel.cluster import doors
 
         with self._explained():
-            doors.order(self.directory, method, engines, name)
+            return doors.order(self.directory, method, engines, name, drain=drain, limit=limit)
+
+    def _end_adapting(self, timeout: float = 5.0) -> None:
+        adapting, self._adapting = self._adapting, None
+        if adapting is not None:
+            adapting.stop(timeout)
 
     def stop_cluster_sync(self) -> None:
         """Stop the engines and the controller, all at once. If nothing runs, do nothing.
@@ -332,18 +356,20 @@ class ClusterBase:
         Raises:
             ClusterError: Something cannot be ended.
         """
+        adapting = self._adapting
+        self._end_adapting(0.0)  # it may wait for what ends now
         with self._lock:
             ending.forget(self)
             if self._attached:
                 self._stop_attached()
-                return
-            if not self._programs.all:
-                return
-            try:
-                self._programs.end(controller=True)
-            finally:
-                self.engines = {}
-            self._tidy()
+            elif self._programs.all:
+                try:
+                    self._programs.end(controller=True)
+                finally:
+                    self.engines = {}
+                self._tidy()
+        if adapting is not None:
+            adapting.stop()
 
     def _stop_attached(self) -> None:
         stopping.stop_directory(
@@ -368,15 +394,24 @@ class ClusterBase:
 
     def _note(self) -> None:
         """Keep :attr:`cluster_file` up to date; a cluster works without it as well."""
-        record = self.to_dict()
-        if self._attached:
-            record = {**self.directory.read_record(), "engines": record["engines"]}
-        elif not self.daemonize:
-            record["owner"] = Process.this("owner").to_dict()
-        try:
-            self.directory.write_record(record)
-        except OSError:
-            pass
+        with self._noting:
+            before = self.directory.read_record()
+            record = self.to_dict()
+            sets = record["engines"]
+            if self.running:  # what other processes have added is theirs to remove
+                theirs = before.get("engines")
+                if isinstance(theirs, dict):
+                    mine = self._noted | sets.keys()
+                    record["engines"] = sets | {k: theirs[k] for k in theirs.keys() - mine}
+                self._noted |= sets.keys()
+            if self._attached:
+                record = {**before, "engines": record["engines"]}
+            elif not self.daemonize:
+                record["owner"] = Process.this("owner").to_dict()
+            try:
+                self.directory.write_record(record)
+            except OSError:
+                pass
 
 
 def _arguments() -> list[str]:

@@ -13,8 +13,8 @@ from ipkernel.cluster.base import ClusterBase
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
-from ipkernel.cluster.options import signal_name
 from ipkernel.cluster.recorded import recorded_programs
+from ipkernel.cluster.running import RunningCluster
 from ipkernel.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ipkernel.wire.records import Status
 
 
-class Cluster(ClusterBase):
+class Cluster(RunningCluster):
     """A controller and its engines: start them, connect, change them, stop them.
 
     ::
@@ -124,9 +124,9 @@ class Cluster(ClusterBase):
                 engine_set = self._start_more(count, engine_set_id)
             else:
                 self._forget_ended()  # or a host daemon that failed would be waited for again
-                entries = self._arguments.entries(count)
-                engine_set = self._spawn_hosts(entries, engine_set_id)[0]
-                self._wait_engines(self._deadline())
+                sets = self._spawn_hosts(self._entries_for(count), engine_set_id)
+                self._wait_sets(sets, self._deadline())
+                engine_set = sets[0]
             self._note()
             return engine_set.engine_set_id
 
@@ -223,86 +223,6 @@ class Cluster(ClusterBase):
             elif self.controller is not None:
                 self._programs.end([], controller=True)
 
-    def stop_engines_sync(self, engine_set_id: str | None = None) -> None:
-        """Stop an engine set, or all engines.
-
-        Args:
-            engine_set_id: Which; None for all of them.
-
-        Raises:
-            ClusterError: There is no such engine set, or the cluster does not run.
-        """
-        with self._lock:
-            chosen = self._chosen(engine_set_id)
-            left = [s for s in self.engines.values() if s not in chosen]
-            if left or any(s.launcher is None for s in chosen):
-                self._check_running()
-                ids = [e for s in chosen for e in s.engines]
-                if engine_set_id is None:
-                    ids = []
-                self._order("stop_engines", ids)
-            if not left:
-                self._programs.end()
-            for engine_set in chosen:
-                self.engines.pop(engine_set.engine_set_id, None)
-            self._note()
-
-    # -- restart, signal ------------------------------------------------------------------
-
-    def restart_engines_sync(self, engine_set_id: str | None = None) -> None:
-        """Restart an engine set, or all engines; they keep their ids.
-
-        Raises:
-            ClusterError: There is no such engine set, or the cluster does not run.
-        """
-        self._order_set("restart_engines", engine_set_id)
-
-    def signal_engines_sync(self, signum: int | str, engine_set_id: str | None = None) -> None:
-        """Send a signal to an engine set, or to all engines.
-
-        Args:
-            signum: Number or name of the signal.
-            engine_set_id: Which; None for all of them.
-
-        Raises:
-            ClusterError: There is no such engine set, or the cluster does not run.
-            ValueError: There is no such signal.
-        """
-        self._order_set("signal_engines", engine_set_id, signal_name(signum))
-
-    def stop_engine_sync(self, engine_id: int) -> None:
-        """Stop one engine for good.
-
-        Raises:
-            ClusterError: There is no such engine, or the cluster does not run.
-        """
-        with self._lock:
-            self._check_running()
-            self._order("stop_engines", [engine_id])
-            for engine_set in self.engines.values():
-                engine_set.discard([engine_id])
-
-    def restart_engine_sync(self, engine_id: int) -> None:
-        """Restart one engine; it keeps its id.
-
-        Raises:
-            ClusterError: There is no such engine, or the cluster does not run.
-        """
-        with self._lock:
-            self._check_running()
-            self._order("restart_engines", [engine_id])
-
-    def signal_engine_sync(self, signum: int | str, engine_id: int) -> None:
-        """Send a signal to one engine.
-
-        Raises:
-            ClusterError: There is no such engine, or the cluster does not run.
-            ValueError: There is no such signal.
-        """
-        with self._lock:
-            self._check_running()
-            self._order("signal_engines", [engine_id], signal_name(signum))
-
     def status_sync(self) -> Status:
         """Return the state of the controller, the hosts, the engines and the queue.
 
@@ -336,12 +256,6 @@ class Cluster(ClusterBase):
     connect_client = either(connect_client_sync)
     stop_cluster = either(ClusterBase.stop_cluster_sync)
     stop_controller = either(stop_controller_sync)
-    stop_engines = either(stop_engines_sync)
-    restart_engines = either(restart_engines_sync)
-    signal_engines = either(signal_engines_sync)
-    stop_engine = either(stop_engine_sync)
-    restart_engine = either(restart_engine_sync)
-    signal_engine = either(signal_engine_sync)
     status = either(status_sync)
 
     # -- context managers -----------------------------------------------------------------
@@ -411,6 +325,7 @@ class Cluster(ClusterBase):
         cluster._attached = cluster.directory.alive()
         if not cluster._attached:
             cluster.engines = {}
+        cluster._noted = set(cluster.engines)
         return cluster
 
     @classmethod

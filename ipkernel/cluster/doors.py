@@ -73,7 +73,7 @@ class Door:
         return unpack(answer, await call(self._reference, method, data))
 
 
-def _run(what: str, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
+def _run(what: str, coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
     reactor = start_reactor()
     return run_in_reactor(reactor, lambda: coroutine, what, timeout)
 
@@ -95,7 +95,13 @@ def status(directory: ClusterDirectory) -> Status:
 
 
 def order(
-    directory: ClusterDirectory, method: str, engines: Sequence[int] = (), signal: str = ""
+    directory: ClusterDirectory,
+    method: str,
+    engines: Sequence[int] = (),
+    signal: str = "",
+    *,
+    drain: bool = False,
+    limit: float = 0.0,
 ) -> tuple[int, ...]:
     """Have something done to engines, by the admin door.
 
@@ -104,6 +110,8 @@ def order(
         method: ``"stop_engines"``, ``"restart_engines"`` or ``"signal_engines"``.
         engines: Which; none for all.
         signal: Name of the signal.
+        drain: For a stop: let them finish what they have begun; waits as long as that takes.
+        limit: Seconds that this may take; 0 for any number.
 
     Returns:
         The engines that it was done to.
@@ -112,13 +120,14 @@ def order(
         ClusterError: It could not be done; the text says why.
         ConnectError: The controller cannot be reached.
     """
-    request = EngineOrder(engines=list(engines), signal=signal)
+    request = EngineOrder(engines=list(engines), signal=signal, drain=drain, limit=limit)
 
     async def ask() -> EngineAnswer:
         async with Door(directory, "admin") as door:
             return await door.ask(method, request, EngineAnswer)
 
-    answer = _run(method.replace("_", " "), ask(), _WORK)
+    patience = _WORK + limit if not drain or limit else None  # a lost connection ends it
+    answer = _run(method.replace("_", " "), ask(), patience)
     if answer.problem:
         raise ClusterError(answer.problem)
     return tuple(answer.engines)

@@ -98,6 +98,11 @@ class Hosted:
         return bool(self.launcher.running)
 
     @property
+    def shared(self) -> bool:
+        """Whether it has engines that were started later, for others."""
+        return bool(self._added)
+
+    @property
     def title(self) -> str:
         """Name it for people: launcher and place."""
         return title(self.entry.name, where(self.launcher) or self.share.label)

@@ -526,7 +526,7 @@ def test_engines_can_be_started_after_a_host_daemon_that_failed(make, monkeypatc
     monkeypatch.setattr(cluster, "_has_hosts", lambda: False)
     failing = Entry("failing", standin("ipdaemon", "import sys; sys.exit(3)"), 2)
     with monkeypatch.context() as patch:
-        patch.setattr(cluster._arguments, "entries", lambda n: [failing])
+        patch.setattr(cluster, "_entries", [failing])
         with pytest.raises(LauncherError):
             cluster.start_engines(2)
     name = cluster.start_engines(2)
