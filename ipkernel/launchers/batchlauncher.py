@@ -8,25 +8,24 @@ command line nor the script, which batch systems show to others, has a value.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shlex
 import subprocess
 import threading
 import time
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
-from ipkernel.launchers.base import Launcher
+from ipkernel.launchers.base import Launcher, tail
 from ipkernel.launchers.batchsystem import BatchSystem, Job, JobState
 from ipkernel.launchers.interfaces import Share
 from ipkernel.launchers.jobfiles import JobFiles, check_environment
-from ipkernel.launchers.jobqueue import JobQueue, run_command
+from ipkernel.launchers.jobqueue import Wish, queue_of
+from ipkernel.launchers.jobscript import exit_code, prepare, reporting
 from ipkernel.launchers.local import child_environment
 from ipkernel.launchers.template import Template
 
@@ -34,9 +33,6 @@ from ipkernel.launchers.template import Template
 _LAG: Final = 3.0
 #: Variables of this process that a job needs as well.
 _INHERITED: Final = ("PYTHONPATH", "IPKERNEL_CLUSTER", "SPT_NOENV")
-
-_queues: weakref.WeakValueDictionary[Any, JobQueue] = weakref.WeakValueDictionary()
-_queues_lock: Final = threading.Lock()
 
 
 class BatchLauncher(Launcher):
@@ -61,13 +57,13 @@ class BatchLauncher(Launcher):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.system = self.system_class(self.options)
         self.files = JobFiles(self.directory, f"{self.name}-{secrets.token_hex(4)}")
         self.job = ""
         self.job_state = JobState("pending")
         self.submitted = 0.0
         self.asked_to_end = False
-        self.queue = _queue(self.directory, self.system)
+        self.queue = queue_of(self.directory, self.system_class(self.options))
+        self.system = self.queue.system
         self._read = 0
         self._left_over = b""
         self._code: int | None = None
@@ -96,6 +92,7 @@ class BatchLauncher(Launcher):
             raise LauncherError(f"a record of a job needs its 'job' and 'stem': {record!r}")
         launcher = cls(directory, options=options, share=Share(n), lifeline=False)
         launcher.job, launcher.files = job, JobFiles(directory, stem)
+        launcher.system.variant = str(record.get("variant", ""))
         launcher.submitted = launcher.queue.clock()
         launcher.queue.add(launcher)
         return launcher
@@ -133,8 +130,12 @@ class BatchLauncher(Launcher):
 
     @property
     def log_file(self) -> Path:
-        """What is shown of a job that has left no errors: its output."""
-        return self.files.output
+        """What is shown of a job that has left no errors: what the batch system says."""
+        return self.files.spooled
+
+    def output(self, lines: int = 20) -> list[str]:
+        """Return the last lines of its standard error or, if there are none, of its output."""
+        return super().output(lines) or tail(self.files.output, lines)
 
     @property
     def template_file(self) -> Path:
@@ -157,7 +158,8 @@ class BatchLauncher(Launcher):
 
     def record(self) -> dict[str, Any]:
         """Return what :meth:`from_record` needs."""
-        return {"job": self.job, "stem": self.files.stem, "n": self.share.n}
+        known = {"job": self.job, "stem": self.files.stem, "n": self.share.n}
+        return {**known, "variant": self.system.variant}
 
     # -- the script -----------------------------------------------------------------------
 
@@ -182,19 +184,29 @@ class BatchLauncher(Launcher):
         Raises:
             ConfigurationError: The template, or an option, is not right.
         """
+        self._learn()
         system, job = self.system, self.describe_job()
         template = Template.find(self.template_file, system.template, system.title)
         return template.render(self._values(job), system.required)
 
+    def _learn(self) -> None:
+        """Let the batch system find out which one it is."""
+        command = self.system.probe()
+        if not command:
+            return
+        try:
+            self.system.learn(self.queue.run(command))
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LauncherError(f"cannot ask {self.system.title}: {command[0]}: {error}") from None
+
     def _values(self, job: Job) -> dict[str, str]:
         options = self.system.options
-        names = " ".join(sorted(self.environment()))
         command = self.system.command(job, self.program(job))
         return {
             "directives": "\n".join(self.system.directives(job)),
-            "environment": f"# sets {names}\n. {shlex.quote(str(self.files.environment))}",
+            "environment": prepare(self.files, self.environment(), self.system.spools),
             "setup": "\n".join(options["setup"]),
-            "command": _reporting(command),
+            "command": reporting(command),
             "program": self.name,
             "python": options["python"],
             "job_name": job.name,
@@ -260,7 +272,7 @@ class BatchLauncher(Launcher):
             self._read += len(data)
             *lines, self._left_over = (self._left_over + data).split(b"\n")
         for line in lines:
-            if (code := _exit_code(line)) is None:
+            if (code := exit_code(line)) is None:
                 self.tell_line(line)
             else:
                 self._code, self._code_since = code, self.queue.clock()
@@ -310,7 +322,7 @@ class BatchLauncher(Launcher):
         """Have the job ended at once, as far as the batch system does that."""
         self._wish("kill")
 
-    def _wish(self, wish: Any) -> None:
+    def _wish(self, wish: Wish) -> None:
         if self.running:
             self.asked_to_end = True
             self.queue.wish(wish, self)
@@ -355,42 +367,6 @@ class BatchLauncher(Launcher):
         """Let go of the job: it goes on, and is no longer watched."""
         self.queue.unwatch(self)
         self.queue.join(1.0)
-
-
-def _queue(directory: ClusterDirectory, system: BatchSystem) -> JobQueue:
-    """Return the queue of all jobs of a cluster that are asked for in the same way."""
-    key = (directory, system.section, repr(sorted(system.options.values.items())))
-    with _queues_lock:
-        queue = _queues.get(key)
-        if queue is None:
-            queue = _queues[key] = JobQueue(system, run_command)
-        return queue
-
-
-def _reporting(command: str) -> str:
-    """Have a script run a command, live until that has ended, and tell its exit code.
-
-    The signals with which jobs are ended reach the program as well; a shell that died of one
-    would take the program with it before that has ended in good order.
-    """
-    return (
-        "trap : TERM INT HUP USR1 USR2\n"
-        f"{command}\n"
-        "code=$?\n"
-        """printf '{"event": "exited", "code": %d}\\n' "$code"\n"""
-        'exit "$code"'
-    )
-
-
-def _exit_code(line: bytes) -> int | None:
-    if b'"exited"' not in line:
-        return None
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    code = event.get("code") if isinstance(event, dict) and event.get("event") == "exited" else None
-    return code if isinstance(code, int) else None
 
 
 def _submission_error(

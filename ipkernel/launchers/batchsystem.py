@@ -126,6 +126,7 @@ class BatchSystem:
         given: Values of the section of the configuration.
 
     Attributes:
+        variant: Which of the systems it is that share these commands, if that has been found out.
         section: Its name in the configuration.
         title: Its name in messages.
         job_variable: Shell expression for the job's id within the job.
@@ -133,6 +134,8 @@ class BatchSystem:
             several; empty if the system's launcher has none with several.
         template: Text of the built-in template.
         required: Placeholders that a template must have.
+        spools: Whether it delivers a job's output only at the job's end; then scripts write their
+            output themselves, and the system's is ``JobFiles.spooled``.
         option_list: The options of its section.
     """
 
@@ -142,12 +145,25 @@ class BatchSystem:
     rank_variable: ClassVar[str] = ""
     template: ClassVar[str] = SCRIPT
     required: ClassVar[tuple[str, ...]] = ("environment", "command")
+    spools: ClassVar[bool] = False
     option_list: ClassVar[tuple[Option, ...]]
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.options = BatchOptions.read(self.section, self.option_list, given)
+        self.variant = ""
 
     # -- submitting -----------------------------------------------------------------------
+
+    def probe(self) -> list[str]:
+        """Return a command whose answer :meth:`learn` needs before scripts are made; or nothing."""
+        return []
+
+    def learn(self, answer: Answer) -> None:
+        """Set :attr:`variant` from the answer to :meth:`probe`.
+
+        Raises:
+            ipkernel.errors.ConfigurationError: It does not help.
+        """
 
     def directives(self, job: Job) -> list[str]:
         """Return the lines that tell the system what the job needs, ``extra`` among them."""

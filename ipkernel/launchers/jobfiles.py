@@ -29,6 +29,11 @@ class JobFiles:
     directory: ClusterDirectory
     stem: str
 
+    @classmethod
+    def of_script(cls, script: Path) -> JobFiles:
+        """Return the files of the job with a script."""
+        return cls(ClusterDirectory(script.parent.parent), script.stem)
+
     @property
     def script(self) -> Path:
         """The script that is submitted."""
@@ -48,6 +53,11 @@ class JobFiles:
     def error(self) -> Path:
         """What the job writes to its standard error."""
         return self.directory.log / f"{self.stem}.err"
+
+    @property
+    def spooled(self) -> Path:
+        """What the batch system itself collects, where the script writes its own output."""
+        return self.directory.log / f"{self.stem}.job"
 
     def write(self, script: str, environment: Mapping[str, str]) -> None:
         """Write the script and the environment.
@@ -77,11 +87,12 @@ class JobFiles:
             also_errors: Remove them in any case.
         """
         _remove(self.output)
-        try:
-            if also_errors or not self.error.stat().st_size:
-                _remove(self.error)
-        except OSError:  # there is no such file
-            pass
+        for path in (self.error, self.spooled):
+            try:
+                if also_errors or not path.stat().st_size:
+                    _remove(path)
+            except OSError:  # there is no such file
+                continue
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

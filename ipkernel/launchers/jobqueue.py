@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
+from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, JobState, QueryFailed
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,11 @@ _LONGEST_TICK: Final = 2.0
 _SOON: Final = 0.5
 #: Seconds in which a new job may be missing in the queue.
 _SETTLING: Final = 15.0
+
+_queues: weakref.WeakValueDictionary[tuple[ClusterDirectory, str, str], JobQueue] = (
+    weakref.WeakValueDictionary()
+)
+_queues_lock: Final = threading.Lock()
 
 Wish = Literal["stop", "cancel", "kill"]
 
@@ -268,3 +274,13 @@ class JobQueue:
             if found is not None:
                 return found
         return JobState("ended")
+
+
+def queue_of(directory: ClusterDirectory, system: BatchSystem) -> JobQueue:
+    """Return the queue of all jobs of a cluster that are asked for in the same way."""
+    key = (directory, system.section, repr(sorted(system.options.values.items())))
+    with _queues_lock:
+        queue = _queues.get(key)
+        if queue is None:
+            queue = _queues[key] = JobQueue(system)
+        return queue

@@ -13,6 +13,7 @@ from ipkernel.launchers.batch import BatchControllerLauncher, BatchHostLauncher
 from ipkernel.launchers.batchoptions import Option, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, Job, JobState, QueryFailed
 from ipkernel.launchers.interfaces import ILauncher, ILauncherClass
+from ipkernel.launchers.jobfiles import JobFiles
 
 #: How jobs end that are not ended by themselves.
 _ENDED: Final = {
@@ -49,9 +50,6 @@ class Slurm(BatchSystem):
         options = job.options
         chosen = [
             ("job-name", job.name),
-            ("output", str(job.output).replace("%", "%%")),
-            ("error", str(job.error).replace("%", "%%")),
-            ("open-mode", "append"),
             ("nodes", str(job.nodes)),
             ("ntasks-per-node", "1"),
             ("cpus-per-task", str(job.cpus)),
@@ -75,7 +73,10 @@ class Slurm(BatchSystem):
 
     def submit(self, script: Path) -> list[str]:
         """Return the command that submits a script and tells nothing but the job's id."""
-        return [*self.options.submit, "--parsable", str(script)]
+        files = JobFiles.of_script(script)
+        output, error = (str(path).replace("%", "%%") for path in (files.output, files.error))
+        where = [f"--output={output}", f"--error={error}", "--open-mode=append"]
+        return [*self.options.submit, "--parsable", *where, str(script)]
 
     def submit_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Leave out what describes the job in which this process itself may run."""
