@@ -236,17 +236,16 @@ def _launchers(value: Any) -> list[Any]:
 
 
 def _known(kind: str, text: str) -> str:
-    """Refuse a name that no launcher has; whether its module can be loaded is seen later."""
+    """Return a launcher's name as it is known; whether it can be loaded is seen later."""
     from ipkernel.launchers import check_name
 
     name, colon, count = text.partition(":")
     if colon:
         options.check_count(_number(count) if kind == "engines" else None)
     try:
-        check_name(kind, name.strip())
+        return check_name(kind, name.strip()) + colon + count.strip()
     except ConfigurationError as error:
         raise _Unknown(str(error)) from None
-    return text.strip()
 
 
 #: ipkernel's own kinds of values, by name.

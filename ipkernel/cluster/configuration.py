@@ -131,8 +131,9 @@ class Configuration:
 
     def _in_use(self, name: str) -> bool:
         used = [self.value("cluster", "controller"), *self.value("cluster", "engines")]
-        names = {one.partition(":")[0].strip() for one in used if isinstance(one, str)}
-        return name in names or any(place[0] == name for layer in self._layers() for place in layer)
+        return name in map(_name_of, used) or any(
+            place[0] == name for layer in self._layers() for place in layer
+        )
 
     def _known(self, name: str) -> Section:
         """Return what can be in a section, after a look at the environment for it."""
@@ -231,20 +232,26 @@ def load(directory: ClusterDirectory, *, given: Mapping[str, Any] | None = None)
 def _send_hosts(layers: list[Layer]) -> None:
     """Let ``hosts`` of the cluster be those of ssh, and choose ssh if no launcher was."""
     hosts, engines = ("cluster", "hosts"), ("cluster", "engines")
-    for layer in layers:
+    for index, layer in enumerate(layers):
         if hosts not in layer:
             continue
         layer.setdefault(("ssh", "hosts"), layer[hosts])
         chosen = next((one[engines] for one in layers if engines in one), None)
-        names = [str(one).partition(":")[0].strip() for one in chosen.value] if chosen else []
-        if "ssh" in names or not layer[hosts].value:
+        names = [_name_of(one) for one in chosen.value] if chosen else []
+        if "ssh" in names or "" in names or not layer[hosts].value:
             return
-        before = layers[: layers.index(layer)]
         if engines in layer:
             raise ConfigurationError(
                 f"hosts are for the launcher ssh, but engines is {', '.join(names)} "
                 f"({layer[engines].origin}): name ssh there as well, or leave out one of both"
             )
-        if not any(engines in one for one in before):
+        if not any(engines in one for one in layers[:index]):
             layer[engines] = Value(["ssh"], layer[hosts].origin)
         return
+
+
+def _name_of(launcher: Any) -> str:
+    """Return the name in ``"slurm:8"`` or ``("slurm", 8)``; empty if it is a class."""
+    if isinstance(launcher, tuple | list) and launcher:
+        launcher = launcher[0]
+    return launcher.partition(":")[0].strip().lower() if isinstance(launcher, str) else ""
