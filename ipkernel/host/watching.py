@@ -20,7 +20,7 @@ FIRST: Final = 0.5
 #: Processes that are measured at a time, so that nothing else has to wait for long.
 AT_ONCE: Final = 16
 #: Seconds between two looks at whether an engine uses more memory than it may.
-LOOK: Final = 0.25
+LOOK: Final = 0.1
 
 Measure = Callable[[int, float, Callable[[], float]], Any]
 
