@@ -7,7 +7,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from ipkernel._version import __version__
@@ -110,6 +111,35 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """Convert a positive number on a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not one.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def engine_ids(text: str) -> tuple[int, ...]:
+    """Convert ids of engines on a command line, such as ``0-3,7``.
+
+    Raises:
+        argparse.ArgumentTypeError: They are none.
+    """
+    from ipkernel.host.options import engine_ids as convert
+
+    found = convert(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} are not ids of engines, such as 0-3,7")
+    return found
+
+
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which cluster is meant, with their older names."""
     group = parser.add_argument_group("which cluster")
@@ -175,6 +205,23 @@ def running_directory(options: argparse.Namespace) -> ClusterDirectory:
     if not directory.alive():
         raise NotRunning(f"cluster {directory.name} is not running ({directory.path})")
     return directory
+
+
+@contextmanager
+def end_like_ctrl_c() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP end this program as Ctrl-C does."""
+    import signal
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def run(program: str, command: Callable[[], int], *, debug: bool = False) -> int:

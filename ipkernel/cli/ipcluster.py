@@ -93,6 +93,31 @@ List your clusters on this host.
 _ENGINES: Final = """\
 Add engines to a running cluster.
 """
+_SCALE: Final = """\
+Have so many engines in a running cluster.
+
+More are started on its hosts, or by batch jobs if its launcher submits such. Of too many, jobs
+that still wait are cancelled first, then engines without work end, then others when they have
+finished what they have begun. No task is lost.
+"""
+_ADAPT: Final = """\
+Have as many engines as there are tasks, from MIN to MAX, until Ctrl-C or the end of the cluster.
+
+Engines without work end after a while, with all that was defined on them. When this command
+ends, the engines stay as they are.
+"""
+_SIGNAL: Final = """\
+Send a signal, such as INT or USR1, to the engines of a cluster, or to its controller.
+"""
+_SIGNAL_EXAMPLES: Final = """\
+examples:
+  ipcluster signal INT                 interrupt what all engines run
+  ipcluster signal KILL --engine 3     kill an engine, which is started again
+  ipcluster signal TERM --controller   end the cluster in good order
+"""
+_RESTART: Final = """\
+Restart engines. They keep their ids; what they run is lost, or run again if it may be.
+"""
 _LOGS: Final = """\
 Show the logs of a cluster; without a name, which logs there are.
 
@@ -125,6 +150,9 @@ def make_parser() -> common.Parser:
 
     start = _command(commands, "start", "start a cluster", _START, _START_EXAMPLES)
     start.add_argument("--daemonize", action="store_true", help="return when it is ready")
+    start.add_argument(
+        "--dry-run", action="store_true", help="only show the commands and scripts it would run"
+    )
     add_settings(start)
 
     stop = _command(commands, "stop", "stop a cluster", _STOP)
@@ -141,6 +169,7 @@ def make_parser() -> common.Parser:
         "-n", "--n", type=common.count, metavar="N", required=True, help="number of engines"
     )
 
+    _change_commands(commands)
     logs = _command(commands, "logs", "show a cluster's logs", _LOGS, _LOGS_EXAMPLES)
     logs.add_argument("name", nargs="*", metavar="NAME", help="which log")
     logs.add_argument("-f", "--follow", action="store_true", help="show more as it comes")
@@ -155,6 +184,63 @@ def make_parser() -> common.Parser:
     _directory_commands(commands)
     _config_commands(commands)
     return parser
+
+
+def _change_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
+    scale = _command(commands, "scale", "have more or fewer engines", _SCALE)
+    scale.add_argument("n", type=_count_or_none, metavar="N", help="number of engines")
+    scale.add_argument(
+        "--limit",
+        type=common.seconds,
+        metavar="SECONDS",
+        default=0.0,
+        help="stop engines that work for longer (default: wait for them)",
+    )
+    scale.add_argument("--now", action="store_true", help="do not let engines finish their tasks")
+
+    adapt = _command(commands, "adapt", "have as many engines as there are tasks", _ADAPT)
+    adapt.add_argument("minimum", type=_count_or_none, metavar="MIN", help="so many at least")
+    adapt.add_argument("maximum", type=common.count, metavar="MAX", help="so many at most")
+    for name, default, text in (
+        ("--interval", 2.0, "time between two looks"),
+        ("--grow-after", 2.0, "how long there must be too few engines"),
+        ("--idle-after", 60.0, "how long an engine must be without work to end"),
+    ):
+        adapt.add_argument(
+            name,
+            type=common.seconds,
+            metavar="SECONDS",
+            default=default,
+            help=f"{text} (default: {default:g})",
+        )
+    adapt.add_argument(
+        "--tasks-per-engine",
+        type=common.seconds,
+        metavar="N",
+        default=1.0,
+        help="one engine for so many tasks (default: 1)",
+    )
+
+    signal = _command(commands, "signal", "send a signal", _SIGNAL, _SIGNAL_EXAMPLES)
+    signal.add_argument("signal", metavar="SIGNAL", help="its name or number")
+    target = signal.add_mutually_exclusive_group()
+    _engine_option(target)
+    target.add_argument("--controller", action="store_true", help="to the controller instead")
+
+    _engine_option(_command(commands, "restart", "restart engines", _RESTART))
+
+
+def _engine_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--engine",
+        type=common.engine_ids,
+        metavar="IDS",
+        help="only these, such as 3 or 0-3,7 (default: all)",
+    )
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else common.count(text)
 
 
 def _directory_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
@@ -218,6 +304,10 @@ _COMMANDS: Final = {
     "config": "ipkernel.cli.config",
     "doctor": "ipkernel.cli.doctor",
     "engines": "ipkernel.cli.starting",
+    "scale": "ipkernel.cli.changing",
+    "adapt": "ipkernel.cli.changing",
+    "signal": "ipkernel.cli.changing",
+    "restart": "ipkernel.cli.changing",
     "status": "ipkernel.cli.looking",
     "list": "ipkernel.cli.looking",
     "logs": "ipkernel.cli.logs",

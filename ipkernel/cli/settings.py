@@ -23,6 +23,7 @@ _SAME: Final = (
     "controller",
     "engines",
     "hosts",
+    "minimum",
     "store_memory",
     "spill_dir",
     "spill_limit",
@@ -51,6 +52,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--controller", metavar="LAUNCHER", help="the same for the controller")
     group.add_argument("--hosts", metavar="HOSTS", help="hosts for ssh, such as a:4,me@b")
+    group.add_argument(
+        "--minimum",
+        type=common.count,
+        metavar="N",
+        help="go on with so many engines if some hosts fail (default: fail as well)",
+    )
     group.add_argument("--ip", metavar="ADDRESS", help="interface to listen on")
     group.add_argument("--port", type=common.natural, help="TCP port of the controller")
     group.add_argument("--location", metavar="HOST", help="address under which others reach it")

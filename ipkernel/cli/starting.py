@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from ipkernel.cli import common
@@ -16,6 +13,7 @@ from ipkernel.cli.settings import chosen_settings
 from ipkernel.cli.tables import number, ranges, span
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.cluster.hosted import state_of
 from ipkernel.errors import KernelError
 
 #: How often the foreground's line is renewed, in seconds.
@@ -58,8 +56,9 @@ class _Progress:
         self._n = n
         self._line = line
         self._controller = False
-        self._ready = 0
+        self._ready: set[int] = set()
         self._registered = False
+        self._doing: dict[str, str] = {}
 
     def show(self) -> None:
         text = f"starting {number(self._n, 'engine')} ..."
@@ -68,19 +67,25 @@ class _Progress:
         elif not self._registered and not self._ready:
             text += " waiting for the host daemon"
         else:
-            text += f" {self._ready} ready"
+            text += f" {len(self._ready)} ready"
+        for where, what in self._doing.items():
+            text += f", {where}: {what}"
         self._line.show(text)
 
     def __call__(self, program: str, event: dict[str, Any]) -> None:
         kind = event.get("event")
+        where = str(event.get("where", ""))
         if program == "ipcontroller":
             self._controller = self._controller or kind == "ready"
         elif kind == "registered":
             self._registered = True
-        elif kind == "engines":
-            self._ready = min(self._n, self._ready + len(event.get("engines", ())))
-        elif kind == "ready":
-            self._ready = self._n
+            self._doing.pop(where, None)
+        elif kind in ("engines", "ready"):
+            self._ready.update(event.get("engines", ()))
+        elif kind == "state":
+            self._doing[where] = str(event.get("text", ""))
+        elif kind in ("connecting", "checking", "copying"):
+            self._doing[where] = str(kind)
         self.show()
 
 
@@ -94,7 +99,10 @@ def start_command(options: argparse.Namespace) -> int:
         daemonize=options.daemonize,
         shutdown_atexit=False,
     )
-    with _end_like_ctrl_c():
+    if options.dry_run:
+        print(cluster.preview())
+        return common.OK
+    with common.end_like_ctrl_c():
         _start(cluster, line, options)
         return common.OK if options.daemonize else _foreground(cluster, line, options.quiet)
 
@@ -107,15 +115,26 @@ def _start(cluster: Cluster, line: _Line, options: argparse.Namespace) -> None:
         cluster.start_cluster_sync()
     finally:
         line.end()
+    for failure in cluster.failures:
+        sys.stderr.write(f"ipcluster: {failure}\n")
     if not options.quiet:
         _say_ready(cluster, time.monotonic() - began, options)
 
 
 def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) -> None:
+    jobs = [
+        one
+        for engine_set in cluster.engines.values()
+        for one in engine_set.programs
+        if not one.ready and not one.entry.immediate
+    ]
+    there = sum(s.n for s in cluster.engines.values()) - sum(one.share.n for one in jobs)
     print(
-        f"cluster {cluster.cluster_id} is ready: {number(cluster.n, 'engine')} "
+        f"cluster {cluster.cluster_id} is ready: {number(there, 'engine')} "
         f"in {seconds:.1f} s, {cluster.directory.path}"
     )
+    for one in jobs:
+        print(f"{number(one.share.n, 'engine')} to come: {one.title}, {state_of(one.launcher)}")
     named = f" {_which(cluster.directory)}"
     if options.daemonize:
         print(f"stop it with: ipcluster stop{named.rstrip()}")
@@ -131,22 +150,6 @@ def _which(directory: ClusterDirectory) -> str:
     if directory == ClusterDirectory.named(directory.name):
         return f"--cluster {directory.name}"
     return f"--cluster-dir {directory.path}"
-
-
-@contextmanager
-def _end_like_ctrl_c() -> Iterator[None]:
-    """Within it, SIGTERM and SIGHUP end this program as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
 
 
 def _foreground(cluster: Cluster, line: _Line, quiet: bool) -> int:

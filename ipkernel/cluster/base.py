@@ -151,6 +151,11 @@ class ClusterBase:
         return next(iter(self.engines.values()), None)
 
     @property
+    def failures(self) -> list[str]:
+        """What did not start though ``minimum`` let the start succeed, and why: sentences."""
+        return [str(failure) for failure in self._failures]
+
+    @property
     def running(self) -> bool:
         """Whether the controller runs, as far as can be told from this host."""
         if self.controller is not None:
