@@ -94,7 +94,7 @@ class Turn:
 def test_how_long_nothing_was_heard_of_a_host(silence: float, said: str) -> None:
     turn = Turn()
     link = HostLink(turn.clock, turn, lambda link: None, 1, "tub")  # type: ignore[arg-type]
-    turn.clock.advance(20.0)
+    turn.clock.advance(5.0)
     link._received(None, [(Started([]), b"")])  # type: ignore[arg-type]
     turn.clock.advance(silence)
     link.lost("connection lost")
