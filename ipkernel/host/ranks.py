@@ -36,6 +36,7 @@ from ipkernel.host.processes import Exit, kill_group, signal_process
 from ipkernel.host.starters import RANKS
 from ipkernel.host.zygotes import make_ends
 from ipkernel.host.zygotewire import ZygoteWire
+from ipkernel.launchers.mpiwords import how_it_ended, the_others
 
 __all__ = ["RankStarter", "Ranks", "take_ranks"]
 
@@ -43,8 +44,12 @@ logger = logging.getLogger(__name__)
 
 #: Seconds in which a rank that has connected must say who it is.
 HELLO_TIME: Final = 10.0
-#: Seconds for which the verdict on a job that has failed is waited for, and between looks.
+#: Seconds between looks whether the rank that has started this process is still there.
+PARENT_LOOK: Final = 0.1
+#: Seconds for which the verdict on a job that has failed is waited for, and how many of them when
+#: no rank is left here; and between looks.
 VERDICT_TIME: Final = 15.0
+VERDICT_TIME_ALONE: Final = 5.0
 VERDICT_LOOK: Final = 0.05
 #: Seconds from the first end of a rank to a look at all that have ended by then.
 SETTLE: Final = 0.03
@@ -134,7 +139,7 @@ class RankStarter:
         self._suspect: _Rank | None = None
         self._judged = False
         self._expected = False
-        self._deadline = 0.0
+        self._waits_since = 0.0
         self._timers: list[Any] = []
         self._listening: socket.socket | None = _listen(self._path)
 
@@ -176,13 +181,16 @@ class RankStarter:
         """
         assert self._listening is not None
         wanted, deadline = self._ranks.here, time.monotonic() + COME
+        parent = os.getppid()
         found: dict[int, _Rank] = {}
         try:
             while len(found) < wanted:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise OSError(0, _missing(found, wanted))
-                self._listening.settimeout(left)
+                if os.getppid() != parent:
+                    raise OSError(0, "the MPI job has ended before its engines were ready")
+                self._listening.settimeout(min(left, PARENT_LOOK))
                 try:
                     control, _ = self._listening.accept()
                 except TimeoutError:
@@ -271,17 +279,21 @@ class RankStarter:
             others = [r for r in gone if r.leaving and r.leaving.signal not in _ENDED_BY_MPI]
             first = others[0] if others else first
         self._first = first
-        text = self._what_happened()
-        emit("died", rank=first.number, text=text, known=first.leaving is not None)
-        logger.warning("%s; waiting to be told why", text)
+        text, known = self._what_happened(), first.leaving is not None
+        emit("died", rank=first.number, text=text, known=known)
+        logger.warning("%s", text)
         _let_go()
-        self._deadline = self._reactor.seconds() + VERDICT_TIME
-        self._look()
+        self._waits_since = self._reactor.seconds()
+        if known and self._ranks.here == self.job.size:
+            self._conclude("")  # nobody knows more
+        else:
+            self._look()
 
     def _what_happened(self) -> str:
         rank = self._first
         assert rank is not None
-        how = _how(rank.leaving) if rank.leaving is not None else "ended unexpectedly"
+        ending = rank.leaving
+        how = how_it_ended(ending.signal or 0, ending.code or 0) if ending else "ended unexpectedly"
         return f"rank {rank.number} (pid {rank.pid} on host {socket.gethostname()}) {how}"
 
     def _look(self) -> None:
@@ -289,15 +301,19 @@ class RankStarter:
         if self._judged:
             return
         text = read_verdict(Path(self._ranks.verdict))
-        if not text and not self._expected and self._reactor.seconds() < self._deadline:
+        alone = all(rank.gone for rank in self._members.values())
+        patience = VERDICT_TIME_ALONE if alone else VERDICT_TIME
+        if text or self._expected or self._reactor.seconds() - self._waits_since > patience:
+            self._conclude(text)
+        else:
             self._later(VERDICT_LOOK, self._look)
-            return
+
+    def _conclude(self, text: str) -> None:
+        """Report all ranks as lost; without a verdict, with what is known here."""
         self._judged = True
-        others = (
-            f"; MPI ended the other {self.job.size - 1} ranks with it" if self.job.size > 1 else ""
-        )
+        known_here = "; ".join(filter(None, (self._what_happened(), the_others(self.job.size))))
         assert self._events is not None
-        self._events.over(text or f"{self._what_happened()}{others}")
+        self._events.over(text or known_here)
         for rank in self._members.values():
             if rank.gone:
                 self._report(rank)
@@ -309,7 +325,7 @@ class RankStarter:
     def expect_end(self) -> None:
         """All are about to be ended: that needs no explanation."""
         self._expected = True
-        if self._first is not None and self._deadline:
+        if self._waits_since:
             self._look()
 
     def signal(self, key: str, number: int, group: bool) -> None:
@@ -346,10 +362,6 @@ class RankStarter:
             if rank.wire is not None:
                 rank.wire.close()
             rank.control.close()
-
-
-def _how(ending: Exit) -> str:
-    return f"was {ending.text}" if ending.signal is not None else ending.text
 
 
 def _missing(found: dict[int, _Rank], wanted: int) -> str:

@@ -6,14 +6,13 @@ so far as to work, or fails again and again.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
 from ipkernel.cluster.processes import describe_exit
-from ipkernel.launchers.mpiwords import read_words
+from ipkernel.launchers.mpiwords import how_it_ended, read_words, the_others
 
 __all__ = ["Action", "Begin", "Course", "EndIt", "Finish", "Judge", "Tell"]
 
@@ -150,7 +149,10 @@ class Course:
         self._died = str(event.get("text", "a rank ended"))
         self._rank = int(event.get("rank", -1))
         self._known = bool(event.get("known"))
-        return [*(self._judge(self._died, self._others()) if self._known else []), EndIt(PATIENCE)]
+        return [
+            *(self._judge(self._died, the_others(self._size)) if self._known else []),
+            EndIt(PATIENCE),
+        ]
 
     def _renew(self) -> list[Action]:
         if self._renewed or self._judged:
@@ -173,16 +175,6 @@ class Course:
         self._judged = "; ".join(filter(None, parts))
         return [Judge(self._judged)]
 
-    def _others(self) -> str:
-        others = self._size - 1
-        if not others:
-            return ""
-        return (
-            f"MPI then ended the other {others} ranks"
-            if others > 1
-            else ("MPI then ended the other rank")
-        )
-
     def _verdict(self, code: int) -> list[Action]:
         """What there is to say about a job that has ended by itself."""
         if not self._died:
@@ -193,13 +185,13 @@ class Course:
             words = None  # it speaks of one that it has ended itself
         how = ""
         if words is not None and words.rank < 0 and words.signal in _ENDED_BY_MPI:
-            how = f"ended unexpectedly, or {_how(words.signal, 0)}"  # as the others were, by MPI
+            how = f"ended unexpectedly, or {how_it_ended(words.signal, 0)}"  # as the others were, by MPI
         elif words is not None:
-            how = _how(words.signal, words.code)
+            how = how_it_ended(words.signal, words.code)
         elif code > 0 and not self._told and not self._errors.strip():
-            how = _how(0, code)
+            how = how_it_ended(0, code)
         text = self._died.replace("ended unexpectedly", how) if how else self._died
-        return self._judge(text, self._others())
+        return self._judge(text, the_others(self._size))
 
     def _last(self) -> str:
         lines = [line.strip() for line in self._errors.splitlines()]
@@ -244,12 +236,3 @@ class Course:
         else:
             text = self._judged
         return {"event": "error", "message": text}
-
-
-def _how(number: int, code: int) -> str:
-    if not number:
-        return f"exited with code {code}"
-    try:
-        return f"was killed by {signal.Signals(number).name} ({number})"
-    except ValueError:
-        return f"was killed by signal {number}"

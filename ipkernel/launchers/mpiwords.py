@@ -6,9 +6,10 @@ Only they know, as only a process's parent learns how it has ended. No two say i
 from __future__ import annotations
 
 import re
+import signal
 from typing import Final, NamedTuple
 
-__all__ = ["Words", "read_words"]
+__all__ = ["Words", "how_it_ended", "read_words", "the_others"]
 
 
 class Words(NamedTuple):
@@ -103,3 +104,24 @@ def read_words(text: str) -> Words | None:
             rank = found.groupdict().get("rank")
             return Words(int(rank) if rank else -1, 0, int(found["code"]))
     return None
+
+
+def how_it_ended(number: int, code: int) -> str:
+    """Return how a rank has ended, as the end of a sentence.
+
+    Args:
+        number: The signal that killed it, or 0.
+        code: Its exit code, if none did.
+    """
+    if not number:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(number).name} ({number})"
+    except ValueError:
+        return f"was killed by signal {number}"
+
+
+def the_others(size: int) -> str:
+    """Return the sentence about the ranks of a job that did not fail themselves; may be empty."""
+    others = f"{size - 1} ranks" if size > 2 else "rank"
+    return f"MPI then ended the other {others}" if size > 1 else ""
