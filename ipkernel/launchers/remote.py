@@ -370,6 +370,7 @@ class Program:
         say("@started", directory=str(self.directory))
         threading.Thread(target=self._await, daemon=True).start()
         try:
+            self._obey(self._commands)  # what came in one piece with the first order
             while self._turn():
                 pass
         finally:
@@ -412,6 +413,7 @@ class Program:
             self._relay(os.read(output, 65536))
         for source in (self._commands, self._pipe):
             if source.descriptor in ready:
+                source.fill()
                 self._obey(source)
         if self._wake in ready:
             if b"e" in os.read(self._wake, 64):
@@ -449,7 +451,6 @@ class Program:
         self._detached()
 
     def _obey(self, source: Orders) -> None:
-        source.fill()
         while (order := source.whole()) is not None:
             if order["act"] == "stop":
                 self.stop()
@@ -566,6 +567,8 @@ def main() -> int:
                 say("@reached", reached=reached(order["places"]))
             elif act == "tell":
                 tell(order)
+                return 0
+            elif act in ("stop", "signal"):  # there is nothing yet that they could be for
                 return 0
             else:
                 base = base_directory(order["base"])

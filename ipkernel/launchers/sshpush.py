@@ -24,7 +24,8 @@ NEEDS: Final = (
 )  # fmt: skip
 #: Dependencies of ipkernel that only clients need.
 CLIENT_ONLY: Final = frozenset({"ipython", "tqdm", "tabulate", "configobj"})
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_NAME: Final = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[([^]]*)\])?")
+_EXTRA: Final = re.compile(r"""extra\s*==\s*["']([^"']+)""")
 _LEFT_OUT: Final = re.compile(r"(^|/)(__pycache__|tests?|testing)/|\.(pyc|pyo|pyi|h|c|pyx|pxd)$")
 _lock = threading.Lock()
 _made: dict[bool, Archive] = {}
@@ -109,13 +110,16 @@ def _needed_files() -> Iterator[tuple[str, Path]]:
 def _closure(name: str) -> list[metadata.Distribution]:
     """Return the distributions that programs on hosts need, without ipkernel's own."""
     found: dict[str, metadata.Distribution] = {}
+    done: set[str] = set()
     left = [name]
     while left:
         for requirement in _requirements(left.pop()):
-            if requirement in found or requirement in CLIENT_ONLY:
+            plain = requirement.partition("[")[0]
+            if requirement in done or plain in CLIENT_ONLY:
                 continue
+            done.add(requirement)
             try:
-                found[requirement] = metadata.distribution(requirement)
+                found[plain] = metadata.distribution(plain)
             except metadata.PackageNotFoundError:
                 continue  # for another system, or optional
             left.append(requirement)
@@ -123,12 +127,17 @@ def _closure(name: str) -> list[metadata.Distribution]:
 
 
 def _requirements(name: str) -> list[str]:
+    """Return what a distribution needs, extras included: ``a[b]`` of what needs ``a[b]>=1``."""
+    plain, _, extras = name.rstrip("]").partition("[")
     found = []
-    for line in metadata.requires(name) or ():
+    for line in metadata.requires(plain) or ():
         requirement, _, marker = line.partition(";")
         match = _NAME.match(requirement)
-        if match is not None and "extra" not in marker:
-            found.append(re.sub(r"[-_.]+", "-", match.group()).lower())
+        extra = _EXTRA.search(marker)
+        if match is None or (extra is not None and extra[1] not in extras.split(",")):
+            continue
+        own = f"[{match[2].replace(' ', '')}]" if match[2] else ""
+        found.append(re.sub(r"[-_.]+", "-", match[1]).lower() + own)
     return found
 
 

@@ -96,7 +96,7 @@ def hold(**arguments: Any) -> None:
         time.sleep(600)
 
 
-def leave(options: dict[str, Any], cluster_dir: str, tunnel: str) -> None:
+def leave(options: dict[str, Any], cluster_dir: str, tunnels: list[str]) -> None:
     """Start host daemons that outlive this process; say how to find them."""
     directory = ClusterDirectory(cluster_dir).create()
     controller = LocalControllerLauncher(
@@ -104,31 +104,41 @@ def leave(options: dict[str, Any], cluster_dir: str, tunnel: str) -> None:
     )
     controller.start()
     controller.wait_event("ready", 30)
-    (share,) = SSHHostLauncher.plan(None, {**options, "tunnel": tunnel})
     furl_file = str(directory.furl_file("engine"))
-    launcher = SSHHostLauncher(
-        directory,
-        ["--cluster-dir", cluster_dir, "--furl-file", furl_file, "-n", "1"],
-        lifeline=False,
-        options=options,
-        share=share,
+    launchers = []
+    for tunnel in tunnels:
+        (share,) = SSHHostLauncher.plan(None, {**options, "tunnel": tunnel})
+        launcher = SSHHostLauncher(
+            directory,
+            ["--cluster-dir", cluster_dir, "--furl-file", furl_file, "-n", "1"],
+            lifeline=False,
+            options=options,
+            share=share,
+        )
+        launcher.start()
+        launchers.append(launcher)
+    for launcher in launchers:
+        launcher.wait_event("ready", 30)
+    say(
+        records=[launcher.record() for launcher in launchers],
+        running=[launcher.running for launcher in launchers],
+        controller=controller.pid,
     )
-    launcher.start()
-    ready = launcher.wait_event("ready", 30)
-    launcher.wait(1.0 if tunnel == "no" else 0.0)
-    say(ready=ready, record=launcher.record(), running=launcher.running, controller=controller.pid)
-    launcher.release()
-    controller.release()
+    for launcher in [*launchers, controller]:
+        launcher.release()
 
 
-def end(record: dict[str, Any], cluster_dir: str, how: str) -> None:
-    """End what :func:`leave` has started, from its record."""
-    launcher = SSHHostLauncher.from_record(ClusterDirectory(cluster_dir), record, {})
-    before = launcher.state()
-    getattr(launcher, how)()
-    ended = launcher.wait(30)
-    say(before=before, ended=ended, after=launcher.state(), running=launcher.running)
-    launcher.close()
+def end(cluster_dir: str, orders: list[tuple[dict[str, Any], str]]) -> None:
+    """End what :func:`leave` has started, from the records, each in its own way."""
+    directory = ClusterDirectory(cluster_dir)
+    launchers = [SSHHostLauncher.from_record(directory, record, {}) for record, _ in orders]
+    before = [launcher.state() for launcher in launchers]
+    for launcher, (_, how) in zip(launchers, orders, strict=True):
+        getattr(launcher, how)()
+    ended = [launcher.wait(30) for launcher in launchers]
+    say(before=before, ended=ended, after=[launcher.state() for launcher in launchers])
+    for launcher in launchers:
+        launcher.close()
 
 
 if __name__ == "__main__":

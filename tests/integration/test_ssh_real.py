@@ -168,20 +168,23 @@ def test_nothing_is_left_on_hosts_when_the_owner_is_killed(site: SshSite, tmp_pa
 
 
 @needs_sshd
-@pytest.mark.parametrize(
-    ("tunnel", "how"), [("no", "request_stop"), ("no", "kill"), ("yes", "terminate")]
-)
-def test_what_outlives_its_starter_can_be_ended_from_its_record(
-    site: SshSite, tmp_path: Path, tunnel: str, how: str
+def test_what_outlives_its_starter_ends_by_its_record_or_with_the_controller(
+    site: SshSite, tmp_path: Path
 ) -> None:
     directory = str(tmp_path / "cluster")
     options = site.options(hosts=["a:1"])
-    (left,) = done(site, "leave", options=options, cluster_dir=directory, tunnel=tunnel)
+    tunnels = ["no", "no", "yes", "yes"]
+    (left,) = done(site, "leave", options=options, cluster_dir=directory, tunnels=tunnels)
     try:
-        assert left["running"]
-        assert site.processes("a")
-        (ended,) = done(site, "end", record=left["record"], cluster_dir=directory, how=how)
-        assert ended == {"before": "running", "ended": True, "after": "ended", "running": False}
+        assert left["running"] == [True] * 4
+        assert len(site.left("a")) == 4
+        hows = ["request_stop", "kill", "terminate"]
+        orders = list(zip(left["records"], hows, strict=False))
+        (ended,) = done(site, "end", cluster_dir=directory, orders=orders)
+        assert ended == {"before": ["running"] * 3, "ended": [True] * 3, "after": ["ended"] * 3}
+        assert [left["records"][3]["directory"]] == [
+            str(site.home("a") / ".ipython" / "ssh" / name) for name in site.left("a")
+        ]
     finally:
         os.kill(left["controller"], signal.SIGTERM)
     assert_empty(site)
@@ -189,13 +192,21 @@ def test_what_outlives_its_starter_can_be_ended_from_its_record(
 
 
 @needs_sshd
-def test_what_outlives_its_starter_ends_with_the_controller(site: SshSite, tmp_path: Path) -> None:
-    directory = str(tmp_path / "cluster")
-    options = site.options(hosts=["a:1"])
-    (left,) = done(site, "leave", options=options, cluster_dir=directory, tunnel="yes")
-    os.kill(left["controller"], signal.SIGTERM)
+def test_the_controller_can_be_on_a_host_as_well(site: SshSite, tmp_path: Path) -> None:
+    first, last = done(
+        site,
+        "statement",
+        secret="unseen",
+        controller="ssh",
+        hosts=["b:1", "a:1"],
+        ssh=site.options(controller_host="a"),
+        cluster_dir=str(tmp_path / "cluster"),
+        # The client goes through the connection; the hosts reach each other.
+        controller_ip=site.net.address("a"),
+    )
+    assert sorted(host for host, _ in first["places"]) == ["a", "b"]
+    assert first["seen"] == []
     assert_empty(site)
-    wait_for(lambda: ClusterDirectory(directory).controller() is None)
 
 
 @needs_sshd
@@ -204,7 +215,7 @@ def test_ipkernel_comes_along_to_a_python_without_it(site: SshSite, tmp_path: Pa
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     # PYTHONPATH of the tests would make the engines find the sources.
     options = site.options(python=str(bare / "bin" / "python"), setup=["unset PYTHONPATH"])
-    arguments = {"hosts": ["a:2"], "cluster_dir": str(tmp_path / "cluster"), "secret": "-"}
+    arguments = {"hosts": ["a:2"], "cluster_dir": str(tmp_path / "cluster"), "secret": "unseen"}
     copied = []
     for _ in range(2):
         first, last = done(site, "statement", ssh={**options, "push": "yes"}, **arguments)
