@@ -1,0 +1,148 @@
+"""The conversation with a host, with a host that is made of bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipkernel.errors import LauncherError
+from ipkernel.launchers import sshboot
+from ipkernel.launchers.sshoptions import read_host
+from ipkernel.launchers.sshtalk import Conversation, events
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+EVENTS = st.builds(
+    lambda name, more: {**more, "event": name}, st.text(), st.dictionaries(st.text(), JSON)
+)
+NOISE = st.binary(max_size=20).map(lambda data: b"#" + data.replace(b"\n", b""))
+
+
+class Pieces:
+    """A stream that comes in pieces."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self._data = data
+        self._sizes = sizes
+
+    def read(self, most: int) -> bytes:
+        size = self._sizes.pop() if self._sizes else most
+        found, self._data = self._data[:size], self._data[size:]
+        return found
+
+
+@given(st.lists(EVENTS | NOISE, max_size=8), st.lists(st.integers(1, 30)))
+def test_events_are_found_however_they_are_cut_and_noise_is_left_out(
+    lines: list[Any], sizes: list[int]
+) -> None:
+    data = b"".join(
+        (one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in lines
+    )
+    found = list(events(Pieces(data, sizes).read))
+    assert found == [one for one in lines if isinstance(one, dict)]
+
+
+@pytest.mark.parametrize("line", [b"[]", b"1", b'{"event": 3}', b'{"other": "x"}', b"\xff{"])
+def test_what_is_no_event_is_left_out(line: bytes) -> None:
+    assert list(events(io.BytesIO(line + b'\n{"event": "x"}\n').read)) == [{"event": "x"}]
+
+
+class Host:
+    """An ssh process that says what it is given, and remembers what it is told."""
+
+    def __init__(self, *said: dict[str, Any], code: int = 0) -> None:
+        self.stdin = io.BytesIO()
+        self.stdout = io.BytesIO(b"".join(json.dumps(one).encode() + b"\n" for one in said))
+        self.code = code
+        self.terminated = False
+
+    def poll(self) -> int | None:
+        return self.code if self.terminated else None
+
+    def wait(self) -> int:
+        return self.code
+
+    def terminate(self) -> None:
+        self.terminated = True
+
+
+def talk(host: Host, *errors: str, **options: Any) -> Conversation:
+    return Conversation(host, read_host("a", options), lambda: list(errors))  # type: ignore[arg-type]
+
+
+def test_an_order_is_written_whole_and_answered() -> None:
+    host = Host({"event": "@checked", "python": "3.12"})
+    answer = talk(host).order("@checked", {"act": "check", "é": 1}, b"data")
+    assert answer["python"] == "3.12"
+    length, _, rest = host.stdin.getvalue().partition(b"\n")
+    assert json.loads(rest[: int(length)]) == {"act": "check", "é": 1}
+    assert rest[int(length) :] == b"data"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ({"event": sshboot.NO_PYTHON}, "there is no 'python3'"),
+        ({"event": sshboot.OLD_PYTHON, "version": "3.9.2"}, "is Python 3.9.2"),
+        ({"event": sshboot.SETUP, "at": 0, "code": 127}, "command 1 of 'setup' has failed"),
+        ({"event": "@problem", "message": "the disk is full"}, "the disk is full"),
+    ],
+)
+def test_what_the_host_says_instead_of_an_answer_is_raised(
+    event: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(LauncherError, match=words):
+        talk(Host({"event": "something else"}, event)).expect("@here")
+
+
+def test_an_end_before_the_host_takes_orders_is_explained_by_ssh_s_words() -> None:
+    with pytest.raises(LauncherError, match="no ssh connections"):
+        talk(Host(code=255), "connect to host a port 22: Connection refused").expect("@here")
+
+
+def test_an_end_after_that_is_a_loss() -> None:
+    conversation = talk(Host(code=255), "Timeout, server a not responding.")
+    conversation.taken = True
+    with pytest.raises(LauncherError, match="the connection was lost: it has not answered"):
+        conversation.expect("@started")
+
+
+def test_an_end_that_the_owner_wants_is_no_fault_of_the_host() -> None:
+    conversation = talk(Host(code=255))
+    conversation.stopped = True
+    with pytest.raises(LauncherError, match="stopped while it started"):
+        conversation.expect("@here")
+
+
+def test_the_beginning_ends_its_own_watch_when_told() -> None:
+    host = Host({"event": "@shell"})
+    conversation = talk(host)
+    conversation.begin()
+    conversation.watch(0)
+    assert host.stdin.getvalue() == sshboot.first_words("python3")
+    assert not host.terminated
+
+
+def test_being_too_late_hangs_up_and_says_why() -> None:
+    host = Host()
+    conversation = talk(host)
+    conversation._late("it took too long")
+    assert host.terminated
+    with pytest.raises(LauncherError, match="it took too long"):
+        conversation.expect("@here")
+
+
+def test_nothing_can_be_written_after_the_end() -> None:
+    conversation = talk(Host())
+    assert conversation.write(b"x")
+    conversation.finish()
+    assert not conversation.write(b"x")
+    conversation.finish()
