@@ -91,6 +91,13 @@ def run_command(
     return Answer(done.returncode, out, err)
 
 
+def begin_thread(run: Callable[[], None], name: str) -> threading.Thread:
+    """Run something in a thread that does not keep the process alive."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class JobQueue:
     """The jobs of one cluster in one batch system.
 
@@ -98,6 +105,7 @@ class JobQueue:
         system: The batch system.
         run: Runs a command.
         clock: Seconds.
+        begin: Runs something in a thread of its own.
     """
 
     def __init__(
@@ -105,16 +113,19 @@ class JobQueue:
         system: BatchSystem,
         run: RunCommand = run_command,
         clock: Callable[[], float] = time.monotonic,
+        begin: Callable[[Callable[[], None], str], threading.Thread | None] = begin_thread,
     ) -> None:
         self.system = system
         self.run = run
         self.clock = clock
+        self._begin = begin
         self.trouble = ""
         self._known: weakref.WeakSet[WatchedJob] = weakref.WeakSet()
         self._watched: set[WatchedJob] = set()
         self._wishes: list[tuple[Wish, WatchedJob]] = []
         self._asking = threading.Lock()
         self._asked = -math.inf
+        self._asked_for: set[str] = set()
         self._seen: set[str] = set()
         self._wake = threading.Condition()
         self._interval = _SOON
@@ -125,10 +136,8 @@ class JobQueue:
 
     def add(self, job: WatchedJob) -> None:
         """Have a job's state asked for whenever that of another one is."""
-        with self._asking:
-            if job not in self._known:
-                self._known.add(job)
-                self._asked = -math.inf  # long ago: what was said then does not include it
+        with self._wake:
+            self._known.add(job)
 
     def watch(self, job: WatchedJob) -> None:
         """Look after a job until it has ended, or :meth:`unwatch` is called."""
@@ -137,10 +146,7 @@ class JobQueue:
             self._watched.add(job)
             self._hurry()
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._loop, name=f"queue-{self.system.section}", daemon=True
-                )
-                self._thread.start()
+                self._thread = self._begin(self._loop, f"queue-{self.system.section}")
 
     def unwatch(self, job: WatchedJob) -> None:
         """Let go of a job."""
@@ -154,11 +160,6 @@ class JobQueue:
             self._wishes.append((wish, job))
         self.watch(job)
 
-    def hurry(self) -> None:
-        """Look at the queue at short intervals for a while."""
-        with self._wake:
-            self._hurry()
-
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, if nothing is watched any more."""
         thread = self._thread
@@ -168,11 +169,13 @@ class JobQueue:
     def refresh(self, age: float = 0.0) -> None:
         """Ask for the states of all jobs, unless that was done within the last ``age`` seconds."""
         with self._asking:
-            if self.clock() - self._asked < age:
+            with self._wake:
+                jobs = [job for job in self._known if job.job_state.phase != "ended"]
+            wanted = {job.job for job in jobs}
+            if self.clock() - self._asked < age and wanted <= self._asked_for:
                 return
-            jobs = [job for job in list(self._known) if job.job_state.phase != "ended"]
-            states = self._ask(sorted({job.job for job in jobs}))
-            self._asked = self.clock()
+            states = self._ask(sorted(wanted))
+            self._asked, self._asked_for = self.clock(), wanted
         if states is not None:
             for job in jobs:
                 self._pass_on(job, states.get(job.job))
@@ -192,13 +195,15 @@ class JobQueue:
                     return
                 if not self._wishes:
                     self._wake.wait(min(max(_TICK, self._interval / 2), _LONGEST_TICK))
-                jobs, wishes, self._wishes = list(self._watched), self._wishes, []
             try:
-                self._turn(jobs, wishes)
+                self.turn()
             except Exception:  # or nobody would look after the jobs
                 logger.exception("jobs of %s could not be looked after", self.system.title)
 
-    def _turn(self, jobs: Sequence[WatchedJob], wishes: Sequence[tuple[Wish, WatchedJob]]) -> None:
+    def turn(self) -> None:
+        """Look after the jobs once: end some, read their output, ask for their states."""
+        with self._wake:
+            jobs, wishes, self._wishes = list(self._watched), self._wishes, []
         self.fulfil(wishes)
         over = [job for job in jobs if job.read_output()]
         if wishes or over or self.clock() >= self._next:

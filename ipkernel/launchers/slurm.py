@@ -26,7 +26,14 @@ _ENDED: Final = {
     "REVOKED": "was moved to another cluster",
     "TIMEOUT": "ran out of walltime",
 }
-_WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD")
+#: What waits, and why, if Slurm gives no reason.
+_WAITING: Final = {
+    "PENDING": "",
+    "CONFIGURING": "its nodes are being prepared",
+    "REQUEUED": "it was put back",
+    "REQUEUE_FED": "it was put back",
+    "REQUEUE_HOLD": "it was put back and is held",
+}
 _FIELDS: Final = "JobID:|,State:|,Reason:|,NodeList:|,exit_code:|"
 #: Variables of Slurm that are about the system; others are about the job that we may be in.
 _KEPT: Final = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
@@ -162,14 +169,16 @@ def _state(state: str, reason: str, nodes: str, status: str) -> JobState:
     """
     word = state.split()[0].rstrip("+") if state else ""
     if word in _WAITING:
-        return JobState("pending", "" if reason in ("None", "N/A") else reason)
+        return JobState("pending", _WAITING[word] if reason in ("None", "N/A", "") else reason)
     number = int(status) if status.isdigit() else 0
     code = -(number & 0x7F) if number & 0x7F else number >> 8
     if word in _ENDED:
         return JobState("ended", _ENDED[word], code or None)
     if word in ("COMPLETED", "FAILED", "SPECIAL_EXIT"):
         return JobState.exited(code)
-    return JobState("ending") if word == "COMPLETING" else JobState("running", nodes)
+    if word == "COMPLETING":
+        return JobState("ending")
+    return JobState("running", f"{nodes} (suspended)" if word == "SUSPENDED" else nodes)
 
 
 @implementer(ILauncher)
