@@ -12,6 +12,7 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "_ext"))
 
 from ipkernel import __version__
 
@@ -20,7 +21,12 @@ author = "The ipkernel developers"
 copyright = "2026, The ipkernel developers"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "configuration_reference",
+]
 exclude_patterns = ["_build"]
 root_doc = "index"
 

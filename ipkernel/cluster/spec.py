@@ -82,8 +82,8 @@ CLUSTER: Final = Section(
         "controller_ip": Option(
             "text",
             "",
-            "Interface on which the controller listens. By default loopback only, or for "
-            "launchers that start something elsewhere, the one that leads there.",
+            "Address of the interface on which the controller listens. By default loopback only; "
+            "all of them if engines are launched on other hosts.",
         ),
         "controller_port": Option(
             "port", 0, "TCP port of the controller. By default (0) the one it had before, or any."

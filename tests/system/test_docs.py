@@ -18,7 +18,13 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.rst", "docs/tutorial.rst", "docs/moving-data.rst", "docs/daemons.rst"]
+PAGES = [
+    "README.rst",
+    "docs/tutorial.rst",
+    "docs/configuration.rst",
+    "docs/moving-data.rst",
+    "docs/daemons.rst",
+]
 
 
 class Block(NamedTuple):
