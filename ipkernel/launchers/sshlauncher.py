@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,8 @@ from ipkernel.launchers.sshtunnel import Tunnels
 
 #: Seconds from the order to kill to the end of the connection itself.
 _KILL: Final = 0.5
+#: Seconds that the thread which reads may take after the end of the connection.
+_TELLING: Final = 1.0
 #: The roles for which a controller writes FURLs.
 ROLES: Final = ("client", "engine", "monitor", "admin")
 
@@ -103,14 +106,15 @@ class SSHLauncher(LocalLauncher):
         """Whether it was started and has not ended, as far as is known here."""
         if self._job is not None:
             return not self._job.over
-        return super().running
+        # Until its end is told: what ssh's own end means has to be found out first.
+        return self._process is not None and not self._ended
 
     @property
     def exit_code(self) -> int | None:
         """How it ended: the program's exit code, or ssh's, which is 255 if that has failed."""
         if self._job is not None:
             return 0 if self._job.over else None
-        return super().exit_code
+        return None if self.running else super().exit_code
 
     @property
     def error_file(self) -> Path:
@@ -319,7 +323,12 @@ class SSHLauncher(LocalLauncher):
         """Wait until it has ended; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
         if self._job is not None:
             return self._job.wait(timeout)
-        return super().wait(timeout)
+        deadline = time.monotonic() + timeout
+        if not super().wait(timeout):
+            return False
+        with self._changed:
+            left = max(_TELLING, deadline - time.monotonic())
+            return self._process is None or self._changed.wait_for(lambda: self._ended, left)
 
     def terminate(self) -> None:
         """Have the host send SIGTERM to everything that belongs to the program."""

@@ -69,19 +69,6 @@ def test_the_words_for_the_host_have_the_lengths_that_they_announce(setup: list[
     assert remote == (ROOT / "ipkernel" / "launchers" / "remote.py").read_bytes()
 
 
-@given(st.lists(st.text(st.sampled_from("ab '\"\\$`!;\n#é"), max_size=10), max_size=3))
-def test_quotes_of_setup_are_the_user_s(setup: list[str]) -> None:
-    lines = [f"printf '%s|' {word}" for word in map(_quoted, setup)]
-    words = sshboot.first_words("python3", lines)
-    script = words.split(b"\n", 2)[2]
-    steps = [line for line in script.split(b"ipk_at=")[2:]]
-    assert len(steps) == len(lines)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
-
-
 @pytest.mark.parametrize("shell", ["", "sh", "bash"])
 def test_what_stands_on_ssh_s_command_line_is_always_the_same(shell: str) -> None:
     assert "secret" in sshboot.first_words("python3", ["echo secret"], shell).decode()
