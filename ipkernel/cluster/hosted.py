@@ -26,6 +26,12 @@ def where(launcher: Any) -> str:
     return str(getattr(launcher, "label", "") or "")
 
 
+def named(launcher: Any) -> str:
+    """Name a program for people."""
+    place = where(launcher) or f"pid {launcher.pid}"
+    return f"{launcher.name} ({place})"
+
+
 def why_ended(launcher: Any) -> str:
     """Say how a program ended, with the last lines of what it said."""
     told = getattr(launcher, "problem", None)
@@ -84,7 +90,7 @@ class Hosted:
         self._make = make
         self._in_a_row = 0
         self._since = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a launcher may tell the end of its program at once
         self._give_way = threading.Event()
         self._thread: threading.Thread | None = None
         self.launcher = make(self)
@@ -183,7 +189,7 @@ class Hosted:
             self._thread = threading.Thread(
                 target=self._again, args=(pause, told), name="ipkernel-host-again", daemon=True
             )
-        how = f"{launcher.name} (pid {launcher.pid}) {describe_exit(launcher.exit_code)} by itself"
+        how = f"{named(launcher)} {describe_exit(launcher.exit_code)} by itself"
         told(self, {"event": "ended", "message": f"{how}; it is started again in {pause:g} s"})
         self._thread.start()
         return True

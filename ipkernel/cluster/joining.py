@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipkernel.cluster.recorded import Recorded, programs_of
+from ipkernel.cluster.telling import at_once
 from ipkernel.errors import KernelError
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ def standings(directory: ClusterDirectory, hosts: Iterable[HostInfo]) -> list[St
     missing = not_joined(programs_of(directory), hosts)
     if not missing:
         return []
-    from ipkernel.cluster.telling import at_once
-
     found: dict[int, str] = {}
 
     def ask(number: int) -> None:

@@ -11,10 +11,10 @@ from ipkernel.cluster import stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
 from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.gathering import Failure, gather, report
-from ipkernel.cluster.hosted import Hosted, state_of, where, why_ended
+from ipkernel.cluster.hosted import Hosted, named, state_of, where, why_ended
 from ipkernel.cluster.processes import describe_exit
 from ipkernel.cluster.recorded import Recorded
-from ipkernel.cluster.telling import at_once, named, previewed, tell_all
+from ipkernel.cluster.telling import at_once, previewed, tell_all
 from ipkernel.errors import ClusterError, LauncherError
 
 #: Shares of the time for a stop: asking, insisting, killing.

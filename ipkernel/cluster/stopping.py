@@ -10,6 +10,7 @@ from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process
 from ipkernel.cluster.recorded import Recorded, programs_of
+from ipkernel.cluster.telling import at_once
 from ipkernel.errors import ClusterError, KernelError
 
 #: Of the time that a stop may take, the share for each degree of severity.
@@ -98,8 +99,6 @@ class _Elsewhere:
         self._found: list[tuple[Recorded, Any]] = []
         recorded = [one for one in programs_of(directory) if not one.here]
         if recorded:
-            from ipkernel.cluster.telling import at_once
-
             at_once(recorded, self._find)
         self.programs = tuple(one for one, _ in self._found)
 
@@ -113,8 +112,6 @@ class _Elsewhere:
 
     def tell(self, method: str) -> None:
         """Call a method of all launchers at the same time."""
-        from ipkernel.cluster.telling import at_once
-
         at_once([launcher for _, launcher in self._found], lambda one: getattr(one, method)())
 
     def end(self) -> None:

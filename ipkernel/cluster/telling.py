@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from ipkernel.cluster.hosted import where
-
 T = TypeVar("T")
 
 #: Seconds that batch systems take to end a job, and to say so.
@@ -24,12 +22,6 @@ def previewed(launcher: Any) -> str:
     if callable(told):
         return str(told()).rstrip()
     return "# its launcher does not tell what it would run"
-
-
-def named(launcher: Any) -> str:
-    """Name a program for people."""
-    place = where(launcher) or f"pid {launcher.pid}"
-    return f"{launcher.name} ({place})"
 
 
 def tell_all(
