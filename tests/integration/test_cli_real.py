@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
 import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
-
-COMMAND = [sys.executable, "-m", "ipkernel.cli.ipcluster"]
+from tests.support.terminal import COMMAND, Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -121,45 +117,6 @@ def test_stop_without_a_controller():
     assert "not running" in done.stderr
     assert "ipdaemon (pid" in good("stop")
     assert directory.processes() == []
-
-
-class Terminal:
-    """ipcluster start in a terminal of its own."""
-
-    def __init__(self, *arguments):
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
-        )
-        os.close(slave)
-        self.shown = ""
-
-    def read_until(self, text, seconds=30):
-        deadline = time.monotonic() + seconds
-        while text not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            if select.select([self.master], [], [], 0.1)[0]:
-                try:
-                    self.shown += os.read(self.master, 65536).decode()
-                except OSError:
-                    break
-        assert text in self.shown
-
-    def press(self, keys):
-        os.write(self.master, keys)
-
-    def end(self):
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            os.close(self.master)
 
 
 def test_terminal():
