@@ -98,8 +98,8 @@ class _Elsewhere:
         self._say = say
         self._found: list[tuple[Recorded, Any]] = []
         recorded = [one for one in programs_of(directory) if not one.here]
-        if recorded:
-            at_once(recorded, self._find)
+        at_once(recorded, self._find)
+        self._found.sort(key=lambda found: recorded.index(found[0]))
         self.programs = tuple(one for one, _ in self._found)
 
     def _find(self, one: Recorded) -> None:
