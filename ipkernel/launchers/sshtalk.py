@@ -90,6 +90,7 @@ class Conversation:
             if name == wanted:
                 return event
             if name == sshboot.SETUP:
+                self._hear_out()
                 raise LauncherError(sshtext.explain_setup(event, self._entry, self._said()))
             if name == sshboot.NO_PYTHON:
                 raise LauncherError(sshtext.no_python(self._entry))
@@ -99,6 +100,12 @@ class Conversation:
             if name == "@problem":
                 raise LauncherError(str(event["message"]))
         raise LauncherError(self._why_ended())
+
+    def _hear_out(self) -> None:
+        """Wait for the end of the connection: what was said to the standard error may be late."""
+        for _ in self.events:
+            pass
+        self._process.wait()
 
     def _why_ended(self) -> str:
         if self._too_late:

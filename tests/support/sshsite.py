@@ -11,11 +11,10 @@ import contextlib
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -161,7 +160,7 @@ class SshSite:
         for name in (HERE, *self._hosts):
             self.home(name).mkdir(mode=0o700)
         known = [
-            f"{self.net.address(name)} {self.key(f'host-{name}').with_suffix('.pub').read_text()}"
+            f"{self.net.address(name)} {self._public(f'host-{name}').read_text()}"
             for name in self._hosts
         ]
         (self.directory / "known_hosts").write_text("".join(known))
@@ -177,6 +176,9 @@ class SshSite:
         """Return the file of a private key: ``user``, ``stranger``, or a host's."""
         return self.directory / f"key-{name}"
 
+    def _public(self, name: str) -> Path:
+        return self.directory / f"key-{name}.pub"
+
     def _start_server(self, name: str, lines: Sequence[str]) -> None:
         kept = {
             leaks.COOKIE: self._cookie,
@@ -189,7 +191,7 @@ class SshSite:
             *lines,
             f"HostKey {self.key(f'host-{name}')}",
             f"ListenAddress {self.net.address(name)}",
-            f"AuthorizedKeysFile {self.key('user').with_suffix('.pub')}",
+            f"AuthorizedKeysFile {self._public('user')}",
             "PermitRootLogin yes",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
@@ -251,10 +253,3 @@ class SshSite:
                     child.kill()
             server.kill()
             server.wait()
-
-
-@contextlib.contextmanager
-def unused_port() -> Iterator[int]:
-    """Yield a port of this machine on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        yield int(taken.getsockname()[1])
