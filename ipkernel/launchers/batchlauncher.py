@@ -57,7 +57,8 @@ class BatchLauncher(Launcher):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.files = JobFiles(self.directory, f"{self.name}-{secrets.token_hex(4)}")
+        stem = f"{self.name}-{secrets.token_hex(4)}"
+        self.files = JobFiles(self.directory, stem, self.system_class.suffix)
         self.job = ""
         self.job_state = JobState("pending")
         self.submitted = 0.0
@@ -91,7 +92,7 @@ class BatchLauncher(Launcher):
         if not isinstance(job, str) or not isinstance(stem, str) or not isinstance(n, int):
             raise LauncherError(f"a record of a job needs its 'job' and 'stem': {record!r}")
         launcher = cls(directory, options=options, share=Share(n), lifeline=False)
-        launcher.job, launcher.files = job, JobFiles(directory, stem)
+        launcher.job, launcher.files = job, JobFiles(directory, stem, cls.system_class.suffix)
         launcher.system.variant = str(record.get("variant", ""))
         launcher.submitted = launcher.queue.clock()
         launcher.queue.add(launcher)
@@ -251,7 +252,7 @@ class BatchLauncher(Launcher):
         try:
             answer = self.queue.run(command, self.system.submit_environment(os.environ))
             if answer.code:
-                raise LauncherError(f"{what}: {command[0]}: {answer.complaint}")
+                raise LauncherError(f"{what}: {answer.complaint}")
             self.job = self.system.read_job(answer)
         except (LauncherError, OSError, subprocess.TimeoutExpired, ValueError) as error:
             self.files.remove_script()

@@ -125,7 +125,7 @@ class JobQueue:
         self._wishes: list[tuple[Wish, WatchedJob]] = []
         self._asking = threading.Lock()
         self._asked = -math.inf
-        self._asked_for: set[str] = set()
+        self._asked_for: weakref.WeakSet[WatchedJob] = weakref.WeakSet()
         self._seen: set[str] = set()
         self._wake = threading.Condition()
         self._interval = _SOON
@@ -171,11 +171,11 @@ class JobQueue:
         with self._asking:
             with self._wake:
                 jobs = [job for job in self._known if job.job_state.phase != "ended"]
-            wanted = {job.job for job in jobs}
-            if self.clock() - self._asked < age and wanted <= self._asked_for:
+            recent = self.clock() - self._asked < age
+            if recent and all(job in self._asked_for for job in jobs):
                 return
-            states = self._ask(sorted(wanted))
-            self._asked, self._asked_for = self.clock(), wanted
+            states = self._ask(sorted({job.job for job in jobs}))
+            self._asked, self._asked_for = self.clock(), weakref.WeakSet(jobs)
         if states is not None:
             for job in jobs:
                 self._pass_on(job, states.get(job.job))

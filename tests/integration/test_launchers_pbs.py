@@ -10,7 +10,7 @@ import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
 from tests.integration.faults_support import PATIENCE
-from tests.integration.jobs_support import jobs_of
+from tests.integration.jobs_support import Page, jobs_of
 from tests.support.slurmsite import SlurmSite, needs_torque_commands
 
 pytestmark = needs_torque_commands
@@ -70,3 +70,13 @@ def test_the_errors_of_a_failed_job_are_shown(jobs):
 def test_what_cannot_be_submitted(jobs):
     with pytest.raises(LauncherError, match="invalid partition specified: nowhere"):
         jobs.engines(1, queue="nowhere")
+
+
+def test_the_page_about_pbs_is_true(site, tmp_path):
+    page = Page("pbs", tmp_path)
+    page.check_python()
+    page.configure()
+    _, status, stopped, *_ = page.check_commands()
+    assert status.count("pbs job ") == 2
+    assert "pbs job" in stopped
+    assert site.jobs() == []

@@ -10,7 +10,7 @@ import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
 from tests.integration.faults_support import PATIENCE, wait_for
-from tests.integration.jobs_support import jobs_of
+from tests.integration.jobs_support import Page, jobs_of
 from tests.support.slurmsite import SlurmSite, needs_slurm
 
 pytestmark = needs_slurm
@@ -140,3 +140,30 @@ def test_what_cannot_be_submitted(jobs):
     with pytest.raises(LauncherError, match="there is no command 'no-sbatch' on this host"):
         jobs.engines(1, submit="no-sbatch")
     assert os.listdir(jobs.directory.path / "jobs") == []
+
+
+def test_the_page_about_slurm_is_true(site, tmp_path):
+    page = Page("slurm", tmp_path)
+    page.check_python()
+    page.configure()
+    started, status, stopped, *_ = page.check_commands()
+    assert "2 engines to come: slurm job" in started or "4 engines" in started
+    assert status.count("slurm job ") == 2
+    assert "slurm job" in stopped
+    assert site.jobs() == []
+
+
+def test_the_page_about_batch_systems_is_true(site, tmp_path):
+    page = Page("batch", tmp_path)
+    page.check_python()
+    cluster = page.home / "cluster_default"
+    cluster.mkdir(mode=0o700)
+    (cluster / "slurm.template").write_text(page.block("slurm.template"))
+    page.configure()
+    dry = page.run("ipcluster", "start", "--dry-run")
+    assert dry.count("#SBATCH --time=04:00:00\n") == 4
+    assert site.jobs() == []
+    page.run("ipcluster", "start", "-n", "1", "--daemonize")
+    assert len(site.jobs()) == 1
+    page.run("ipcluster", "stop")
+    assert site.jobs() == []

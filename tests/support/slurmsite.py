@@ -56,7 +56,7 @@ SlurmdPidFile={directory}/slurmd-%n.pid
 SlurmctldLogFile={directory}/slurmctld.log
 SlurmdLogFile={directory}/slurmd-%n.log
 {nodes}
-PartitionName=work Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=closed Nodes=ALL State=DOWN
 """
 
@@ -92,7 +92,7 @@ class SlurmSite:
         cpus: How many cores each of them claims to have.
 
     Use it as a context manager. Meanwhile ``SLURM_CONF`` in the environment names its
-    configuration, so that Slurm's commands find it. The partition ``work`` is the default one;
+    configuration, so that Slurm's commands find it. The partition ``batch`` is the default one;
     jobs in ``closed`` wait for ever.
     """
 
@@ -219,7 +219,7 @@ class SlurmSite:
 
     def _ready(self) -> bool:
         listed = subprocess.run(
-            ["sinfo", "-h", "-N", "-p", "work", "-o", "%T"],
+            ["sinfo", "-h", "-N", "-p", "batch", "-o", "%T"],
             capture_output=True,
             text=True,
             check=False,

@@ -23,10 +23,12 @@ from ipkernel.launchers import find_launcher
 from ipkernel.launchers.batchoptions import BatchOptions, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, JobState, QueryFailed
 from ipkernel.launchers.interfaces import ILauncher, Share
+from ipkernel.launchers.jobfiles import JobFiles
 from ipkernel.launchers.jobqueue import JobQueue, run_command
 from ipkernel.launchers.jobscript import exit_code
 from ipkernel.launchers.slurm import Slurm, SlurmControllerLauncher, SlurmHostLauncher
 from ipkernel.launchers.template import Template
+from tests.system.test_docs import ROOT, blocks
 
 OPTIONS = common_options("sub", "stat", "del", nodes=True)
 
@@ -532,7 +534,7 @@ def test_what_cannot_be_submitted(scene, directory):
     scene.desk.submitted = Answer(1, "", "sbatch: error: invalid partition specified: x\n")
     with pytest.raises(
         LauncherError,
-        match=r"cannot submit a job with ipdaemon to Slurm: sbatch: sbatch: error: invalid part",
+        match=r"cannot submit a job with ipdaemon to Slurm: sbatch: error: invalid part",
     ):
         scene.make().start()
     scene.desk.submitted = Answer(0, "")
@@ -573,6 +575,17 @@ def test_a_job_goes_with_the_process_only_if_it_was_meant_to(scene):
     tied.start()
     tied.close()
     assert scene.desk.said("scancel") == [["scancel", "17"]]
+
+
+def test_two_launchers_of_one_job_both_know_its_state(scene, directory):
+    job = scene.make()
+    job.start()
+    scene.desk.states["17"] = RUNNING
+    assert job.state() == "running on n1"
+    other = SlurmHostLauncher.from_record(directory, job.record(), {})
+    other.queue = job.queue
+    other.queue.add(other)
+    assert other.state() == "running on n1"
 
 
 def test_signals(scene):
@@ -642,3 +655,16 @@ def test_a_system_without_its_own_methods_says_little():
 )
 def test_states_in_words(state, text):
     assert state.text == text
+
+
+@pytest.mark.parametrize(("name", "more"), [("slurm", {}), ("pbs", {"flavour": "pro"})])
+def test_the_scripts_that_pages_show_are_those_that_are_made(name, more):
+    page = (ROOT / "docs" / "launchers" / f"{name}.rst").read_text()
+    (shown,) = (block.text for block in blocks(page) if block.options.get("caption") == "dry run")
+    directory = ClusterDirectory("/home/ada/.ipython/cluster_default")
+    options = {"python": "/usr/bin/python3", "walltime": "01:00:00", "setup": "module load python"}
+    launcher = find_launcher("engines", name)(
+        directory, ["-n", "2"], options=options | more, share=Share(2)
+    )
+    launcher.files = JobFiles(directory, "ipdaemon-5f3a9c01")
+    assert launcher.preview() == shown
