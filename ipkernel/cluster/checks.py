@@ -33,7 +33,7 @@ _LISTS: Final = frozenset(
 
 
 _RANGES: Final = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
-_CORES: Final = re.compile(rf"none|auto|{_RANGES}(?:;{_RANGES})*")
+_CORES: Final = rf"none|auto|{_RANGES}(?:;{_RANGES})*"
 
 
 class Kind(NamedTuple):
@@ -202,7 +202,7 @@ def _share(value: Any) -> int | str:
 
 def _cores(value: Any) -> str:
     text = "".join(_text(value).split()).lower()
-    if not _CORES.fullmatch(text):
+    if not re.fullmatch(_CORES, text):
         raise ValueError
     return text
 

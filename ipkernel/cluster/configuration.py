@@ -20,6 +20,7 @@ from ipkernel.cluster.sources import (
     from_environment,
     from_given,
     load_file,
+    place_of,
 )
 from ipkernel.cluster.spec import MANY, Option, Section, nearest
 from ipkernel.errors import ConfigurationError
@@ -147,17 +148,17 @@ class Configuration:
         return found
 
     def _find(self, section: str, name: str) -> Value:
-        first, *more = section.split(".")
-        known: Section | None = self._known(first)
-        for part in more:
-            known = known.section(part) if known is not None else None
+        place = place_of(section)
+        known: Section | None = self._known(place[0])
+        for inner in place[1:]:
+            known = known.section(inner) if known is not None else None
         option = known.option(name) if known is not None else None
         if known is None or option is None:
             options = known.options if known is not None else ()
             raise ConfigurationError(
                 f"unknown option {name!r} in [{section}]{nearest(name, options)}"
             )
-        return self._effective((*section.split("."), name), option)
+        return self._effective((*place, name), option)
 
     def _effective(self, place: Place, option: Option) -> Value:
         for layer in self._layers():

@@ -16,8 +16,9 @@ from typing import Any, Final
 from ipkernel.cluster.configuration import FILE, load
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.processes import Process, host_name, marked
+from ipkernel.cluster.recorded import Recorded, programs_of
 from ipkernel.cluster.sources import settings_by_place
-from ipkernel.errors import ClusterError
+from ipkernel.errors import ClusterError, KernelError
 
 #: What ipkernel puts into a cluster directory.
 _OURS: Final = ("security", "log", "state", "pid", FILE, "cluster.json")
@@ -89,26 +90,41 @@ def beside(path: Path, data: bytes) -> Path:
 
 
 def refuse_running(directory: ClusterDirectory) -> None:
-    """Do nothing if none of a cluster's processes is left, here or on another host.
+    """Do nothing if no process or job of a cluster is left, here or on another host.
 
     Raises:
         ClusterError: One is; the text says which, where, and what to do.
     """
-    found = directory.processes()
-    found = found or marked(directory.path)
-    if not found:
-        return
-    who = ", ".join(f"{one.role} (pid {one.pid}{_where(one)})" for one in found)
+    found = directory.processes() or marked(directory.path)
     away = [one for one in found if not one.here]
-    what = f"cluster {directory.name} is running: {who}"
+    what = f"cluster {directory.name} is running: "
+    what += ", ".join(f"{one.role} (pid {one.pid}{_where(one)})" for one in found)
     if away:
         raise ClusterError(
             f"{what}; stop it on host {away[0].host}, or if that is gone for good, remove "
             f"{away[0].path}"
         )
-    raise ClusterError(
-        f"{what}; stop it first with 'ipcluster stop --cluster-dir {directory.path}'"
-    )
+    stop = f"stop it first with 'ipcluster stop --cluster-dir {directory.path}'"
+    if found:
+        raise ClusterError(f"{what}; {stop}")
+    for program in programs_of(directory):
+        left = "" if program.here else _still_there(program, directory)
+        if left:
+            raise ClusterError(
+                f"cluster {directory.name} may be running: {program.title} {left}; {stop}, or if "
+                f"it is gone for good, remove {directory.record_file}"
+            )
+
+
+def _still_there(program: Recorded, directory: ClusterDirectory) -> str:
+    """Say what is known of a program that was launched elsewhere; empty if it has ended."""
+    try:
+        launcher = program.find(directory)
+        if launcher is None or not launcher.running:
+            return ""
+        return f"({launcher.state()})"
+    except (KernelError, OSError) as error:
+        return f"cannot be looked at ({error})"
 
 
 def _where(process: Process) -> str:

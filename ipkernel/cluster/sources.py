@@ -92,10 +92,10 @@ def read_settings(texts: Iterable[str]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        *sections, option = (part.strip() for part in name.split("."))
+        section, _, option = name.strip().rpartition(".")
         if not equals or not option:
             raise ConfigurationError(f"{text!r} sets nothing: write SECTION.OPTION=VALUE")
-        place = (*(sections or ["cluster"]), option)
+        place = (*place_of(section or "cluster"), option)
         known = _option_at(place, f"{text!r}: ")
         into = given
         for part in place[:-1] if place[0] != "cluster" else ():
@@ -220,6 +220,12 @@ def _names_of(directory: ClusterDirectory) -> dict[str, str]:
 # -- what they have in common -----------------------------------------------------------------
 
 
+def place_of(section: str) -> Place:
+    """Return the place of a section: ``("ssh", "node1.example")`` of ``"ssh.node1.example"``."""
+    outer, dot, inner = section.partition(".")
+    return (outer, inner) if dot else (outer,)
+
+
 def _section_at(place: Place, before: str) -> Section:
     """Return the section at a place.
 
@@ -247,6 +253,8 @@ def _option_at(place: Place, before: str) -> Option:
             f"{before}{place[0]!r} stands in no section: write a line such as [cluster] above it"
         )
     known = _section_at(place[:-1], before)
+    if place[-2] == "environment" and not re.fullmatch(r"[^=\0]+", place[-1]):
+        raise ConfigurationError(f"{before}{place[-1]!r} cannot be an environment variable")
     option = known.option(place[-1])
     if option is None:
         raise ConfigurationError(

@@ -15,7 +15,7 @@ from ipkernel.cluster.configuration import load
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
 from ipkernel.cluster.making import beside, create_cluster, delete_cluster, put_new, refuse_running
 from ipkernel.cluster.processes import Process
-from ipkernel.errors import ClusterError, ConfigurationError, SecurityError
+from ipkernel.errors import ClusterError, ConfigurationError, LauncherError, SecurityError
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +226,57 @@ def test_pid_file_of_a_dead_process_does_not_count(directory):
     create_cluster(directory)
     content = Process.this("x").to_dict()
     (directory.pid / "ipcontroller.json").write_text(json.dumps({**content, "started": 1.0}))
+    assert delete_cluster(directory) == []
+
+
+class Job:
+    """A launcher for a program that was submitted to a queue."""
+
+    running = True
+
+    def state(self):
+        return "pending (Resources)"
+
+
+class Program:
+    """What ``cluster.json`` says of a program."""
+
+    here = False
+    title = "slurm job 17"
+
+    def __init__(self, found):
+        self._found = found
+
+    def find(self, directory):
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Job(), r"\(pending \(Resources\)\); stop it first with .*cluster.json"),
+        (LauncherError("cannot run squeue"), r"cannot be looked at \(cannot run squeue\)"),
+        (OSError("gone"), r"cannot be looked at \(gone\)"),
+    ],
+)
+def test_job_that_waits_in_a_queue_counts(directory, monkeypatch, found, text):
+    create_cluster(directory)
+    monkeypatch.setattr(making, "programs_of", lambda directory: [Program(found)])
+    with pytest.raises(ClusterError, match=f"cluster big may be running: slurm job 17.*{text}"):
+        delete_cluster(directory)
+    assert directory.exists
+
+
+def test_ended_job_does_not_count(directory, monkeypatch):
+    create_cluster(directory)
+    ended = Job()
+    ended.running = False
+    local = Program(Job())
+    local.here = True  # those have pid files
+    programs = [Program(ended), Program(None), local]
+    monkeypatch.setattr(making, "programs_of", lambda directory: programs)
     assert delete_cluster(directory) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ipkernel.cluster import configuration, sources
+from ipkernel.cluster import configuration, sources, spec
 from ipkernel.cluster.configuration import load
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.sources import load_file, misspelt_variables, read_settings, variable_of
@@ -158,8 +158,8 @@ def test_names_of_variables():
 def test_no_two_options_share_a_variable():
     names = [
         variable_of(section, name)
-        for section in sources.spec.section_names()
-        for name in sources.spec.find_section(section).options
+        for section in spec.section_names()
+        for name in spec.find_section(section).options
     ]
     assert len(names) == len(set(names))
 
@@ -191,6 +191,7 @@ def test_no_two_options_share_a_variable():
         ("[cluster]\nengines = local:", 2, "'engines' in [cluster] must be names of launchers"),
         ("[slots]\nmemory = lots", 2, "'memory' in [slots] must be a size"),
         ("[cluster]\nn = %(m)s", 2, "refers to %(m)s"),
+        ('[environment]\n"A=B" = 1', 2, "'A=B' cannot be an environment variable"),
         ("[environment]\nX = pb://abc@tcp:1.2.3.4:5/x", 2, "'X' has a FURL, which is a secret"),
         ("[cluster]\nengine_args = a, pb://x", 2, "has a FURL"),
         ("[cluster]\nn = 1\nn = 2", 3, "'n' is there twice, first in line 2"),
@@ -248,6 +249,8 @@ def test_mistakes_in_the_environment(directory, monkeypatch, name, text, what):
         ({"ssh": {"hots": ["a"]}}, "unknown option 'hots' in [ssh]; did you mean 'hosts'?"),
         ({"slots": {"memory": "x"}}, "'memory' in [slots] must be a size"),
         ({"environment": {"A": 1}}, "'A' in [environment] must be a text, not 1"),
+        ({"environment": {"": "1"}}, "'' cannot be an environment variable"),
+        ({"slots": {"environment": {"A=": "1"}}}, "'A=' cannot be an environment variable"),
         ({"engines": "slrm"}, "there is no launcher 'slrm' for the engines"),
         ({"slots": {"environment": {"a": {"b": "c"}}}}, "unknown section 'a' in"),
     ],
@@ -266,7 +269,7 @@ def test_what_programs_give(directory):
             "controller_args": ("--a",),
             "spill_dir": directory.path,
             "environment": {"A": None, "B": "1"},
-            "ssh": {"hosts": ["a"], "a": {"port": 22}},
+            "ssh": {"hosts": ["a"], "a": {"port": 22}, "b.example": {"port": 23}},
         },
     )
     assert found.value("cluster", "engines") == [object, ("local", 3)]
@@ -276,6 +279,7 @@ def test_what_programs_give(directory):
     assert found.section("ssh")["a"]["port"] == 22
     assert found.section("ssh")["a"]["user"] is None
     assert found.value("ssh.a", "port") == 22
+    assert found.value("ssh.b.example", "port") == 23
 
 
 def test_unknown_names_are_asked_for(directory):
@@ -397,6 +401,7 @@ def test_settings():
         "slots.environment.GPU={slot}",
         "ssh.user=me=you",
         "ssh.a.port=22",
+        "ssh.node1.example.port=23",
         "environment.A=",
         "n=5",
     ]
@@ -404,7 +409,7 @@ def test_settings():
         "n": 5,
         "hosts": ["a:2", "b"],
         "slots": {"memory": 2 * 10**9, "environment": {"GPU": "{slot}"}},
-        "ssh": {"user": "me=you", "a": {"port": 22}},
+        "ssh": {"user": "me=you", "a": {"port": 22}, "node1.example": {"port": 23}},
         "environment": {"A": ""},
     }
 
