@@ -20,7 +20,8 @@ class Engine:
         id: Its id.
         host: Host name.
         pid: Process id, 0 if not known.
-        state: ``"starting"``, ``"ready"``, ``"restarting"`` or ``"dead"``.
+        state: ``"starting"``, ``"ready"``, ``"draining"``, ``"gone"``, ``"restarting"`` or
+            ``"dead"``.
         reason: Why it is not ready.
         host_id: The host's number, 0 if not known.
     """
@@ -98,6 +99,8 @@ class Engines:
         with self.changed:
             before = self._known.get(message.engine, Engine(message.engine))
             state = "restarting" if message.restarting else "dead"
+            if message.excused:  # as somebody wants: it is going, and then it has gone
+                state = "gone" if before.state == "draining" else "draining"
             self._known[message.engine] = attrs.evolve(before, state=state, reason=message.reason)
             self._refresh()
 

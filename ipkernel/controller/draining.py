@@ -50,7 +50,7 @@ def _begin(core: Core, engine: Engine, reason: str) -> None:
     if tasks:
         recall.reclaim(core, engine, tasks)
     if engine.state == READY:  # to clients it is as good as gone: they send it nothing more
-        core.tell_all((EngineLeft(engine.id, reason, False), b""))
+        core.tell_all((EngineLeft(engine.id, reason, excused=True), b""))
 
 
 def _others_can_run(core: Core, task: Task) -> bool:

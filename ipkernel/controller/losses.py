@@ -119,7 +119,9 @@ def engine_left(core: Core, host: Host, message: EngineLeft) -> None:
     engine.last_loss = f"{clock(core.now)}: {message.reason}"[:4000]
     restarting = message.restarting and not engine.ending
     _leave(core, engine, loss, RESTARTING if restarting else DEAD)
-    core.tell_all((EngineLeft(engine.id, message.reason, restarting, [], message.loss), b""))
+    expected = bool(engine.draining)
+    told = EngineLeft(engine.id, message.reason, restarting, [], message.loss, expected)
+    core.tell_all((told, b""))
     if engine.ending:
         _remove(core, engine)
     if not restarting or engine.draining:
@@ -142,7 +144,7 @@ def host_lost(core: Core, event: HostLost) -> None:
             text += f"; {host.draining or 'its walltime was over'}"
         _leave(core, engine, Loss(text, "host", frozenset(started), excused=excused), DEAD)
         _remove(core, engine)
-        core.tell_all((EngineLeft(engine.id, text, False), b""))
+        core.tell_all((EngineLeft(engine.id, text, excused=bool(engine.draining)), b""))
     holdings.host_went(core, host, event.reason)
     end_impossible(core)
 
@@ -168,7 +170,7 @@ def engines_gone(core: Core, event: EnginesGone) -> None:
             continue
         _leave(core, engine, Loss(event.reason, "engine", frozenset(engine.running)), DEAD)
         _remove(core, engine)
-        core.tell_all((EngineLeft(number, event.reason, False), b""))
+        core.tell_all((EngineLeft(number, event.reason, excused=bool(engine.draining)), b""))
     end_impossible(core)
 
 

@@ -41,8 +41,8 @@ class Options:
         title: The process's title, without the cluster.
         store: How its store is to be.
         walltime: Seconds that it may live, 0 for any number.
-        drain_margin: Seconds before their end from which on its engines begin nothing new; by
-            default 60, but at most half of them.
+        drain_margin: Seconds before their end from which on its engines begin nothing new: at most
+            half of them, by default 60.
         launcher: Name of the launcher that has started it.
         label: Where that launcher says that it runs.
         restarts: How often it has been started again.
@@ -84,8 +84,8 @@ class Options:
         self.title = title
         self.store = store
         self.walltime = walltime
-        self.drain_margin = (
-            min(DRAIN_MARGIN, walltime / 2) if drain_margin is None else drain_margin
+        self.drain_margin = min(
+            DRAIN_MARGIN if drain_margin is None else drain_margin, walltime / 2
         )
         self.launcher = launcher
         self.label = label
@@ -164,9 +164,9 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
         help="end after this time, as the batch job does (default: never)",
     )  # fmt: skip
     group.add_argument(
-        "--drain-margin", type=_seconds, default=None, metavar="SECONDS",
+        "--drain-margin", type=_margin, default=None, metavar="SECONDS",
         help="begin nothing new when so much of the walltime is left "
-        f"(default: {DRAIN_MARGIN:g}, at most half of it)",
+        f"(default: {DRAIN_MARGIN:g}; at most half of it)",
     )  # fmt: skip
     group.add_argument(
         "--launcher", default="", metavar="NAME", type=_text(64), help="what has started it"
@@ -196,11 +196,6 @@ def chosen_options(
     margin = chosen.drain_margin
     if margin is not None and not chosen.walltime:
         parser.error("--drain-margin means nothing without --walltime")
-    if margin is not None and margin >= chosen.walltime:
-        parser.error(
-            f"--drain-margin {margin:g} leaves nothing of --walltime {chosen.walltime:g}: "
-            "it must be less"
-        )
     taken = {
         "engines": chosen.engines,
         "cluster": chosen.cluster,
@@ -273,6 +268,10 @@ def _seconds(text: str) -> float:
     if not 0.0 < seconds <= _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return seconds
+
+
+def _margin(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
 
 
 def _natural(text: str) -> int:

@@ -239,8 +239,9 @@ class EngineLeft(Message, tag=8):
         restarting: True when its host starts it again under the same id.
         started: The tasks that had started on it (host to controller only).
         loss: The same facts as data.
-        excused: True when the machine was taken away from the engine, as at the end of a batch
-            job: what had started is run elsewhere, and that is not counted as an attempt.
+        excused: True when the engine goes as was to be expected. Host to controller: its machine is
+            taken away, as at the end of a batch job; what had started is run elsewhere, and that is
+            not counted as an attempt. Controller to client: it drains, or has drained.
     """
 
     engine: EngineId

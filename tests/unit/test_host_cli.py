@@ -87,11 +87,22 @@ def test_options_of_launchers(program: Any) -> None:
     assert (given.log_size, given.log_backups) == (1_000_000, 0)
 
 
-def test_the_margin_is_a_minute_but_never_more_than_half() -> None:
-    def margin(walltime: str) -> float:
-        return ipdaemon.parse(["--furl-file", "f", "--walltime", walltime]).drain_margin
-
-    assert (margin("7200"), margin("20")) == (60.0, 10.0)
+@pytest.mark.parametrize(
+    ("walltime", "margin", "taken"),
+    [
+        ("7200", None, 60.0),
+        ("20", None, 10.0),
+        ("20", "60", 10.0),
+        ("7200", "600", 600.0),
+        ("20", "0", 0.0),
+    ],
+)
+def test_the_margin_is_a_minute_but_never_more_than_half(
+    walltime: str, margin: str | None, taken: float
+) -> None:
+    words = ["--furl-file", "f", "--walltime", walltime]
+    words += ["--drain-margin", margin] if margin is not None else []
+    assert ipdaemon.parse(words).drain_margin == taken
 
 
 @pytest.mark.parametrize(
@@ -101,7 +112,7 @@ def test_the_margin_is_a_minute_but_never_more_than_half() -> None:
         (("--walltime", "nan"), "'nan' is not a positive"),
         (("--walltime", "1:00:00"), "'1:00:00' is not a positive"),
         (("--drain-margin", "5"), "means nothing without --walltime"),
-        (("--walltime", "5", "--drain-margin", "5"), "it must be less"),
+        (("--walltime", "5", "--drain-margin", "-1"), "'-1' is not a positive"),
         (("--engine-ids", "3-1"), "'3-1' in '3-1' is not a range"),
         (("--engine-ids", "0-9999"), "is not a range"),
         (("--engine-ids", "a"), "'a' are not ids of engines"),

@@ -58,7 +58,7 @@ def test_an_idle_engine_has_drained_at_once_and_gets_nothing_more() -> None:
     tids = cluster.submit(5)
     assert {a.engine for a in cluster.assigned} == {0}
     assert drained(cluster) == []  # it is said once
-    assert cluster.told[-1] == (EngineLeft(1, "there are too many", False), b"")
+    assert cluster.told[-1] == (EngineLeft(1, "there are too many", excused=True), b"")
     gone(cluster, 1)
     cluster.done(tids[0])
 
