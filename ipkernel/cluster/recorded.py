@@ -89,7 +89,7 @@ class Recorded(NamedTuple):
 
 def title(launcher: str, label: str) -> str:
     """Name a program for people by its launcher and its place, which often names the launcher."""
-    name = launcher.rpartition(":")[2]
+    name = launcher.rpartition(":")[2].rpartition(".")[2]
     return (label if name in label.split() else f"{name}, {label}") if label else name
 
 

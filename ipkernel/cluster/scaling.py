@@ -173,7 +173,9 @@ class Adapting:
 def _sentence(changed: int, load: Load) -> str:
     now = load.total + changed
     many = f"{abs(changed)} {'more' if changed > 0 else 'fewer'}"
-    return f"{now} engines: {many}, for {load.tasks} tasks"
+    engines = "1 engine" if now == 1 else f"{now} engines"
+    tasks = "1 task" if load.tasks == 1 else f"{load.tasks} tasks"
+    return f"{engines}: {many}, for {tasks}"
 
 
 def check_interval(interval: Any) -> float:
