@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ipkernel.cluster.processes import Process, read_pid_file
+from ipkernel.cluster.processes import Process, host_name, read_pid_file
 from ipkernel.errors import ClusterError, ConfigurationError, SecurityError
 
 #: The cluster that is meant when none is named.
@@ -226,7 +226,7 @@ class ClusterDirectory:
         Raises:
             OSError: The file cannot be written.
         """
-        temporary = self.record_file.with_name(f".cluster.json.{os.getpid()}")
+        temporary = self.record_file.with_name(f".{host_name()}-{os.getpid()}.cluster.json")
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         temporary.replace(self.record_file)
 

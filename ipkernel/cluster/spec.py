@@ -206,7 +206,7 @@ def launcher_section(name: str) -> Section:
         if name in launcher_names(kind):
             try:
                 found = class_section(name, find_launcher(kind, name))
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # noqa: BLE001 - a plug-in may do anything when it is loaded
                 raise ConfigurationError(f"launcher {name!r} cannot be loaded: {error}") from None
             options.update(found.options)
             sections.update(found.sections)

@@ -109,8 +109,9 @@ def test_launcher_without_options(plugins):
     assert find_section("plain").options == {}
 
 
-def test_plugin_that_cannot_be_loaded(plugins):
-    plugins(engines_broken=ImportError("no module"))
+@pytest.mark.parametrize("kind", [ImportError, AttributeError, ZeroDivisionError])
+def test_plugin_that_cannot_be_loaded(plugins, kind):
+    plugins(engines_broken=kind("no module"))
     with pytest.raises(ConfigurationError, match="launcher 'broken' cannot be loaded: no module"):
         find_section("broken")
 
