@@ -19,6 +19,7 @@ from ipkernel.launchers.batch import BatchControllerLauncher, BatchHostLauncher
 from ipkernel.launchers.batchoptions import Option, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, Job, JobState, QueryFailed
 from ipkernel.launchers.interfaces import ILauncher, ILauncherClass
+from ipkernel.launchers.jobfiles import JobFiles
 
 #: The job attributes that are asked for.
 _ATTRIBUTES: Final = (
@@ -31,10 +32,12 @@ _REMOVED: Final = 3
 _COMPLETED: Final = 4
 _HELD: Final = 5
 _SUSPENDED: Final = 7
-#: A script that submits what stands in its own file; run with that file and the command.
+#: Submits what stands in comments of a script. Its arguments: that script, the files for the job's
+#: output and errors, and the command.
 _SUBMIT: Final = """\
 { sed -n 's/^#CONDOR //p' "$0"
-printf 'executable = /bin/sh\\narguments = "%s"\\nqueue\\n' "'$0'"; } | "$@"
+printf 'executable = /bin/sh\\narguments = "%s"\\n' "'$0'"
+printf 'output = %s\\nerror = %s\\nqueue\\n' "$1" "$2"; } | { shift 2; exec "$@"; }
 """
 
 
@@ -69,8 +72,6 @@ class HTCondor(BatchSystem):
             ("should_transfer_files", "NO"),
             ("transfer_executable", "False"),
             ("batch_name", job.name),
-            ("output", str(job.output)),
-            ("error", str(job.error)),
             ("stream_output", "True"),
             ("stream_error", "True"),
             ("request_cpus", str(job.cpus)),
@@ -85,7 +86,9 @@ class HTCondor(BatchSystem):
 
     def submit(self, script: Path) -> list[str]:
         """Return a command that submits the description in a script, which runs that script."""
-        return ["/bin/sh", "-c", _SUBMIT, str(script), *self.options.submit, "-terse", "-"]
+        job = JobFiles.of_script(script)
+        files = [str(script), str(job.output), str(job.error)]
+        return ["/bin/sh", "-c", _SUBMIT, *files, *self.options.submit, "-terse", "-"]
 
     def read_job(self, answer: Answer) -> str:
         """Return the id, from ``123.0 - 123.0``."""

@@ -17,6 +17,7 @@ from ipkernel.launchers.batch import BatchControllerLauncher, BatchHostLauncher
 from ipkernel.launchers.batchoptions import Option, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, Job, JobState, QueryFailed
 from ipkernel.launchers.interfaces import ILauncher, ILauncherClass
+from ipkernel.launchers.jobfiles import JobFiles
 
 _SUBMITTED: Final = re.compile(r"Job <(\d+)> is submitted")
 #: What ``bjobs -o`` is asked for, in this order.
@@ -65,8 +66,6 @@ class LSF(BatchSystem):
         minutes = -(-options.walltime // 60)
         chosen = [
             ("J", job.name),
-            ("o", str(job.output)),
-            ("e", str(job.error)),
             ("n", str(job.cpus)),
             ("R", "span[hosts=1]"),
             ("q", options["queue"]),
@@ -79,7 +78,9 @@ class LSF(BatchSystem):
 
     def submit(self, script: Path) -> list[str]:
         """Return a command that submits a script: LSF reads directives from its input only."""
-        return ["/bin/sh", "-c", 'exec "$@" < "$0"', str(script), *self.options.submit]
+        files = JobFiles.of_script(script)
+        where = ["-o", str(files.output), "-e", str(files.error)]
+        return ["/bin/sh", "-c", 'exec "$@" < "$0"', str(script), *self.options.submit, *where]
 
     def read_job(self, answer: Answer) -> str:
         """Return the id, from ``Job <123> is submitted to queue <normal>.``"""

@@ -20,6 +20,7 @@ from ipkernel.launchers.batch import BatchControllerLauncher, BatchHostLauncher
 from ipkernel.launchers.batchoptions import Option, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, Job, JobState, QueryFailed
 from ipkernel.launchers.interfaces import ILauncher, ILauncherClass
+from ipkernel.launchers.jobfiles import JobFiles
 
 #: A line of ``qacct -j``: a name, and the rest.
 _ACCOUNT: Final = re.compile(r"^(exit_status|failed)[ \t]+(\d+)[ \t]*:?[ \t]*(.*)$", re.MULTILINE)
@@ -53,8 +54,6 @@ class GridEngine(BatchSystem):
             ("N", shlex.quote(job.name)),
             ("S", "/bin/sh"),
             ("r", "n"),
-            ("o", shlex.quote(str(job.output))),
-            ("e", shlex.quote(str(job.error))),
             ("pe", f"{shlex.quote(environment)} {job.cpus}" if several else ""),
             ("q", shlex.quote(options["queue"]) if options["queue"] else ""),
             ("P", shlex.quote(options["account"]) if options["account"] else ""),
@@ -66,7 +65,9 @@ class GridEngine(BatchSystem):
 
     def submit(self, script: Path) -> list[str]:
         """Return the command that submits a script and tells nothing but the job's id."""
-        return [*self.options.submit, "-terse", str(script)]
+        files = JobFiles.of_script(script)
+        where = ["-o", str(files.output), "-e", str(files.error)]
+        return [*self.options.submit, "-terse", *where, str(script)]
 
     def read_job(self, answer: Answer) -> str:
         """Return the id; warnings may stand before it."""

@@ -9,9 +9,8 @@ import pytest
 import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
-from ipkernel.launchers import find_launcher
-from ipkernel.launchers.local import LocalControllerLauncher
 from tests.integration.faults_support import PATIENCE, wait_for
+from tests.integration.jobs_support import Page, jobs_of
 from tests.support.gridsite import GridSite, needs_grid_engine
 
 pytestmark = needs_grid_engine
@@ -24,56 +23,25 @@ def site():
 
 
 @pytest.fixture
-def directory(tmp_path):
-    return ClusterDirectory(tmp_path / "cluster_grid").create()
-
-
-@pytest.fixture
-def launch(directory, site):
-    """Make launchers, and see to it that nothing of them stays."""
-    made = []
-
-    def go(launcher_class, *arguments, **keywords):
-        common = ["--cluster-dir", str(directory), "--cluster", directory.name, *arguments]
-        launcher = launcher_class(directory, common, **keywords)
-        made.append(launcher)
-        launcher.start()
-        return launcher
-
-    yield go
-    for launcher in made:
-        launcher.kill()
-    for launcher in made:
-        assert launcher.wait(PATIENCE)
-        launcher.close()
+def jobs(tmp_path, site):
+    directory = ClusterDirectory(tmp_path / "cluster_grid").create()
+    with jobs_of(directory, "sge") as jobs:
+        yield jobs
     wait_for(lambda: site.jobs() == [])
 
 
-@pytest.fixture
-def launch_engines(directory, launch, site):
-    def go(n, **options):
-        launcher_class = find_launcher("engines", "sge")
-        options = {**site.options, "poll": 0.5, **options}
-        where = ["--furl-file", str(directory.furl_file("engine")), "--wait", "30"]
-        (share,) = launcher_class.plan(n, options)
-        return launch(launcher_class, *where, "-n", str(n), share=share, options=options)
-
-    return go
-
-
-def test_engines_run_tasks(directory, launch, launch_engines):
-    controller = launch(LocalControllerLauncher)
-    controller.wait_event("ready", PATIENCE)
-    job = launch_engines(2, account="", job_name="engines")
+def test_engines_run_tasks(jobs, site):
+    controller = jobs.controller()
+    (job,) = jobs.engines(2, job_name="engines", **site.options)
     job.wait_event("ready", PATIENCE)
-    with ipkernel.Client(cluster_dir=directory.path, timeout=PATIENCE) as rc:
+    with ipkernel.Client(cluster_dir=jobs.directory.path, timeout=PATIENCE) as rc:
         rc.wait_for_engines(2, timeout=PATIENCE)
         assert rc[:].apply_async(os.getenv, "JOB_ID").get(PATIENCE) == [job.job] * 2
         assert rc[:].apply_async(os.getenv, "JOB_NAME").get(PATIENCE) == ["engines"] * 2
         assert rc[:].apply_async(os.getenv, "NSLOTS").get(PATIENCE) == ["2", "2"]
     assert job.state() == "running on all.q@gridhost"
     # another process can watch and end it by what is recorded
-    other = type(job).from_record(directory, job.record(), job.options)
+    other = type(job).from_record(jobs.directory, job.record(), job.options)
     assert other.state() == "running on all.q@gridhost"
     other.close()
     # the controller tells all others to end
@@ -82,16 +50,17 @@ def test_engines_run_tasks(directory, launch, launch_engines):
     assert (job.exit_code, job.state()) == (0, "ended: exited with code 0")
 
 
-def test_a_job_that_waits_is_cancelled(launch_engines):
-    job = launch_engines(1, extra=["-h"])
+def test_a_job_that_waits_is_cancelled(jobs, site):
+    (job,) = jobs.engines(1, extra=["-h"], **site.options)
     wait_for(lambda: job.state() == "pending (held back)")
     job.request_stop()
     assert job.wait(PATIENCE)
     assert job.exit_code == 0
 
 
-def test_a_job_that_fails_says_why(launch_engines):
-    job = launch_engines(1, setup=["echo no module for you >&2", "exit 3"])
+def test_a_job_that_fails_says_why(jobs, site):
+    setup = ["echo no module for you >&2", "exit 3"]
+    (job,) = jobs.engines(1, setup=setup, **site.options)
     with pytest.raises(LauncherError) as info:
         job.wait_event("ready", PATIENCE)
     assert "exited with code 3" in str(info.value)
@@ -99,7 +68,19 @@ def test_a_job_that_fails_says_why(launch_engines):
     assert job.exit_code == 3
 
 
-def test_what_grid_engine_refuses(launch_engines):
+def test_what_grid_engine_refuses(jobs, site):
     with pytest.raises(LauncherError) as info:
-        launch_engines(1, queue="no such queue")
+        jobs.engines(1, queue="no such queue", **site.options)
     assert "cannot submit a job with ipdaemon to Grid Engine" in str(info.value)
+
+
+def test_the_page_of_the_documentation(site, tmp_path, monkeypatch):
+    for option, command in site.options.items():
+        monkeypatch.setenv(f"IPKERNEL_SGE_{option.upper()}", command)
+    page = Page("sge", tmp_path)
+    page.check_python()
+    page.configure()
+    started, status, _ = page.check_commands()
+    assert started.count("2 engines to come: sge job") == 2
+    assert "sge job" in status
+    wait_for(lambda: site.jobs() == [])

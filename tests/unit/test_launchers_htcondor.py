@@ -22,8 +22,6 @@ LEAST = [
     "should_transfer_files = NO",
     "transfer_executable = False",
     "batch_name = ipdaemon",
-    "output = /c/log/ipdaemon-1.out",
-    "error = /c/log/ipdaemon-1.err",
     "stream_output = True",
     "stream_error = True",
     "request_cpus = 4",
@@ -74,12 +72,20 @@ def test_a_description_is_submitted_by_standard_input(tmp_path):
         tmp_path, "condor_submit", f"cat > '{tmp_path}/stdin'; echo '4711.0 - 4711.0'"
     )
     system = HTCondor({"submit": f"{command} -name s"})
-    script = tmp_path / "a b.sh"
+    script = tmp_path / "jobs" / "a b.sh"
+    script.parent.mkdir()
     lines = "\n".join(system.directives(batchjobs.job_of(system)))
     script.write_text(f"#!/bin/sh\n{lines}\necho '#CONDOR no'\n")
     answer = batchjobs.run_here(system.submit(script))
     assert system.read_job(answer) == "4711"
-    wanted = [*LEAST, "executable = /bin/sh", f"arguments = \"'{script}'\"", "queue"]
+    wanted = [
+        *LEAST,
+        "executable = /bin/sh",
+        f"arguments = \"'{script}'\"",
+        f"output = {tmp_path}/log/a b.out",
+        f"error = {tmp_path}/log/a b.err",
+        "queue",
+    ]
     assert (tmp_path / "stdin").read_text() == "".join(f"{line}\n" for line in wanted)
     assert batchjobs.arguments(tmp_path, "condor_submit") == ["-name", "s", "-terse", "-"]
 

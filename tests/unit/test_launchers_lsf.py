@@ -25,8 +25,6 @@ def test_the_least_directives():
     system = LSF({})
     assert system.directives(batchjobs.job_of(system)) == [
         "#BSUB -J ipdaemon",
-        "#BSUB -o /c/log/ipdaemon-1.out",
-        "#BSUB -e /c/log/ipdaemon-1.err",
         "#BSUB -n 4",
         "#BSUB -R 'span[hosts=1]'",
     ]
@@ -43,8 +41,7 @@ def test_all_directives():
             "extra": ["-M 4GB", "#BSUB -x"],
         }
     )
-    assert system.directives(batchjobs.job_of(system, 3))[2:] == [
-        "#BSUB -e /c/log/ipdaemon-1.err",
+    assert system.directives(batchjobs.job_of(system, 3))[1:] == [
         "#BSUB -n 6",
         "#BSUB -R 'span[hosts=1]'",
         "#BSUB -q night",
@@ -73,13 +70,15 @@ def test_a_script_is_submitted_by_standard_input(tmp_path):
     bsub = batchjobs.fake_command(
         tmp_path, "bsub", f"cat > '{tmp_path}/stdin'; echo 'Job <4711> is submitted to queue <q>.'"
     )
-    script = tmp_path / "a b.sh"
+    script = tmp_path / "jobs" / "a b.sh"
+    script.parent.mkdir()
     script.write_bytes(b"#!/bin/sh\n#BSUB -n 4\necho '$HOME' \xc3\xa4\n")
     system = LSF({"submit": f"{bsub} -Ep 'sleep 1'"})
     answer = batchjobs.run_here(system.submit(script))
     assert system.read_job(answer) == "4711"
     assert (tmp_path / "stdin").read_bytes() == script.read_bytes()
-    assert batchjobs.arguments(tmp_path, "bsub") == ["-Ep", "sleep 1"]
+    where = ["-o", f"{tmp_path}/log/a b.out", "-e", f"{tmp_path}/log/a b.err"]
+    assert batchjobs.arguments(tmp_path, "bsub") == ["-Ep", "sleep 1", *where]
 
 
 @pytest.mark.parametrize(
