@@ -46,6 +46,14 @@ def why_ended(launcher: Any) -> str:
     return f"{launcher.name} {describe_exit(launcher.exit_code)}"
 
 
+def how_ended(launcher: Any) -> str:
+    """Say in a few words how a program ended that nobody had asked to."""
+    usual = describe_exit(launcher.exit_code)
+    told = getattr(launcher, "how_ended", None)
+    how = str(told()) if callable(told) else usual
+    return f"{usual} by itself" if how == usual else how
+
+
 def state_of(launcher: Any) -> str:
     """Say in a few words where a program stands, whatever its launcher can tell."""
     told = getattr(launcher, "state", None)
@@ -189,7 +197,7 @@ class Hosted:
             self._thread = threading.Thread(
                 target=self._again, args=(pause, told), name="ipkernel-host-again", daemon=True
             )
-        how = f"{named(launcher)} {describe_exit(launcher.exit_code)} by itself"
+        how = f"{named(launcher)} {how_ended(launcher)}"
         told(self, {"event": "ended", "message": f"{how}; it is started again in {pause:g} s"})
         self._thread.start()
         return True

@@ -11,7 +11,7 @@ from ipkernel.cluster import stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
 from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.gathering import Failure, gather, report
-from ipkernel.cluster.hosted import Hosted, named, state_of, where, why_ended
+from ipkernel.cluster.hosted import Hosted, how_ended, named, state_of, where, why_ended
 from ipkernel.cluster.processes import describe_exit
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.cluster.telling import at_once, previewed, tell_all
@@ -218,7 +218,7 @@ class Programs:
         if not hosted.wanted:
             return
         launcher = hosted.launcher
-        how = f"{named(launcher)} {describe_exit(launcher.exit_code)} by itself"
+        how = f"{named(launcher)} {how_ended(launcher)}"
         if launcher.exit_code != 0:
             self.spoil(how)
             if self.alive() and hosted.begin_again(self._changed):

@@ -274,11 +274,12 @@ class SSHLauncher(LocalLauncher):
                 f"{sshtext.missing_needs(missing, python)} (they cannot be brought along: that "
                 f"Python is for {there}, this one for {here})"
             )
-        archive = sshpush.make_archive(with_needs=bool(missing))
-        order = {"base": self.entry.directory, "digest": archive.digest, "size": len(archive.data)}
+        archive = sshpush.find_archive(with_needs=bool(missing))
+        order = {"base": self.entry.directory, "digest": archive.digest}
         if not talk.order("@has", {"act": "have", **order})["there"]:
             self.tell({"event": "copying", "host": self.entry.host, "what": "ipkernel"})
-            talk.order("@has", {"act": "push", **order}, archive.data)
+            data = archive.pack()
+            talk.order("@has", {"act": "push", **order, "size": len(data)}, data)
         return archive.digest
 
     # -- what a subclass knows ------------------------------------------------------------

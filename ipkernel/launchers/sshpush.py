@@ -10,10 +10,10 @@ import sys
 import sysconfig
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from ipkernel.errors import LauncherError
 
@@ -28,19 +28,60 @@ _NAME: Final = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[([^]]*)\])?")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([^"']+)""")
 _LEFT_OUT: Final = re.compile(r"(^|/)(__pycache__|tests?|testing)/|\.(pyc|pyo|pyi|h|c|pyx|pxd)$")
 _lock = threading.Lock()
-_made: dict[bool, Archive] = {}
+_found: dict[bool, Archive] = {}
 
 
-class Archive(NamedTuple):
-    """What is pushed.
+class Archive:
+    """What is pushed: it is packed when some host has not got it.
+
+    Args:
+        files: Its files by name.
 
     Attributes:
         digest: Names its contents.
-        data: A compressed tar file.
+
+    Raises:
+        LauncherError: A file cannot be read.
     """
 
-    digest: str
-    data: bytes
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = dict(sorted(files.items()))
+        self._lock = threading.Lock()
+        self._data = b""
+        self.digest = self._hash()
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for name, data in self._contents():
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+        return digest.hexdigest()[:32]
+
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
+        try:
+            for name, path in self._files.items():
+                yield name, path.read_bytes()
+        except OSError as error:
+            raise LauncherError(f"cannot pack ipkernel: {error}") from None
+
+    def pack(self) -> bytes:
+        """Return it as a compressed tar file.
+
+        Raises:
+            LauncherError: A file cannot be read.
+        """
+        with self._lock:
+            if not self._data:
+                out = io.BytesIO()
+                with (
+                    gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1) as zipped,
+                    tarfile.open(fileobj=zipped, mode="w") as tar,
+                ):
+                    for name, data in self._contents():
+                        entry = tarfile.TarInfo(name)
+                        entry.size, entry.mode = len(data), 0o600
+                        tar.addfile(entry, io.BytesIO(data))
+                self._data = out.getvalue()
+            return self._data
 
 
 def platform() -> list[str]:
@@ -48,42 +89,20 @@ def platform() -> list[str]:
     return [sysconfig.get_platform(), str(sysconfig.get_config_var("SOABI"))]
 
 
-def make_archive(*, with_needs: bool) -> Archive:
-    """Return ipkernel as an archive; it is made once.
+def find_archive(*, with_needs: bool) -> Archive:
+    """Return ipkernel as an archive; its files are looked for once.
 
     Args:
         with_needs: Whether what it needs is in it as well.
 
     Raises:
-        LauncherError: A file of it cannot be read, or is missing.
+        LauncherError: A file of it cannot be read.
     """
     with _lock:
-        if with_needs not in _made:
-            _made[with_needs] = _make(with_needs)
-        return _made[with_needs]
-
-
-def _make(with_needs: bool) -> Archive:
-    found = dict(_own_files())
-    if with_needs:
-        found.update(_needed_files())
-    digest = hashlib.sha256()
-    out = io.BytesIO()
-    try:
-        # Without times and with a fixed order, the same files are the same archive.
-        with (
-            gzip.GzipFile(fileobj=out, mode="wb", compresslevel=5, mtime=0) as zipped,
-            tarfile.open(fileobj=zipped, mode="w") as tar,
-        ):
-            for name, path in sorted(found.items()):
-                data = path.read_bytes()
-                digest.update(f"{name}\0{len(data)}\0".encode() + data)
-                entry = tarfile.TarInfo(name)
-                entry.size, entry.mode = len(data), 0o600
-                tar.addfile(entry, io.BytesIO(data))
-    except OSError as error:
-        raise LauncherError(f"cannot pack ipkernel: {error}") from None
-    return Archive(digest.hexdigest()[:32], out.getvalue())
+        if with_needs not in _found:
+            files = dict(_own_files())
+            _found[with_needs] = Archive(files | dict(_needed_files()) if with_needs else files)
+        return _found[with_needs]
 
 
 def _own_files() -> Iterator[tuple[str, Path]]:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipkernel.errors import LauncherError
 from ipkernel.launchers import sshboot, sshpush
 from ipkernel.launchers.sshtunnel import is_loopback, places
 
@@ -20,18 +21,34 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def contents(archive: sshpush.Archive) -> dict[str, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(archive.data), mode="r:gz") as tar:
+    with tarfile.open(fileobj=io.BytesIO(archive.pack()), mode="r:gz") as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
 
-def test_ipkernel_is_in_its_archive_and_the_archive_is_always_the_same() -> None:
-    archive = sshpush.make_archive(with_needs=False)
+def test_ipkernel_is_in_its_archive() -> None:
+    archive = sshpush.find_archive(with_needs=False)
     found = contents(archive)
     source = ROOT / "ipkernel" / "launchers" / "remote.py"
     assert found["ipkernel/launchers/remote.py"] == source.read_bytes()
     assert {name.partition("/")[0] for name in found} == {"ipkernel"}
     assert not any("__pycache__" in name for name in found)
-    assert sshpush._make(False) == archive
+    assert sshpush.find_archive(with_needs=False) is archive
+
+
+def test_the_digest_names_the_contents(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    files = {name: tmp_path / name for name in "ab"}
+    digest = sshpush.Archive(files).digest
+    assert sshpush.Archive(dict(reversed(files.items()))).digest == digest
+    (tmp_path / "b").touch()  # its time is not part of it
+    assert sshpush.Archive(files).digest == digest
+    assert sshpush.Archive({"a": files["a"], "c": files["b"]}).digest != digest
+    (tmp_path / "b").write_text("c")
+    assert sshpush.Archive(files).digest != digest
+    (tmp_path / "b").unlink()
+    with pytest.raises(LauncherError, match="cannot pack ipkernel"):
+        sshpush.Archive(files)
 
 
 def test_what_is_needed_is_what_the_project_needs_but_for_clients() -> None:
