@@ -55,6 +55,9 @@ def test_a_cluster_is_as_its_file_says(monkeypatch):
     assert "cluster big is running: ipcontroller (pid" in done.stderr
     assert directory.alive()
 
+    with (directory.path / "ipcluster.ini").open("a") as file:
+        file.write("[nonsense\n")  # what runs can be looked at and stopped all the same
+    good("status", "--cluster", "big")
     good("stop", "--cluster", "big")
     good("delete", "--cluster", "big", "--yes")
     assert not directory.exists

@@ -486,6 +486,8 @@ found = load(ClusterDirectory.named(), given={"n": 4, "engines": "local", "spill
 for name in ("cluster", "environment", "slots"):
     found.section(name)
 found.launcher_options("local", object)
+import ipkernel
+ipkernel.Cluster(n=2)
 """
     assert loaded_modules(code) == "[]"
     write((home.mkdir() or home) / "ipcluster.ini", "[cluster]\nn = 3\n")

@@ -322,6 +322,17 @@ def test_file_that_cannot_be_opened(path):
         read_file(path, {})
 
 
+def test_file_that_may_not_be_read(path, monkeypatch):
+    path.write_text("")
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigurationError, match=f"cannot read {path}: Permission denied"):
+        read_file(path, {})
+
+
 def test_a_link_is_followed(path, tmp_path):
     real = tmp_path / "real"
     path.symlink_to(real)
