@@ -26,17 +26,20 @@ class Interrupts:
 
     Attributes:
         open: ``open[0]`` is True while user code runs and may be interrupted; ``open[1]`` becomes
-            True when an interrupt arrives while it is not.
+            True when an interrupt arrives while it is not, and is for somebody.
+        due: Tells whether an interrupt that arrives while no task is open is for somebody: for a
+            task that is being loaded, or that was sent and has not begun.
     """
 
     def __init__(self) -> None:
         self.open = [False, False]
+        self.due: Callable[[], bool] = lambda: True
 
         # A plain function: a bound method would be a new object at each look.
         def interrupted(signum: int, frame: FrameType | None) -> None:
             if self.open[0]:
                 raise KeyboardInterrupt
-            self.open[1] = True
+            self.open[1] = self.due()
 
         self._handler: Callable[[int, FrameType | None], Any] = interrupted
 

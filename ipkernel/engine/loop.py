@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import select
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -99,6 +100,9 @@ class Loop:
         self._flushed = 0.0
         self._flushes = 0
         self._last = 1.0
+        self._waiting = False
+        self._look = looks_at(sock)
+        interrupts.due = self._is_due
         identity.loop = self
         work.opened = interrupts.open
 
@@ -129,9 +133,17 @@ class Loop:
         receive = self._socket.recv
         link = self._link
         run_task = self._run_task
+        opened = self._interrupts.open
+        look = self._look
         size = SMALL_READ
         while True:
             try:
+                self._waiting = True
+                if opened[1]:
+                    opened[1] = self._is_due()
+                look(None)
+                # From here on, because what was sent may not be in the socket any more.
+                self._waiting = False
                 data = receive(size)
             except OSError:
                 return
@@ -155,6 +167,14 @@ class Loop:
                     self._write()
                 except ConnectionError:
                     return
+
+    def _is_due(self) -> bool:
+        """Tell whether an interrupt between tasks is for one that has been sent already.
+
+        The daemon takes a task for running when it has sent it, so its interrupt may be faster
+        than the task; one that comes while there is nothing to do is for nobody.
+        """
+        return not self._waiting or self._link.partial or bool(self._look(0))
 
     def _handle(self, message: Message, payload: Any) -> None:
         if isinstance(message, Function):
@@ -184,7 +204,6 @@ class Loop:
         kept = b""
         started = time()
         try:
-            opened[1] = False
             if task.placed:
                 payload = self._bring(task, payload)
             pieces = self._work.kinds[task.kind](payload, task.digest)
@@ -204,6 +223,7 @@ class Loop:
         if streams.synchronised or streams.out.marked or streams.err.marked:
             streams.finish()
         mine.task = 0
+        opened[1] = False  # whoever sent it late meant this task
         if _signal.getsignal(_SIGINT) is not self._interrupts._handler:
             self._interrupts.restore()
         if len(pieces) == 1:
@@ -307,6 +327,23 @@ class _Flusher:
 
 
 _SIGINT = _signal.SIGINT
+
+
+def looks_at(sock: socket) -> Callable[[int | None], object]:
+    """Return a function that tells whether there is something to read.
+
+    Args:
+        sock: Where.
+
+    Returns:
+        It waits until there is if it is given None, and not at all if it is given 0.
+    """
+    descriptor = sock.fileno()
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return poll.poll
+    return lambda timeout: select.select([descriptor], [], [], timeout)[0]
 
 
 def _forget(error: BaseException) -> None:

@@ -148,6 +148,11 @@ class Link:
         """How many messages have arrived since the start."""
         return self._received
 
+    @property
+    def partial(self) -> bool:
+        """Whether a message has arrived in part."""
+        return bool(self._tail or self._more_left or self._bulk_left)
+
     # ---------------------------------------------------------------- sending
 
     def send(self, message: Message, payload: Payload = b"") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -193,10 +194,144 @@ def test_an_interrupt_hits_the_task_and_only_it(bench: Bench) -> None:
         signal.raise_signal(signal.SIGINT)
 
     first, second = bench.submit(interrupted), bench.submit(abs, -1)
-    signal.raise_signal(signal.SIGINT)  # nothing runs: it has no effect
     done = bench.run()
     assert decode(done[first][1]).ename == "KeyboardInterrupt"
     assert loads(done[second][1]) == 1
+
+
+@pytest.fixture(params=["poll", "select"])
+def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "select":  # as on Windows
+        monkeypatch.delattr("select.poll")
+
+
+class Interrupting:
+    """A socket around whose reads interrupts come."""
+
+    def __init__(self, bench: Bench, *, before: bool = False, after: bool = False) -> None:
+        self.sock = bench.theirs
+        self.before = before
+        self.after = after
+        self.sendall = bench.theirs.sendall
+        bench.loop._socket = self  # type: ignore[assignment]
+
+    def recv(self, size: int) -> bytes:
+        if self.before:
+            self.before = False
+            signal.raise_signal(signal.SIGINT)
+        data = self.sock.recv(size)
+        if self.after:
+            self.after = False
+            signal.raise_signal(signal.SIGINT)
+        return data
+
+
+@pytest.mark.usefixtures("look")
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_an_interrupt_that_is_faster_than_its_task_is_not_lost(place: str) -> None:
+    bench = Bench()
+    try:
+        Interrupting(bench, **{place: True})
+        first, second = bench.submit(abs, -1), bench.submit(abs, -2)
+        done = bench.run()
+    finally:
+        bench.close()
+    assert decode(done[first][1]).ename == "KeyboardInterrupt"
+    assert loads(done[second][1]) == 2
+
+
+def look_first(bench: Bench, act: Any) -> None:
+    """Have something happen once, while the loop is about to wait."""
+    look, todo = bench.loop._look, [act]
+
+    def watched(timeout: int | None) -> object:
+        if timeout is None and todo:
+            todo.pop()()
+        return look(timeout)
+
+    bench.loop._look = watched
+
+
+@pytest.mark.usefixtures("look")
+def test_an_interrupt_while_a_task_waits_in_the_socket_is_for_it() -> None:
+    bench = Bench()
+    try:
+        task = bench.submit(abs, -1)
+        bench.ours.sendall(b"".join(bench.link.data_to_send()))
+        look_first(bench, lambda: signal.raise_signal(signal.SIGINT))
+        assert bench.error(task).ename == "KeyboardInterrupt"
+    finally:
+        bench.close()
+
+
+def sent_after(bench: Bench, data: bytes, act: Any) -> None:
+    """Have something happen while the loop is about to wait, and only then send data."""
+    acted = threading.Event()
+    pieces = iter([[data], []])
+
+    def data_to_send() -> list[bytes]:
+        assert acted.wait(20)
+        return next(pieces)
+
+    def acts() -> None:
+        act()
+        acted.set()
+
+    look_first(bench, acts)
+    bench.link.data_to_send = data_to_send  # type: ignore[method-assign,assignment]
+
+
+def all_to_send(bench: Bench) -> bytes:
+    return b"".join(b"".join(p) for p in iter(bench.link.data_to_send, []))
+
+
+@pytest.mark.usefixtures("look")
+@pytest.mark.parametrize("part", [0.5, 0.000001])
+def test_an_interrupt_while_part_of_a_task_has_arrived_is_for_it(part: float) -> None:
+    bench = Bench()
+    try:
+        task = bench.submit(len, bytes(1 << 20))
+        data = all_to_send(bench)
+        cut = math.ceil(len(data) * part)
+        bench.loop._link.receive(data[:cut])
+        sent_after(bench, data[cut:], lambda: signal.raise_signal(signal.SIGINT))
+        assert bench.error(task).ename == "KeyboardInterrupt"
+    finally:
+        bench.close()
+
+
+@pytest.mark.usefixtures("look")
+def test_an_interrupt_while_there_is_nothing_to_do_is_for_nobody() -> None:
+    bench = Bench()
+    try:
+        task = bench.submit(abs, -1)
+        sent_after(bench, all_to_send(bench), lambda: signal.raise_signal(signal.SIGINT))
+        assert bench.good(task) == 1
+    finally:
+        bench.close()
+
+
+def test_an_interrupt_behind_the_last_task_is_for_nobody(bench: Bench) -> None:
+    work = bench.loop._work
+    plain = work.kinds[Kind.KEYS]
+
+    def late(payload: Any, digest: bytes) -> Any:
+        result = plain(payload, digest)
+        signal.raise_signal(signal.SIGINT)  # the task is not open any more
+        return result
+
+    work.kinds[Kind.KEYS] = late
+    first, second = bench.order(Kind.KEYS), bench.submit(abs, -1)
+    done = bench.run()
+    assert done[first][0].outcome is Outcome.OK
+    assert loads(done[second][1]) == 1
+
+
+def test_a_flag_left_between_tasks_is_dropped_when_there_is_no_more(bench: Bench) -> None:
+    bench.interrupts.open[1] = True
+    assert bench.loop._is_due()
+    bench.loop._waiting = True
+    assert not bench.loop._is_due()
 
 
 def interrupted_and_silent() -> None:
