@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Final
 
 from ipkernel.launchers.batchlauncher import BatchLauncher
 from ipkernel.launchers.batchsystem import Job
+from ipkernel.launchers.jobscript import BEGAN
+
+#: Seconds before the end of its walltime at which a job is done; at most a tenth of it. The batch
+#: system began to count when nothing of the job's script had run yet.
+_EARLY: Final = 10
 
 
 class BatchControllerLauncher(BatchLauncher):
@@ -39,7 +45,8 @@ class BatchHostLauncher(BatchLauncher):
         words = [*map(shlex.quote, self.python), *self._arguments(job)]
         options = self.system.options
         if options.walltime:
-            words += ["--walltime", str(options.walltime)]
+            last = options.walltime - min(_EARLY, options.walltime // 10)
+            words += ["--walltime", f'"$(({last} - $(date +%s) + {BEGAN}))"']
             words += ["--drain-margin", str(options["drain_margin"])]
         words += ["--label", f'"{self.system.section} job {self.system.job_variable}"']
         return " ".join(words)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
+from typing import Final
 
 from ipkernel.launchers.jobfiles import JobFiles
+
+#: Name of the variable with the time at which a script began, in seconds.
+BEGAN: Final = "ipkernel_began"
 
 
 def prepare(files: JobFiles, variables: Iterable[str], redirect: bool) -> str:
@@ -21,7 +25,8 @@ def prepare(files: JobFiles, variables: Iterable[str], redirect: bool) -> str:
         shlex.quote(str(path)) for path in (files.output, files.error, files.environment)
     )
     lines = [f"exec >>{out} 2>>{err}"] if redirect else []
-    return "\n".join([*lines, f"# sets {' '.join(sorted(variables))}", f". {environment}"])
+    lines += [f"export {BEGAN}=$(date +%s)", f"# sets {' '.join(sorted(variables))}"]
+    return "\n".join([*lines, f". {environment}"])
 
 
 def reporting(command: str) -> str:

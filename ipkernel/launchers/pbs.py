@@ -50,7 +50,8 @@ class PBS(BatchSystem):
 
     section: ClassVar[str] = "pbs"
     title: ClassVar[str] = "PBS"
-    job_variable: ClassVar[str] = "$PBS_JOBID"
+    #: With the commands of Torque that Slurm brings, only its own variable is there.
+    job_variable: ClassVar[str] = "${PBS_JOBID:-$SLURM_JOB_ID}"
     spools: ClassVar[bool] = True
     option_list: ClassVar[tuple[Option, ...]] = (
         *common_options("qsub", "qstat", "qdel"),

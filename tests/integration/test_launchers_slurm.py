@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
 import ipkernel
+from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
 from tests.integration.faults_support import PATIENCE, wait_for
@@ -117,6 +119,27 @@ def test_an_end_from_outside_is_told_in_words(site, jobs):
     assert job.problem().startswith(f"ipdaemon (slurm job {job.job}) was cancelled")
     assert job.exit_code != 0
     wait_for(lambda: ended == [job])
+
+
+def elsewhere():
+    """Return at once on this host, but take too long in a job."""
+    if "SLURM_JOB_ID" in os.environ:
+        time.sleep(60)
+    return os.environ.get("SLURM_JOB_ID", "here")
+
+
+def test_what_runs_when_the_walltime_is_over_is_run_elsewhere(site, tmp_path):
+    slurm = {"walltime": "00:00:06", "drain_margin": 1, "poll": 1.0}
+    cluster = Cluster(cluster_dir=tmp_path / "cluster_w", engines="slurm:1, local:1", slurm=slurm)
+    with cluster as rc:
+        rc.wait_for_engines(2, timeout=PATIENCE)
+        (job,) = site.jobs()
+        (host,) = [host for host in cluster.status_sync().hosts if host.label]
+        assert host.label == f"slurm job {job}"
+        view = rc.load_balanced_view(retries=0)
+        results = [view.apply_async(elsewhere) for _ in range(4)]
+        assert [result.get(PATIENCE) for result in results] == ["here"] * 4
+    assert site.jobs() == []
 
 
 def test_a_signal_reaches_the_program(jobs, tmp_path):

@@ -153,7 +153,7 @@ def test_the_script_writes_its_output_itself(tmp_path):
     directory = ClusterDirectory(tmp_path / "cluster_p q").create()
     launcher = PBSHostLauncher(directory, options={"flavour": "torque"})
     files = launcher.files
-    assert f"\nexec >>'{files.output}' 2>>'{files.error}'\n# sets " in launcher.script()
+    assert f"\nexec >>'{files.output}' 2>>'{files.error}'\nexport " in launcher.script()
     command = launcher.system.submit(files.script)
     assert command == ["qsub", "-j", "oe", "-o", str(files.spooled), str(files.script)]
     files.spooled.write_text("=>> PBS: job killed: walltime 61 exceeded limit 60\n")
