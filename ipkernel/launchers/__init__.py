@@ -31,6 +31,10 @@ _BUILT_IN: Final[dict[tuple[str, str], str]] = {
     ("engines", "htcondor"): "htcondor.HTCondorHostLauncher",
     ("controller", "mpi"): "mpi.MPIControllerLauncher",
     ("engines", "mpi"): "mpi.MPILauncher",
+    ("controller", "windows_hpc"): "windows_hpc.WindowsHPCControllerLauncher",
+    ("engines", "windows_hpc"): "windows_hpc.WindowsHPCHostLauncher",
+    ("controller", "xgrid"): "xgrid.XgridControllerLauncher",
+    ("engines", "xgrid"): "xgrid.XgridHostLauncher",
 }
 
 

@@ -136,6 +136,7 @@ class BatchSystem:
         required: Placeholders that a template must have.
         spools: Whether it delivers a job's output only at the job's end; then scripts write their
             output themselves, and the system's is ``JobFiles.spooled``.
+        suffix: What the names of scripts end with.
         option_list: The options of its section.
     """
 
@@ -146,6 +147,7 @@ class BatchSystem:
     template: ClassVar[str] = SCRIPT
     required: ClassVar[tuple[str, ...]] = ("environment", "command")
     spools: ClassVar[bool] = False
+    suffix: ClassVar[str] = ".sh"
     option_list: ClassVar[tuple[Option, ...]]
 
     def __init__(self, given: Mapping[str, Any]) -> None:

@@ -24,20 +24,22 @@ class JobFiles:
     Attributes:
         directory: The cluster's directory, on a file system that the nodes share.
         stem: What the names of all of them begin with.
+        suffix: What the name of the script, or what there is instead, ends with.
     """
 
     directory: ClusterDirectory
     stem: str
+    suffix: str = ".sh"
 
     @classmethod
     def of_script(cls, script: Path) -> JobFiles:
         """Return the files of the job with a script."""
-        return cls(ClusterDirectory(script.parent.parent), script.stem)
+        return cls(ClusterDirectory(script.parent.parent), script.stem, script.suffix)
 
     @property
     def script(self) -> Path:
         """The script that is submitted."""
-        return self.directory.path / "jobs" / f"{self.stem}.sh"
+        return self.directory.path / "jobs" / f"{self.stem}{self.suffix}"
 
     @property
     def environment(self) -> Path:
