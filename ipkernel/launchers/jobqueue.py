@@ -258,27 +258,27 @@ class JobQueue:
 
     def _pass_on(self, job: WatchedJob, state: JobState | None) -> None:
         if state is None:
+            state = self._remembered(job.job)
+        if state is None:
             young = self.clock() - job.submitted < _SETTLING
             if young and job.job not in self._seen and not job.asked_to_end:
-                return
-            state = self._how_ended(job.job)
+                return  # it may not be in the queue yet
+            state = JobState("ended")
         self._seen.add(job.job)
         if state.phase == "ended":
             job.read_output()
             self._seen.discard(job.job)
         job.take_state(state)
 
-    def _how_ended(self, job: str) -> JobState:
-        """Return how a job that left the queue has ended, as far as the system remembers."""
+    def _remembered(self, job: str) -> JobState | None:
+        """Return how a job that is not in the queue has ended; None if the system cannot tell."""
         command = self.system.history(job)
-        if command:
-            try:
-                found = self.system.read_history(job, self.run(command))
-            except (OSError, subprocess.TimeoutExpired):
-                found = None
-            if found is not None:
-                return found
-        return JobState("ended")
+        if not command:
+            return None
+        try:
+            return self.system.read_history(job, self.run(command))
+        except (OSError, subprocess.TimeoutExpired):
+            return None
 
 
 def queue_of(directory: ClusterDirectory, system: BatchSystem) -> JobQueue:
