@@ -56,6 +56,14 @@ def test_every_command_exists(variables, words, monkeypatch):
     assert misspelt_variables() == {}
 
 
+def test_every_kind_is_named():
+    from ipkernel.cluster.checks import KINDS
+
+    inner = {"launcher", "launchers"}  # of no use to a launcher
+    for kind in KINDS.keys() - inner:
+        assert f"``{kind}``" in PAGE, kind
+
+
 def test_the_reference_is_complete():
     path = ROOT / "docs/_ext/configuration_reference.py"
     made = importlib.util.spec_from_file_location("configuration_reference", path)
