@@ -211,6 +211,15 @@ def base_directory(wanted: str) -> Path:
     return base
 
 
+def host_id() -> str:
+    """Return what tells this host, over restarts, from others that see the same files."""
+    try:
+        machine = Path("/etc/machine-id").read_text("ascii").strip()
+    except OSError:
+        machine = ""
+    return f"{socket.gethostname()} {machine}"
+
+
 def tidy(base: Path) -> None:
     """Remove what programs of this host have left that were killed, and unused packages."""
     now = time.time()
@@ -222,7 +231,7 @@ def tidy(base: Path) -> None:
             elif path.name.startswith("packages-"):
                 over = age > UNUSED
             else:
-                ours = (path / "host").read_text("utf-8") == socket.gethostname()
+                ours = (path / "host").read_text("utf-8") == host_id()
                 over = ours and open_orders(path) is None
         except OSError:
             continue
@@ -269,7 +278,7 @@ def new_directory(base: Path, name: str, files: dict[str, str]) -> tuple[Path, l
             descriptor = os.open(made / where, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
-        (made / "host").write_text(socket.gethostname(), "utf-8")
+        (made / "host").write_text(host_id(), "utf-8")
         os.mkfifo(made / ORDERS, 0o600)
         ends = [os.open(made / ORDERS, os.O_RDONLY | os.O_NONBLOCK)]
         ends.append(os.open(made / ORDERS, os.O_WRONLY))  # or the last writer would end it

@@ -115,7 +115,7 @@ class SSHControllerLauncher(SSHLauncher):
     def _keep_furls(self, found: dict[str, str]) -> None:
         """Write the controller's FURLs to the cluster directory of this host."""
         for role in ROLES:
-            furl = Furl.parse(found[furl_name(role)])
+            furl = Furl.parse(found.get(furl_name(role), ""))
             hints = furl.hints if self._is_reached(furl) else self._tunnel_hints(furl)
             kept = Furl(furl.tub_id, furl.pin, hints, furl.swissnum)
             write_furl(self.directory.furl_file(role), kept)

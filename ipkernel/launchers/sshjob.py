@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import subprocess
 import threading
 import time
@@ -12,6 +14,8 @@ from typing import Any, Final
 from ipkernel.errors import LauncherError
 from ipkernel.launchers import sshboot, sshtext
 from ipkernel.launchers.sshoptions import HostEntry
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a program may take to end after an order, there.
 _PATIENCE: Final = 30.0
@@ -47,7 +51,7 @@ class RemoteJob:
         self._changed = threading.Condition()
         self._orders: list[threading.Thread] = []
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._failure = ""
+        self._failed = False
 
     def look(self) -> bool:
         """Ask whether it is still there.
@@ -77,8 +81,9 @@ class RemoteJob:
         try:
             there = self._tell(order, _PATIENCE)
         except LauncherError as error:
+            logger.warning("%s could not be told to end: %s", self._entry.label, error)
             with self._changed:
-                self._failure = str(error)
+                self._failed = True
                 self._changed.notify_all()
             return
         if not there and self._gone():
@@ -94,8 +99,7 @@ class RemoteJob:
     def wait(self, timeout: float) -> bool:
         """Wait until it has ended, at most ``timeout`` seconds; return whether it has.
 
-        Raises:
-            LauncherError: The host could not be reached with an order.
+        It is not waited for any longer when the host could not be reached with an order.
         """
         deadline = time.monotonic() + timeout
         while not self.over:
@@ -103,12 +107,13 @@ class RemoteJob:
             if left <= 0:
                 return False
             with self._changed:
-                if self._failure:
-                    failure, self._failure = self._failure, ""
-                    raise LauncherError(f"{self._entry.label}: {failure}")
                 self._changed.wait(min(left, _LOOK))
+                if self._failed:
+                    self._failed = False
+                    return False
             if not self.over and not any(thread.is_alive() for thread in self._orders):
-                self.look()
+                with contextlib.suppress(LauncherError):  # perhaps it can be asked later
+                    self.look()
         return True
 
     def _tell(self, order: dict[str, Any] | None, wait: float) -> bool:

@@ -188,7 +188,7 @@ class SSHLauncher(LocalLauncher):
 
     def spawn(self, errors: Any) -> subprocess.Popen[bytes]:
         """Start ssh."""
-        environment = {**os.environ}
+        environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
         if self.lifeline:
             environment[processes.COOKIE] = str(self.directory)
         process = subprocess.Popen(
@@ -217,6 +217,9 @@ class SSHLauncher(LocalLauncher):
             over = True
         except (LauncherError, ConnectError, SecurityError, OSError) as error:
             self.tell({"event": "error", "host": self.entry.host, "message": str(error)})
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"it does not answer as ipkernel does ({error!r})"
+            self.tell({"event": "error", "host": self.entry.host, "message": message})
         finally:
             talk.watch(0)
             if not over:  # else it ends by itself

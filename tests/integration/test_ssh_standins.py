@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ipkernel.cluster.directory import ClusterDirectory
@@ -162,6 +163,21 @@ def test_a_connection_that_is_cut_ends_the_program_and_is_told_as_a_loss(scene: 
     assert launcher.problem().startswith(
         "probe (host a) ended: the connection was lost: it has not answered for 6 s"
     )
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next_start(scene: Scene) -> None:
+    launcher = scene.probe("quiet")
+    pid = launcher.wait_event("ready", PATIENCE)["pid"]
+    keeper = psutil.Process(pid).parent()
+    assert keeper is not None
+    keeper.kill()
+    assert launcher.wait(PATIENCE)
+    wait_for(lambda: not psutil.pid_exists(pid))  # its lifeline was held by the killed one
+    (left,) = scene.left()
+    again = scene.probe("quiet")
+    again.wait_event("ready", PATIENCE)
+    (now,) = scene.left()
+    assert now != left
 
 
 def test_a_start_can_be_given_up_at_any_time(scene: Scene) -> None:
