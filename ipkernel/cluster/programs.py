@@ -388,8 +388,11 @@ class Programs:
         if controller and self.controller is not None:
             launchers.append(self.controller)
         for one in launchers:
-            if not one.running and one.exit_code is not None:
-                self.spoil(f"{one.name} {describe_exit(one.exit_code)} by itself")
+            if one.running or one.exit_code is None:
+                continue
+            # A job that has ended in good order may have had its time.
+            if one.exit_code or getattr(one, "immediate", True):
+                self.spoil(f"{one.name} {how_ended(one)}")
         left = self._end(launchers)
         self.hosts = [one for one in self.hosts if one not in chosen]
         self.controller = None if self.controller in launchers else self.controller
