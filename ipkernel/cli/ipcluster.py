@@ -32,7 +32,7 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is not running
 """
 
 _START: Final = """\
-Start a controller and engines on this host.
+Start a controller and engines: on this host, or wherever --engines and --hosts say.
 
 In the foreground it shows what goes on until Ctrl-C stops the cluster; a second Ctrl-C kills
 it. If this program is killed, the cluster ends as well. With --daemonize it returns as soon
@@ -42,6 +42,7 @@ _START_EXAMPLES: Final = """\
 examples:
   ipcluster start                             one engine for each core
   ipcluster start -n 8 --cluster big          a second cluster, called 'big'
+  ipcluster start --hosts node1:8,node2:8     engines on other hosts, by ssh
   ipcluster start -n 8 --daemonize --quiet && python job.py; ipcluster stop
 """
 _STOP: Final = """\
