@@ -25,6 +25,7 @@ class Metric(NamedTuple):
 
 MEASURES: dict[str, str] = {
     "start": "Cold start, size and stop of a cluster of two",
+    "lifecycle": "Starts, looks and stops from the command line",
     "roundtrip": "Blocking round trip of a no-op",
     "tasks": "Tasks submitted one by one and gathered",
     "map": "Map of a tiny function over many items",
@@ -36,6 +37,9 @@ MEASURES: dict[str, str] = {
 }
 """The measurements, in the order in which they run: name to title."""
 
+LIFECYCLE_ENGINES = (2, 64)
+LIFECYCLE_CYCLES = 100
+QUICK_LIFECYCLE_CYCLES = 3
 TASK_SIZES = (1_000, 10_000, 100_000)
 QUICK_TASK_SIZES = (1_000,)
 DIRECT_TASKS = 10_000
@@ -62,6 +66,20 @@ _FIXED = (
     Metric("processes", "start", "processes beside the script", "", True),
     Metric("pss_cluster_mb", "start", "memory (PSS) without the script", "MB", True),
     Metric("pss_total_mb", "start", "memory (PSS) with the script", "MB", True),
+    *(
+        Metric(f"lifecycle_{what}_{n}", "lifecycle", f"{what}, {n} engines", "s", True)
+        for what in ("start", "stop")
+        for n in LIFECYCLE_ENGINES
+    ),
+    Metric("lifecycle_status", "lifecycle", "status", "s", True),
+    Metric("lifecycle_cycle", "lifecycle", "start and stop again, 2 engines", "s", True),
+    Metric(
+        "lifecycle_left",
+        "lifecycle",
+        f"processes and files that {LIFECYCLE_CYCLES} of these leave",
+        "",
+        True,
+    ),
     Metric("direct_p50_ms", "roundtrip", "one engine, p50", "ms", True),
     Metric("direct_p99_ms", "roundtrip", "one engine, p99", "ms", True),
     Metric("balanced_p50_ms", "roundtrip", "load-balanced, p50", "ms", True),

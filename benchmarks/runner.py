@@ -319,19 +319,32 @@ def measure_broadcast(system: System, bound: float, quick: bool) -> Figures:
 
 def measure_hosts(system: System, bound: float, quick: bool) -> Figures:
     """What the system's own script measures between machines; it says itself what it lacks."""
+    return _own(system.hosts, "hosts", bound, quick)
+
+
+def measure_lifecycle(system: System, bound: float, quick: bool) -> Figures:
+    """What the system's own commands take to start, look and stop."""
+    return _own(system.lifecycle, "lifecycle", bound, quick)
+
+
+def _own(
+    measured: Callable[[float, bool], Figures], name: str, bound: float, quick: bool
+) -> Figures:
+    """Yield what a system measures itself, and what of the measurement it lacks."""
     found: set[str] = set()
     why = "it has no such thing"
     try:
-        for figure in system.hosts(bound, quick):
+        for figure in measured(bound, quick):
             found.add(str(figure["metric"]))
             yield figure
     except Unsupported as missing:
         why = str(missing)
-    keys = [metric.key for metric in metrics.of_measure("hosts") if metric.key not in found]
+    keys = [metric.key for metric in metrics.of_measure(name) if metric.key not in found]
     yield from skipped(keys, why)
 
 
 MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
+    "lifecycle": measure_lifecycle,
     "roundtrip": measure_roundtrip,
     "tasks": measure_tasks,
     "map": measure_map,
@@ -341,8 +354,8 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "broadcast": measure_broadcast,
     "hosts": measure_hosts,
 }
-WORKERS = {"broadcast": metrics.BROADCAST_WORKERS, "hosts": 0}
-"""How many workers a measurement needs, if not two; the machines of ``hosts`` start theirs."""
+WORKERS = {"broadcast": metrics.BROADCAST_WORKERS, "hosts": 0, "lifecycle": 0}
+"""How many workers a measurement needs, if not two; ``hosts`` and ``lifecycle`` start theirs."""
 
 
 def _watch_memory() -> None:

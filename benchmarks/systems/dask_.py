@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
+from benchmarks.systems.adapter import Unsupported
 
 NOTES = {
     "start": "Client(n_workers=2, threads_per_worker=1); its scheduler runs inside the script, "
     "so 'without the script' counts workers only; no TLS",
+    "lifecycle": "it has no command that starts and stops a cluster",
     "roundtrip": "submit(pure=False).result(); one engine = submit(workers=[first])",
     "tasks": "submit(pure=False) one by one, then gather",
     "map": "Client.map over eight chunks made by hand, as its best practices advise (its own map "
@@ -123,6 +125,9 @@ class Dask:
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.dask_")
         yield from measured.figures(bound, quick)
+
+    def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("it has no command that starts and stops a cluster")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from benchmarks.systems.adapter import Unsupported
 NOTES = {
     "start": "ProcessPoolExecutor(2), pairs of 5 ms tasks until both workers have answered; "
     "pipes only: no network, no TLS, no controller",
+    "lifecycle": "it has no commands",
     "roundtrip": "submit().result(); it cannot address one worker",
     "tasks": "submit one by one, then result of every future; nothing is journaled",
     "map": "Executor.map with chunksize = items / 8 (it has no automatic chunks; this is what "
@@ -105,6 +106,9 @@ class Futures:
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it works on one machine only")
+
+    def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("it has no commands")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from benchmarks import runner, workload
 
 NOTES = {
     "start": "Cluster(n=2) as a context manager; TLS, controller, host daemon, zygote, 2 engines",
+    "lifecycle": "ipcluster start --daemonize, status and stop, each a process of its own",
     "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
     "tasks": "apply_async one by one, then get of every result; journal on",
     "map": "load_balanced_view().map_sync, automatic chunks",
@@ -106,6 +107,10 @@ class Ipkernel:
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipkernel_")
         yield from measured.figures(bound, quick)
+
+    def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.lifecycle")
+        yield from measured.measure(bound, quick)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
+from benchmarks.systems.adapter import Unsupported
 
 NOTES = {
     "start": "Cluster(n=2, engines='local').start_and_connect_sync(); messages signed (HMAC), "
     "not encrypted",
+    "lifecycle": "its start returns before there are engines",
     "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
     "tasks": "apply_async one by one, then get of every result; results kept in its hub's memory",
     "map": "rc[:].map_sync: one chunk per engine (the load-balanced map has chunksize=1 and no "
@@ -105,6 +107,9 @@ class Ipyparallel:
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipyparallel_")
         yield from measured.figures(bound, quick)
+
+    def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("its start returns before there are engines")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from benchmarks.systems.adapter import Unsupported
 NOTES = {
     "start": "ray.init(num_cpus=2), two actors answer; dashboard as by default; usage reports "
     "to the internet switched off; no TLS",
+    "lifecycle": "nothing comparable",
     "roundtrip": "ray.get of one task; one engine = a method of one actor",
     "tasks": "remote() one by one, then ray.get of all; one engine = an actor",
     "map": "ray.util.multiprocessing.Pool(2).map, automatic chunks; the pool is made before",
@@ -149,6 +150,9 @@ class Ray:
         self._ray.get([read.remote(ref) for read in reads])
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("nothing comparable")
+
+    def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing comparable")
 
 

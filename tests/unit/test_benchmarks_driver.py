@@ -74,6 +74,10 @@ class InProcess:
         yield runner.value("hosts_raw_tls", 1.0)
         raise Unsupported("there is only one place")
 
+    def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        yield runner.value("lifecycle_status", 0.2)
+        raise Unsupported("there is only one place")
+
 
 @pytest.mark.parametrize("measure", list(runner.MEASUREMENTS))
 def test_every_measurement_yields_exactly_its_figures(
