@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 
-import psutil
 import pytest
 
 from ipkernel.cli import common
 from ipkernel.cli.ipcluster import main
+from ipkernel.cluster import processes
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.errors import ClusterError, LauncherError
 from tests.integration.queuelauncher import QueuedHost
@@ -180,12 +180,11 @@ def test_commands_that_change_a_cluster(home, capsys):
 def test_many_starts_and_stops_leave_nothing(home):
     """Of commands, each a process of its own."""
     ipcluster = [sys.executable, "-m", "ipkernel.cli.ipcluster"]
+    directory = home / "cluster_default"
     for _ in range(4):
         subprocess.run([*ipcluster, "start", "-n", "2", "--daemonize", "-q"], check=True)
         subprocess.run([*ipcluster, "stop", "-q"], check=True)
-        left = [p.info for p in psutil.process_iter(["cmdline"]) if str(home) in str(p.info)]
-        assert left == []
-    directory = home / "cluster_default"
+        assert processes.marked(directory) == []
     assert os.listdir(directory / "pid") == []
     assert sorted(os.listdir(directory)) == ["cluster.json", "log", "pid", "security", "state"]
     assert os.listdir(directory / "state") == []
