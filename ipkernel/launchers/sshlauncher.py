@@ -154,7 +154,7 @@ class SSHLauncher(LocalLauncher):
         """Return the command lines: of ssh, and of the program on the host."""
         there = f"{self.entry.directory or '~/.ipython/ssh'}/{self.directory.name}-..."
         words = [
-            one if isinstance(one, str) else f"{there}/{one['at']}".rstrip("/")
+            shlex.quote(one) if isinstance(one, str) else f"{there}/{one['at']}".rstrip("/")
             for one in self._words()
         ]
         program = [self.entry.python, "-P", "-m", self.module, *words, "--lifeline"]

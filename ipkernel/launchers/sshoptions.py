@@ -216,13 +216,11 @@ def read_hosts(options: Mapping[str, Any]) -> list[HostEntry]:
                 f"[ssh] hosts names {name!r} {names.count(name)} times: name it once, with the "
                 f"number of all its engines"
             )
-    known = {*_OF_SECTION, *_OF_HOST, *names}
-    known.add(_name(options["controller_host"])) if options.get("controller_host") else None
-    for name in options:
-        if name not in known:
+    for name, value in options.items():
+        # Sections of hosts that are not among these now, may stay where they are.
+        if name not in {*_OF_SECTION, *_OF_HOST, *names} and not isinstance(value, Mapping):
             raise ConfigurationError(
-                f"[ssh] has {name!r}, which is neither an option nor one of the hosts "
-                f"({', '.join(names)})"
+                f"[ssh] has {name!r}, which is neither an option nor a section of a host"
             )
     return entries
 
@@ -275,11 +273,6 @@ def read_host(text: Any, options: Mapping[str, Any]) -> HostEntry:
         )
     values["user"] = match["user"] or values["user"]
     return HostEntry(host=name, n=None if n is None else int(n), **values)
-
-
-def _name(text: Any) -> str:
-    match = _HOST.fullmatch(str(text).strip())
-    return match["name"].strip("[]") if match else ""
 
 
 def _texts(name: str, value: Any) -> list[str]:

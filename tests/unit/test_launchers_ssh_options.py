@@ -121,6 +121,11 @@ def test_a_host_s_own_section_comes_first() -> None:
     assert (b.user, b.port, b.setup, b.python) == ("me", 2222, ("own, and whole",), "python3")
 
 
+def test_sections_of_hosts_that_are_not_wanted_now_do_no_harm() -> None:
+    options = {"hosts": ["a"], "b": {"port": 1}, "c": {"unknown": "of whatever"}}
+    assert [entry.host for entry in read_hosts(options)] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -130,7 +135,7 @@ def test_a_host_s_own_section_comes_first() -> None:
         ({"hosts": ["a:0"]}, ["'a:0'", "how many engines", "1 to 4096"]),
         ({"hosts": ["a:22222"]}, ["'a:22222'", "how many engines"]),
         ({"hosts": ["a:2", "x@a:3"]}, ["names 'a' 2 times"]),
-        ({"hosts": ["a"], "b": {"port": 1}}, ["has 'b'", "nor one of the hosts (a)"]),
+        ({"hosts": ["a"], "prot": 1}, ["has 'prot'", "neither an option nor a section"]),
         ({"hosts": ["a"], "a": {"prot": 1}}, ["[[a]]", "unknown option 'prot'", "port"]),
         ({"hosts": ["a"], "a": "x"}, ["a must be a section"]),
         ({"hosts": ["a"], "port": 70000}, ["[ssh] port is 70000", "65535"]),
