@@ -401,6 +401,7 @@ class Machine(RuleBasedStateMachine):
         if found is not None:
             self.drain(found[1])
             self.do(EnginesDraining([found[1]], "there are too many", self.now))
+            self.submit(pick, 3, [], True, 1, b"", 0)  # they must go elsewhere
 
     @rule(pick=PICK)
     def host_is_to_go(self, pick: int) -> None:
