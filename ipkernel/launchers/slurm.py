@@ -65,7 +65,7 @@ class Slurm(BatchSystem):
             ("time", options["walltime"]),
         ]
         lines = [f"--{name}={shlex.quote(value)}" for name, value in chosen if value]
-        lines += ["--exclusive"] if options.nodes else []
+        lines += ["--exclusive"] if options.nodes and job.n else []
         lines += [line.removeprefix("#SBATCH").strip() for line in options["extra"]]
         return [f"#SBATCH {line}" for line in lines]
 

@@ -49,6 +49,13 @@ def test_all_directives():
     ]
 
 
+def test_a_controller_needs_no_whole_node():
+    system = Slurm({"nodes": 3, "cpus_per_engine": 4})
+    lines = system.directives(job_of(system, 0))
+    assert "#SBATCH --exclusive" not in lines
+    assert "#SBATCH --nodes=1" in lines
+
+
 def test_one_program_on_each_of_several_nodes():
     system = Slurm({"nodes": 3, "srun": "srun --mpi=none"})
     words = shlex.split(system.command(job_of(system, 8, 3), 'run "$X"'))
