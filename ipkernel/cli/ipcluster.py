@@ -131,8 +131,11 @@ examples:
   ipcluster logs engine 3 -f           what engine 3 prints, as it comes
 """
 _CLEAN: Final = """\
-Remove what dead clusters have left behind: pid files, and the directories of clusters
-without a name. Directories of named clusters stay, and so does everything that runs.
+End and remove what crashed clusters have left behind on this host: processes, pid files, the
+directories of clusters without a name, half-received files and directories in places for temporary
+files, and what ssh launchers of other hosts have put here and do not need. Jobs in queues and
+programs on other hosts are ended too, after a question. Directories of named clusters stay, and so
+does everything that runs.
 """
 
 
@@ -178,7 +181,11 @@ def make_parser() -> common.Parser:
         "-n", "--lines", type=common.natural, default=20, help="lines from the end (default: 20)"
     )
 
-    _command(commands, "clean", "remove what dead clusters left behind", _CLEAN)
+    clean = _command(commands, "clean", "remove what dead clusters left behind", _CLEAN)
+    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    clean.add_argument(
+        "--jobs", action="store_true", help="end jobs and programs elsewhere without a question"
+    )
 
     doctor = _command(commands, "doctor", "look for what keeps a cluster from working", _DOCTOR)
     _json_options(doctor)
@@ -298,7 +305,7 @@ def _json_options(parser: argparse.ArgumentParser) -> None:
 _COMMANDS: Final = {
     "start": "ipkernel.cli.starting",
     "stop": "ipkernel.cli.stopping",
-    "clean": "ipkernel.cli.stopping",
+    "clean": "ipkernel.cli.cleaning",
     "create": "ipkernel.cli.creating",
     "show": "ipkernel.cli.creating",
     "delete": "ipkernel.cli.creating",

@@ -1,4 +1,4 @@
-"""``ipcluster stop`` and ``ipcluster clean``; neither loads Foolscap."""
+"""``ipcluster stop``; it does not load Foolscap."""
 
 from __future__ import annotations
 
@@ -59,23 +59,3 @@ def _stop(directory: ClusterDirectory, quiet: bool) -> bool:
             parts.append(number(len(result.strays), "stray process", "stray processes"))
         print(f"stopped cluster {directory.name} in {result.seconds:.1f} s: {'; '.join(parts)}")
     return True
-
-
-def clean_command(options: argparse.Namespace) -> int:
-    """Remove pid files of dead processes and directories of dead private clusters."""
-    files = directories = 0
-    for directory in all_directories():
-        before = len(directory.pid_files())
-        directory.processes()
-        files += before - len(directory.pid_files())
-        if directory.left_over():
-            directory.remove()
-            directories += 1
-            if not options.quiet:
-                print(f"removed {directory.path}")
-    if not options.quiet:
-        print(
-            f"removed {number(directories, 'directory', 'directories')} of dead clusters "
-            f"and {number(files, 'stale pid file')}"
-        )
-    return common.OK

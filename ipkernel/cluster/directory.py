@@ -232,7 +232,9 @@ class ClusterDirectory:
 
     def left_over(self) -> bool:
         """Tell whether this is a private directory whose cluster and owner are gone."""
-        if not self.is_private or self.processes():
+        if not self.is_private or any(
+            one.alive for one in map(read_pid_file, self.pid_files()) if one
+        ):
             return False
         record = self.read_record()
         if not record:

@@ -226,21 +226,35 @@ def marked(directory: str | os.PathLike[str]) -> list[Process]:
 
     The calling process and those it descends from are left out.
     """
+    return all_marked().get(os.fspath(directory), [])
+
+
+def all_marked() -> dict[str, list[Process]]:
+    """Return the processes of this user and host that carry any cookie, by what it says.
+
+    The calling process and those it descends from are left out.
+    """
     import psutil
 
-    wanted = os.fspath(directory)
     me = psutil.Process()
     skip = {me.pid, *(p.pid for p in me.parents())}
-    found = []
+    found: dict[str, list[Process]] = {}
     for process in psutil.process_iter():
         try:
-            if process.pid in skip or process.environ().get(COOKIE) != wanted:
+            if process.pid in skip or not _is_mine(process):
                 continue
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(Process(process.name(), process.pid, process.create_time(), ""))
+            cookie = process.environ().get(COOKIE)
+            if cookie is not None and process.status() != psutil.STATUS_ZOMBIE:
+                this = Process(process.name(), process.pid, process.create_time(), "")
+                found.setdefault(cookie, []).append(this)
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def _is_mine(process: Any) -> bool:
+    """Tell whether a process is this user's; elsewhere the system shows no others' environment."""
+    return not POSIX or process.uids().real == os.getuid()
 
 
 def spawn_options() -> dict[str, Any]:

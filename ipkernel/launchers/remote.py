@@ -222,7 +222,14 @@ def host_id() -> str:
 
 def tidy(base: Path) -> None:
     """Remove what programs of this host have left that were killed, and unused packages."""
+    for path in unneeded(base):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def unneeded(base: Path) -> list[Path]:
+    """Return what programs of this host have left that were killed, and unused packages."""
     now = time.time()
+    found = []
     for path in base.iterdir():
         try:
             age = now - path.stat().st_mtime
@@ -236,7 +243,8 @@ def tidy(base: Path) -> None:
         except OSError:
             continue
         if over:
-            shutil.rmtree(path, ignore_errors=True)
+            found.append(path)
+    return found
 
 
 def open_orders(directory: Path, keep: bool = False) -> int | None:
