@@ -24,6 +24,7 @@ PAGES = [
     "docs/configuration.rst",
     "docs/moving-data.rst",
     "docs/daemons.rst",
+    "docs/scaling.rst",
 ]
 
 
