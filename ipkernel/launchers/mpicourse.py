@@ -27,9 +27,11 @@ PATIENCE: Final = 2.0
 #: Seconds that the ranks of a job may take to leave it in order; and when they are not wanted.
 LEAVING: Final = 6.0
 STOPPING: Final = 1.0
-#: What is kept of the standard error, in characters, and how many lines of it are told.
+#: What is kept of the standard error, in characters, and how many lines are told of its beginning,
+#: and of its end.
 KEPT: Final = 65536
-LINES: Final = 12
+FIRST: Final = 6
+LAST: Final = 6
 
 
 #: The signals with which MPI ends ranks.
@@ -195,7 +197,9 @@ class Course:
 
     def _last(self) -> str:
         lines = [line.strip() for line in self._errors.splitlines()]
-        told = [line for line in lines if any(c.isalnum() for c in line)][-LINES:]
+        told = [line for line in lines if any(c.isalnum() for c in line)]
+        if len(told) > FIRST + LAST:
+            told[FIRST:-LAST] = ["..."]
         return f"it said: {' / '.join(told)}" if told else ""
 
     # -------------------------------------------------------------- ending

@@ -315,6 +315,15 @@ class TestCourse:
             Finish(1),
         ]
 
+    def test_of_much_that_was_said_beginning_and_end_are_told(self):
+        course = Course(3, "mpiexec")
+        course.begun()
+        course.complained("\n".join(f"line {number}" for number in range(20)))
+        text = course.ended(1, 1.0)[0].text
+        assert "line 0 / line 1" in text
+        assert "line 5 / ... / line 14" in text
+        assert text.endswith("line 19")
+
     def test_what_a_host_daemon_has_said_comes_first(self):
         course = Course(3, "mpiexec")
         course.begun()
