@@ -155,6 +155,15 @@ def _which(directory: ClusterDirectory) -> str:
 def _foreground(cluster: Cluster, line: _Line, quiet: bool) -> int:
     """Watch a cluster until Ctrl-C, or until it ends."""
     problem = ""
+
+    def told(program: str, event: dict[str, Any]) -> None:
+        """Tell of host daemons that die, and of those that are given up."""
+        if event.get("event") in ("ended", "failed") and "message" in event:
+            line.end()
+            where = f"{event['where']}: " if event["event"] == "failed" and "where" in event else ""
+            sys.stderr.write(f"ipcluster: {where}{event['message']}\n")
+
+    cluster.on_event = told
     try:
         began = time.monotonic()
         while not cluster.wait_stopped(_RENEW if line.enabled else 3600.0):

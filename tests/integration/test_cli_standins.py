@@ -163,6 +163,37 @@ def test_foreground_notices_a_crash(capsys):
     assert ClusterDirectory.named().processes() == []
 
 
+def test_foreground_goes_on_when_a_host_daemon_dies(capsys):
+    def daemons():
+        return [p for p in ClusterDirectory.named().processes() if p.role != "ipcontroller"]
+
+    def kill_and_interrupt():
+        (first,) = daemons()
+        first.kill()
+        deadline = time.monotonic() + 60
+        while not [one for one in daemons() if one != first]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = soon(kill_and_interrupt, both_ready)
+    assert main(["start", "-n", "1"]) == common.OK
+    thread.join()
+    out, err = capsys.readouterr()
+    assert "was killed by SIGKILL by itself; it is started again in 0.25 s" in err
+    assert out.endswith("stopping cluster default\n")
+    assert ClusterDirectory.named().processes() == []
+
+
+def test_dry_run_starts_nothing(capsys, home):
+    assert main(["start", "-n", "3", "--dry-run"]) == common.OK
+    out = capsys.readouterr().out
+    assert "# controller: local" in out
+    assert "# 3 engines: local" in out
+    assert "-n 3" in out
+    assert not home.exists()
+
+
 def test_follow_a_log(capsys):
     directory = ClusterDirectory.named().create()
     path = directory.log / "ipcontroller.log"

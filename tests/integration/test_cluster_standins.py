@@ -17,6 +17,7 @@ import pytest
 from ipkernel.cluster import ending
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
+from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry
 from ipkernel.errors import ClusterError, ConfigurationError, LauncherError, SecurityError
 from tests.integration.standins import Controller, Host, Stubborn, standin
@@ -406,6 +407,22 @@ def test_attached_to_a_running_cluster(make):
     assert cluster.problem() == ""
     with pytest.raises(ClusterError, match="lost its controller"):
         cluster.status()
+
+
+def test_what_others_have_added_stays_noted(make):
+    cluster = make(1, cluster="x")
+    cluster.start_cluster()
+    other = Cluster.from_file(cluster="x")
+    other.engines["theirs"] = EngineSet("theirs", 3, (1, 2, 3))
+    other._note()
+    cluster._note()
+    sets = cluster.directory.read_record()["engines"]
+    assert sets["theirs"] == {"n": 3, "engines": [1, 2, 3]}
+    assert sets["engines-0"]["engines"] == [0]
+    assert other._new_id(None) == "engines-2"
+    del other.engines["theirs"]
+    other._note()
+    assert list(cluster.directory.read_record()["engines"]) == ["engines-0"]
 
 
 def test_from_a_directory_where_nothing_runs(make):
