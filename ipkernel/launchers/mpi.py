@@ -82,6 +82,10 @@ python = string(default="")
         Raises:
             ConfigurationError: There is no MPI, or the options do not fit it.
         """
+        if not processes.POSIX:
+            raise ConfigurationError(
+                "engines cannot be ranks of MPI jobs on Windows: use another launcher"
+            )
         python = self.options.get("python") or sys.executable
         program = [python, "-P", "-m", "ipkernel.engine.rank", *self.arguments]
         names = dict.fromkeys((*_PASSED, SLOTS, *self._environment))
