@@ -232,7 +232,7 @@ def test_packages_are_unpacked_once_and_whole(base: Path, said: list[dict[str, A
     assert [path.name for path in base.iterdir()] == ["packages-digest"]
 
 
-@pytest.mark.parametrize("data", [b"garbage", archive("../out")])
+@pytest.mark.parametrize("data", [b"garbage", archive("../out")], ids=["garbage", "outside"])
 def test_an_archive_that_is_none_leaves_nothing(
     base: Path, said: list[dict[str, Any]], data: bytes
 ) -> None:
