@@ -466,7 +466,8 @@ class Engines:
 
     def over(self, reason: str) -> None:
         """All engines end together; called by the starter."""
-        self.end([], reason)
+        known = [engine.exit_text for engine in self._engines.values() if engine.exit_text]
+        self.end([], "; ".join([reason, *known]))
 
     def end(self, ids: list[int], reason: str) -> Deferred[Any]:
         """End engines for good.
