@@ -262,7 +262,7 @@ class BatchLauncher(Launcher):
         self.queue.watch(self)
 
     def read_output(self) -> bool:
-        """Take what is new in the job's output; return whether its program has ended."""
+        """Take what is new in the job's output; return whether its state must be another now."""
         with self._reading:
             try:
                 with self.files.output.open("rb") as file:
@@ -277,7 +277,7 @@ class BatchLauncher(Launcher):
                 self.tell_line(line)
             else:
                 self._code, self._code_since = code, self.queue.clock()
-        return self._code is not None
+        return self._code is not None or (bool(data) and self.job_state.phase == "pending")
 
     def take_state(self, state: JobState) -> None:
         """Take what the batch system, or else the job's own output, says about the job."""

@@ -57,7 +57,7 @@ class WatchedJob(Protocol):
     asked_to_end: bool
 
     def read_output(self) -> bool:
-        """Take what is new in the job's output; return whether its program has ended."""
+        """Take what is new in the job's output; return whether its state must be another now."""
 
     def take_state(self, state: JobState) -> None:
         """Take a state that the batch system has told."""
@@ -205,11 +205,11 @@ class JobQueue:
         with self._wake:
             jobs, wishes, self._wishes = list(self._watched), self._wishes, []
         self.fulfil(wishes)
-        over = [job for job in jobs if job.read_output()]
-        if wishes or over or self.clock() >= self._next:
+        moved = [job for job in jobs if job.read_output()]
+        if wishes or moved or self.clock() >= self._next:
             before = [job.job_state for job in jobs]
             self.refresh()
-            changed = wishes or over or before != [job.job_state for job in jobs]
+            changed = wishes or moved or before != [job.job_state for job in jobs]
             with self._wake:
                 longest = float(self.system.options["poll"])
                 self._interval = _SOON if changed else min(2 * self._interval, longest)

@@ -9,7 +9,7 @@ import pytest
 import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
-from tests.integration.faults_support import PATIENCE
+from tests.integration.faults_support import PATIENCE, wait_for
 from tests.integration.jobs_support import Page, jobs_of
 from tests.support.slurmsite import SlurmSite, needs_torque_commands
 
@@ -27,7 +27,7 @@ def jobs(site, tmp_path):
     directory = ClusterDirectory(tmp_path / "cluster_of_pbs").create()
     with jobs_of(directory, "pbs") as jobs:
         yield jobs
-    assert site.jobs() == []
+    wait_for(lambda: site.jobs() == [])
 
 
 def test_engines_of_two_jobs_run_tasks(jobs):
@@ -40,7 +40,8 @@ def test_engines_of_two_jobs_run_tasks(jobs):
         rc.wait_for_engines(3, timeout=PATIENCE)
         found = rc[:].apply_async(os.getenv, "SLURM_JOB_ID").get(PATIENCE)
         assert sorted(found) == sorted([first.job, first.job, second.job])
-    assert [job.state() for job in (first, second)] == ["running on n1", "running on n1"]
+    for job in (first, second):
+        wait_for(lambda: job.state() == "running on n1")
     first.request_stop()
     assert first.wait(PATIENCE)
     assert first.exit_code == 0
@@ -79,4 +80,4 @@ def test_the_page_about_pbs_is_true(site, tmp_path):
     _, status, stopped, *_ = page.check_commands()
     assert status.count("pbs job ") == 2
     assert "pbs job" in stopped
-    assert site.jobs() == []
+    wait_for(lambda: site.jobs() == [])

@@ -311,7 +311,9 @@ def test_templates_of_the_user(scene, directory):
     own = directory.path / "slurm.template"
     own.write_text("#!/bin/bash\n#SBATCH -p @{queue} -N @{nodes}\n@{environment}\n@{command}\n")
     launcher = scene.make(options={"queue": "fat"}, share=Share(3))
-    assert launcher.script().startswith("#!/bin/bash\n#SBATCH -p fat -N 1\nexport ipkernel_began=$(date +%s)\n# sets ")
+    assert launcher.script().startswith(
+        "#!/bin/bash\n#SBATCH -p fat -N 1\nexport ipkernel_began=$(date +%s)\n# sets "
+    )
     assert scene.make(SlurmControllerLauncher).script().startswith("#!/bin/sh")
     own.write_text("@{command}")
     with pytest.raises(ConfigurationError, match=r"slurm\.template has no @{environment}"):
@@ -383,6 +385,18 @@ def test_the_queue_is_asked_less_and_less_often(scene):
     assert gaps[0] <= 1
     assert gaps[-1] == 8
     assert gaps == sorted(gaps)
+
+
+def test_a_job_that_says_something_is_asked_for_at_once(scene):
+    job = scene.make()
+    job.start()
+    scene.desk.states["17"] = PENDING
+    job.queue.turn()
+    job.queue.refresh()
+    scene.desk.states["17"] = RUNNING
+    write_output(job, {"event": "registered"})
+    job.queue.turn()
+    assert job.job_state == JobState("running", "n1")
 
 
 def test_a_new_job_may_be_missing_for_a_while(scene):
