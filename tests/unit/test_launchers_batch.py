@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 from configobj import ConfigObj
 from configobj.validate import Validator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
@@ -285,6 +285,7 @@ def test_the_script_runs_the_program_and_tells_its_exit_code(scene, tmp_path):
     assert after == "--drain-margin 60 --label slurm job 17 hello\n"
 
 
+@settings(deadline=None, max_examples=30)
 @given(n=st.integers(1, 64), nodes=st.integers(2, 9))
 def test_engines_are_shared_out_evenly_over_nodes(n, nodes):
     system = Slurm({"nodes": nodes})
@@ -590,6 +591,58 @@ def test_a_job_goes_with_the_process_only_if_it_was_meant_to(scene):
     tied.start()
     tied.close()
     assert scene.desk.said("scancel") == [["scancel", "17"]]
+
+
+STEPS = st.sampled_from(
+    [
+        PENDING,
+        RUNNING,
+        ("COMPLETING", "None", "n1", "0"),
+        COMPLETED,
+        ("CANCELLED", "None", "", "0"),
+        ("REQUEUED", "None", "", "0"),
+        "gone",
+        "broken",
+        "mended",
+        "event",
+        "exited",
+        "time",
+        "request_stop",
+        "kill",
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(STEPS, max_size=12))
+def test_whatever_happens_a_job_ends_once_and_for_good(tmp_path_factory, steps):
+    directory = ClusterDirectory(tmp_path_factory.mktemp("jobs") / "cluster_x").create()
+    scene, ended = make_scene(directory), []
+    job = scene.make(on_stop=ended.append)
+    job.start()
+    over = None
+    for step in steps:
+        if isinstance(step, tuple):
+            scene.desk.states["17"] = step
+        elif step == "gone":
+            scene.desk.states.clear()
+        elif step in ("broken", "mended"):
+            scene.desk.broken = "no answer" if step == "broken" else ""
+        elif step in ("event", "exited"):
+            write_output(job, {"event": step, "code": 1})
+        elif step == "time":
+            scene.clock.now += 20
+        else:
+            getattr(job, step)()
+        scene.clock.now += 0.6
+        job.queue.turn()
+        assert (job.exit_code is None) == job.running == (not job.wait(0))
+        assert ended == ([] if job.running else [job])
+        assert job.files.script.exists() == job.running
+        assert over in (None, job.state())
+        over = over if job.running else job.state()
+    texts = [event["text"] for event in job.events if event["event"] == "state"]
+    assert all(one != other for one, other in zip(texts, texts[1:], strict=False))
 
 
 def test_two_launchers_of_one_job_both_know_its_state(scene, directory):
