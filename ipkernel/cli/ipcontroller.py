@@ -167,7 +167,7 @@ class _Run:
     async def _begin(self) -> None:
         from ipkernel.controller.service import Controller
         from ipkernel.controller.state import Kept
-        from ipkernel.wire.furl import write_furl
+        from ipkernel.wire.furl import hints, write_furl
         from ipkernel.wire.identity import Identity
         from ipkernel.wire.tub import make_tub
 
@@ -204,26 +204,6 @@ class _Run:
         if self._controller is None:
             return None
         return self._controller.stop()
-
-
-def hints(location: str, port: int) -> list[str]:
-    """Return Foolscap's location hints for what a user wrote.
-
-    Args:
-        location: Host names, addresses or complete hints, separated by commas.
-        port: The port, for those that do not name one.
-    """
-    found = []
-    for part in filter(None, (p.strip() for p in location.split(","))):
-        if part.startswith("tcp:"):
-            found.append(part)
-        elif part.count(":") == 1:
-            found.append(f"tcp:{part}")
-        elif ":" in part and not part.startswith("["):
-            found.append(f"tcp:[{part}]:{port}")
-        else:
-            found.append(f"tcp:{part}" if "]:" in part else f"tcp:{part}:{port}")
-    return found
 
 
 def _who_listens(port: int) -> str:

@@ -37,7 +37,7 @@ class SSHHostLauncher(SSHLauncher):
         """Return the FURL as the host can use it."""
         furl = self._wait_furl(talk)
         if self._needs_tunnel(talk, checked, furl):
-            furl = self._through_tunnel(furl)
+            furl = self.through_tunnel(furl)
         return {f"security/{furl_name('engine')}": f"{furl}\n"}
 
     def _wait_furl(self, talk: Conversation) -> Furl:
@@ -56,13 +56,18 @@ class SSHHostLauncher(SSHLauncher):
     def _needs_tunnel(self, talk: Conversation, checked: dict[str, Any], furl: Furl) -> bool:
         if self.entry.tunnel != "auto":
             return self.entry.tunnel == "yes"
+        return not self.reaches(talk, checked, furl)
+
+    def reaches(self, talk: Conversation, checked: dict[str, Any], furl: Furl) -> bool:
+        """Ask the host whether it reaches a place of a FURL without a tunnel."""
         same = checked["machine"] == remote.machine()
         found = [place for place in places(furl.hints) if same or not is_loopback(place[0])]
         if not found:
-            return True
-        return not talk.order("@reached", {"act": "reach", "places": found})["reached"]
+            return False
+        return bool(talk.order("@reached", {"act": "reach", "places": found})["reached"])
 
-    def _through_tunnel(self, furl: Furl) -> Furl:
+    def through_tunnel(self, furl: Furl) -> Furl:
+        """Open a tunnel; return the FURL as it is at the host's end."""
         if self.tunnels is None:
             raise LauncherError(
                 "it does not reach the controller, and tunnels need a POSIX system here"

@@ -211,7 +211,7 @@ class SSHLauncher(LocalLauncher):
         talk, over = self._talk, False
         try:
             with process.stdout:
-                self._set_up(talk)
+                self.set_up(talk)
                 for event in talk.events:
                     self.heard(event)
             over = True
@@ -232,15 +232,15 @@ class SSHLauncher(LocalLauncher):
             if self._job is None:
                 self.tell_end()
 
-    def _set_up(self, talk: Conversation) -> None:
+    def set_up(self, talk: Conversation) -> None:
+        """Go through the start with the host, until the program is started."""
         entry = self.entry
         self.tell({"event": "connecting", "host": entry.host})
         talk.begin()
         self.tell({"event": "checking", "host": entry.host})
         talk.expect("@here")
         talk.taken = True
-        check = {"act": "check", "base": entry.directory, "needs": list(sshpush.NEEDS)}
-        checked = talk.order("@checked", check)
+        checked = self.check(talk)
         pushed = self._push(talk, checked)
         talk.watch(0)
         files = self.files(talk, checked)
@@ -262,22 +262,33 @@ class SSHLauncher(LocalLauncher):
         started = {"event": "started", "host": entry.host, "directory": place}
         self.tell({**started, "python": checked["python"]})
 
-    def _push(self, talk: Conversation, checked: dict[str, Any]) -> str:
-        """See that ipkernel is there; return the digest of what was brought along, if anything."""
+    def check(self, talk: Conversation) -> dict[str, Any]:
+        """Return what is on the host.
+
+        Raises:
+            LauncherError: ipkernel, or something that it needs, is not, and is not brought along.
+        """
+        order = {"act": "check", "base": self.entry.directory, "needs": list(sshpush.NEEDS)}
+        checked = talk.order("@checked", order)
         missing, python = checked["missing"], checked["executable"]
         if self.entry.push != "yes":
             if checked["version"] != __version__:
                 raise LauncherError(sshtext.wrong_version(checked["version"], __version__, python))
             if missing:
                 raise LauncherError(sshtext.missing_needs(missing, python))
-            return ""
-        if missing and not sshpush.fits(checked["platform"]):
+        elif missing and not sshpush.fits(checked["platform"]):
             there, here = ", ".join(checked["platform"]), ", ".join(sshpush.platform())
             raise LauncherError(
                 f"{sshtext.missing_needs(missing, python)} (they cannot be brought along: that "
                 f"Python is for {there}, this one for {here})"
             )
-        archive = sshpush.find_archive(with_needs=bool(missing))
+        return checked
+
+    def _push(self, talk: Conversation, checked: dict[str, Any]) -> str:
+        """Bring ipkernel along if it is to be; return the digest of what was brought."""
+        if self.entry.push != "yes":
+            return ""
+        archive = sshpush.find_archive(with_needs=bool(checked["missing"]))
         order = {"base": self.entry.directory, "digest": archive.digest}
         if not talk.order("@has", {"act": "have", **order})["there"]:
             self.tell({"event": "copying", "host": self.entry.host, "what": "ipkernel"})

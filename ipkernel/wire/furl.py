@@ -109,6 +109,26 @@ def write_furl(path: str | os.PathLike[str], furl: Furl) -> None:
     write_private(Path(path), f"{furl}\n".encode("ascii"))
 
 
+def hints(location: str, port: int) -> list[str]:
+    """Return Foolscap's location hints for what a user wrote.
+
+    Args:
+        location: Host names, addresses or complete hints, separated by commas.
+        port: The port, for those that do not name one.
+    """
+    found = []
+    for part in filter(None, (p.strip() for p in location.split(","))):
+        if part.startswith("tcp:"):
+            found.append(part)
+        elif part.count(":") == 1:
+            found.append(f"tcp:{part}")
+        elif ":" in part and not part.startswith("["):
+            found.append(f"tcp:[{part}]:{port}")
+        else:
+            found.append(f"tcp:{part}" if "]:" in part else f"tcp:{part}:{port}")
+    return found
+
+
 def local_location(interface: str, port: int) -> list[str]:
     """Return the hints for a port of this machine.
 

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ipkernel.cli.ipcontroller import hints, parser
+from ipkernel.cli.ipcontroller import parser
 from ipkernel.errors import ConnectError
-from ipkernel.wire.furl import Furl, read_furl
+from ipkernel.wire.furl import Furl, hints, read_furl
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.records import Status, unpack
 
