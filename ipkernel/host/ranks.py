@@ -153,7 +153,7 @@ class RankStarter:
         if self._listening is not None:
             self._gather()
         if not self._waiting:
-            raise OSError(0, "an MPI job has the ranks that it began with, and no others")
+            raise OSError("an MPI job has the ranks that it began with, and no others")
         rank = self._waiting.pop(0)
         link, theirs, out, out_end, err, err_end, counter, progress = make_ends()
         answer = {
@@ -187,9 +187,9 @@ class RankStarter:
             while len(found) < wanted:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise OSError(0, _missing(found, wanted))
+                    raise OSError(_missing(found, wanted))
                 if os.getppid() != parent:
-                    raise OSError(0, "the MPI job has ended before its engines were ready")
+                    raise OSError("the MPI job has ended before its engines were ready")
                 self._listening.settimeout(min(left, PARENT_LOOK))
                 try:
                     control, _ = self._listening.accept()
