@@ -141,8 +141,16 @@ does everything that runs.
 
 _DOCTOR: Final = """\
 Look at what a cluster needs, and say what to do where something is wrong: Python and packages,
-limits, the cluster's directory and configuration, names and ports, what dead clusters left, and
-the cluster itself if it runs. The exit code is 1 if there is a problem.
+limits, the cluster's directory and configuration, names and ports, what dead clusters left, the
+cluster itself if it runs, and the hosts on which ssh is to start engines: whether one can log in,
+what is installed there, and whether they reach the controller. The exit code is 1 if there is a
+problem.
+"""
+_DOCTOR_EXAMPLES: Final = """\
+examples:
+  ipcluster doctor                     this host, and those of [ssh] if engines use it
+  ipcluster doctor --hosts a,me@b      other hosts, before they are written down
+  ipcluster doctor --no-hosts          this host only
 """
 
 
@@ -187,7 +195,18 @@ def make_parser() -> common.Parser:
         "--jobs", action="store_true", help="end jobs and programs elsewhere without a question"
     )
 
-    doctor = _command(commands, "doctor", "look for what keeps a cluster from working", _DOCTOR)
+    doctor = _command(
+        commands,
+        "doctor",
+        "look for what keeps a cluster from working",
+        _DOCTOR,
+        _DOCTOR_EXAMPLES,
+    )
+    which = doctor.add_mutually_exclusive_group()
+    which.add_argument(
+        "--hosts", metavar="HOSTS", help="hosts for ssh, such as a,me@b (default: as configured)"
+    )
+    which.add_argument("--no-hosts", action="store_true", help="look at no other hosts")
     _json_options(doctor)
     _directory_commands(commands)
     _config_commands(commands)

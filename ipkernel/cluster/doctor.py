@@ -67,11 +67,15 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(directory: ClusterDirectory) -> Iterator[Finding]:
-    """Look at this host, and at a cluster directory on it.
+def examine(
+    directory: ClusterDirectory, *, hosts: Sequence[str] | None = None
+) -> Iterator[Finding]:
+    """Look at this host, at a cluster directory on it, and at the hosts that ssh leads to.
 
     Args:
         directory: The cluster's directory, whether it exists or not.
+        hosts: The hosts, such as ``["a:4", "me@b"]``. None for those that the configuration
+            names if engines are started there; an empty list for none.
 
     Yields:
         What was found, check by check, as soon as it is known.
@@ -80,7 +84,7 @@ def examine(directory: ClusterDirectory) -> Iterator[Finding]:
     yield from packages(PACKAGES)
     yield from open_files()
     yield from directories(directory)
-    configured, found = configuration(directory)
+    configured, found = configuration(directory, hosts)
     yield found
     yield from space(directory)
     running = directory.exists and directory.alive()
@@ -93,6 +97,8 @@ def examine(directory: ClusterDirectory) -> Iterator[Finding]:
     yield from leftovers()
     if running:
         yield from cluster(directory)
+    if configured is not None and (hosts is None or hosts):
+        yield from other_hosts(directory, configured)
 
 
 def python_version(version: tuple[int, ...]) -> Iterator[Finding]:
@@ -169,12 +175,20 @@ def directories(directory: ClusterDirectory) -> Iterator[Finding]:
     yield Finding("directory", OK, f"{directory.path} is yours, and closed to others")
 
 
-def configuration(directory: ClusterDirectory) -> tuple[Configuration | None, Finding]:
-    """Return the configuration, or None if it is not in order, and what is the case."""
+def configuration(
+    directory: ClusterDirectory, hosts: Sequence[str] | None = None
+) -> tuple[Configuration | None, Finding]:
+    """Return the configuration, or None if it is not in order, and what is the case.
+
+    Args:
+        directory: The cluster's directory.
+        hosts: The hosts for engines, in place of what it says itself; see :func:`examine`.
+    """
     from ipkernel.cluster.configuration import files, load
 
+    given = {"hosts": list(hosts), "engines": ["ssh"]} if hosts else {}
     try:
-        configured = load(directory)
+        configured = load(directory, given=given)
     except KernelError as error:
         return None, Finding(
             "configuration", PROBLEM, str(error), "edit it: 'ipcluster config edit' checks it"
@@ -281,3 +295,16 @@ def cluster(directory: ClusterDirectory) -> Iterator[Finding]:
             yield Finding("engines", WARNING, text, advice)
     ready = sum(engine.state == "ready" for engine in status.engines)
     yield Finding("engines", OK, f"{ready} of {len(status.engines)} are ready")
+
+
+def other_hosts(directory: ClusterDirectory, configured: Configuration) -> Iterator[Finding]:
+    """Tell how the hosts are on which engines are to be started by way of ssh."""
+    from ipkernel.cluster.doctorhosts import examine_hosts, hosts_of
+
+    try:
+        entries = hosts_of(configured)
+    except KernelError as error:
+        yield Finding("hosts", PROBLEM, str(error))
+        return
+    if entries:
+        yield from examine_hosts(directory, configured, entries)
