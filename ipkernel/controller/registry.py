@@ -54,6 +54,8 @@ class Ids:
             job: The job.
             size: How many ranks it has in all.
         """
+        if not ranks:
+            return []
         block = self._blocks.get(job)
         if block is None:
             first = 0

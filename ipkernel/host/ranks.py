@@ -10,13 +10,11 @@ Nothing here needs Twisted until :meth:`RankStarter.attach`.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import MutableMapping
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -24,7 +22,6 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from attrs import define
 from zope.interface import implementer
 
@@ -33,12 +30,12 @@ from ipkernel.engine.rank import COME
 from ipkernel.engine.zygote import receive_message, send_message
 from ipkernel.host.interfaces import Begun, IEngineStarter, Job, Place, StarterEvents
 from ipkernel.host.processes import Exit, kill_group, signal_process
-from ipkernel.host.starters import RANKS
+from ipkernel.host.rankplace import Ranks, exit_of, listen, read_verdict
 from ipkernel.host.zygotes import make_ends
 from ipkernel.host.zygotewire import ZygoteWire
 from ipkernel.launchers.mpiwords import how_it_ended, the_others
 
-__all__ = ["RankStarter", "Ranks", "take_ranks"]
+__all__ = ["RankStarter"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,33 +52,6 @@ VERDICT_LOOK: Final = 0.05
 SETTLE: Final = 0.03
 #: Seconds that the ranks may take to leave MPI together, from the first signal that would end them.
 FINALIZE_TIME: Final = 5.0
-
-
-class Ranks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the first rank of a host tells the host daemon, in the environment.
-
-    Attributes:
-        socket: Where ranks come to.
-        token: The job's secret.
-        verdict: The file that tells, in JSON, why the job has failed: ``{"text": ...}``.
-        here: How many ranks there are on this host.
-        size: How many there are in all.
-    """
-
-    socket: str
-    token: str
-    verdict: str
-    here: int
-    size: int
-
-
-def take_ranks(environment: MutableMapping[str, str]) -> Ranks:
-    """Return what is known of the ranks of this host, and take it out of the environment.
-
-    Raises:
-        ValueError: It is garbled.
-    """
-    return msgspec.json.decode(environment.pop(RANKS), type=Ranks)
 
 
 #: What MPI ends ranks with.
@@ -141,7 +111,7 @@ class RankStarter:
         self._expected = False
         self._waits_since = 0.0
         self._timers: list[Any] = []
-        self._listening: socket.socket | None = _listen(self._path)
+        self._listening: socket.socket | None = listen(self._path)
 
     # ------------------------------------------------------------ coming
 
@@ -372,38 +342,6 @@ def _missing(found: dict[int, _Rank], wanted: int) -> str:
     )
 
 
-def exit_of(pid: int) -> Exit | None:
-    """Return how a process has ended, None if that cannot be told any more.
-
-    It can from when the process has closed its files until its parent takes notice of its end.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = text.rpartition(")")[2].split()
-        status = int(fields[-1])
-        return Exit.of_status(status) if status or fields[0] == "Z" else None
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _listen(path: Path) -> socket.socket:
-    """Listen on a UNIX socket in a new directory that is ours only.
-
-    Raises:
-        OSError: There is such a directory already, or it cannot be made.
-    """
-    path.parent.mkdir(mode=0o700)
-    listening = socket.socket(socket.AF_UNIX)
-    try:
-        listening.bind(str(path))
-        listening.listen(1024)
-    except OSError:
-        listening.close()
-        path.parent.rmdir()
-        raise
-    return listening
-
-
 def _let_go() -> None:
     """Close what MPI's launcher reads from: it may wait for its end before it says what happened.
 
@@ -415,12 +353,3 @@ def _let_go() -> None:
     os.close(null)
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def read_verdict(path: Path) -> str:
-    """Return why the job has failed, if that was written already."""
-    try:
-        text = json.loads(path.read_bytes())["text"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return text if isinstance(text, str) else ""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 __all__ = ["RANKS", "make_starter", "needs_zygote", "portable"]
 
-#: Environment variable of the host daemon of MPI ranks: JSON of :class:`ipkernel.host.ranks.Ranks`.
+#: Environment variable of the host daemon of MPI ranks: JSON of :class:`ipkernel.host.rankplace.Ranks`.
 RANKS: Final = "IPKERNEL_MPI_RANKS"
 
 
@@ -37,7 +37,8 @@ def make_starter(name: str = "", zygote: Any = None) -> Any:
         zygote: One that was started already, for the native starter.
     """
     if _come_by_themselves():
-        from ipkernel.host.ranks import RankStarter, take_ranks
+        from ipkernel.host.rankplace import take_ranks
+        from ipkernel.host.ranks import RankStarter
 
         return RankStarter(take_ranks(os.environ))
     if portable():

@@ -69,20 +69,22 @@ def test_the_next_job_gets_the_same_ids() -> None:
     )
 )
 def test_no_id_is_given_twice_and_none_is_lost(steps: list) -> None:
-    ids, taken, ranks = Ids(), set(), set()
+    ids, taken, ranks = Ids(), set(), {}
     for step in steps:
         if isinstance(step, int):
             got = ids.take(step)
         elif isinstance(step, tuple):
-            wanted = sorted(rank for rank in step[1] if (step[0], rank) not in ranks)
-            ranks |= {(step[0], rank) for rank in wanted}
-            got = ids.take_ranks(wanted, step[0], 5)
+            job = step[0]
+            wanted = sorted(rank for rank in step[1] if (job, rank) not in ranks.values())
+            got = ids.take_ranks(wanted, job, 5)
+            ranks |= {number: (job, rank) for number, rank in zip(got, wanted, strict=True)}
             assert got == sorted(got)
         else:
             got = []
             for number in step & taken:
                 ids.free(number)
                 taken.discard(number)
+                ranks.pop(number, None)
         assert len(set(got)) == len(got)
         assert taken.isdisjoint(got)
         taken |= set(got)

@@ -17,7 +17,8 @@ from ipkernel.engine.zygote import receive_message, send_message
 from ipkernel.host import ranks as module
 from ipkernel.host.interfaces import Place
 from ipkernel.host.processes import Exit
-from ipkernel.host.ranks import Ranks, RankStarter, exit_of, read_verdict, take_ranks
+from ipkernel.host.rankplace import Ranks, exit_of, read_verdict, take_ranks
+from ipkernel.host.ranks import RankStarter
 from ipkernel.host.starters import RANKS
 
 TOKEN = "ab" * 32
