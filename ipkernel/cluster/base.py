@@ -25,7 +25,7 @@ from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.gathering import Failure
 from ipkernel.cluster.processes import Process
 from ipkernel.cluster.programs import Programs
-from ipkernel.errors import ClusterError, ConnectError
+from ipkernel.errors import ClusterError, ConfigurationError, ConnectError
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
@@ -342,6 +342,8 @@ class ClusterBase:
         drain: bool = False,
         limit: float = 0.0,
     ) -> tuple[int, ...]:
+        if not 0.0 <= limit < float("inf"):
+            raise ConfigurationError(f"limit must be a number of seconds from 0, not {limit!r}")
         from ipkernel.cluster import doors
 
         with self._explained():

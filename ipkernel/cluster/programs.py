@@ -269,7 +269,8 @@ class Programs:
             except TimeoutError:
                 if not launcher.running:
                     raise LauncherError(why_ended(launcher)) from None
-                if self.hosts and all(one.failure or not one.running for one in self.hosts):
+                new = [one for one in self.hosts if not one.ready]
+                if new and all(one.failure or not one.running for one in new):
                     return
                 if left <= 0:
                     raise TimeoutError(

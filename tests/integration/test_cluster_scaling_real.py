@@ -14,7 +14,7 @@ from ipkernel.cli import common
 from ipkernel.cli.ipcluster import main
 from ipkernel.cluster import processes
 from ipkernel.cluster.cluster import Cluster
-from ipkernel.errors import ClusterError, LauncherError
+from ipkernel.errors import ClusterError, ConfigurationError, EngineError, LauncherError
 from tests.integration.queuelauncher import QueuedHost
 from tests.integration.standins import standin
 
@@ -67,6 +67,40 @@ def test_no_task_is_lost_when_it_is_scaled(make):
         rc.wait_for_engines(2, timeout=60)
         cluster.scale(0)
         wait_for(lambda: rc.ids == [])
+
+
+def test_some_engines_of_several(make):
+    """By ids, from the object that started them and from another one."""
+    cluster = make(3, cluster="x")
+    with cluster.start_and_connect() as rc:
+        pids = rc[:].apply_sync(os.getpid)
+        other = Cluster.from_file(cluster="x")
+        for one, number in ((cluster, 0), (other, 2)):
+            one.restart_engines(engines=[number])
+            wait_for(lambda: len(rc.ids) == 3 and rc[number].apply_sync(os.getpid) not in pids)
+        assert rc[1].apply_sync(os.getpid) == pids[1]
+        result = rc[:].apply_async(time.sleep, 60)
+        wait_for(lambda: sum(e.running for e in cluster.status().engines) == 3)
+        other.signal_engines("INT", engines=[0, 1])
+        wait_for(lambda: sum(e.running for e in cluster.status().engines) == 1)
+        assert not result.ready()
+        other.stop_engines(engines=[2], drain=True, limit=0.2)  # which is too short
+        wait_for(lambda: rc.ids == [0, 1])
+        interrupted, too, stopped = result.get(60, return_exceptions=True)
+        assert interrupted.ename == too.ename == "KeyboardInterrupt"
+        assert isinstance(stopped, EngineError)
+        with pytest.raises(ConfigurationError, match="no engine id"):
+            cluster.stop_engines(engines=[])
+        with pytest.raises(ConfigurationError, match="limit must be"):
+            cluster.scale(0, limit=-1)
+        with pytest.raises(ConfigurationError, match="not both"):
+            cluster.signal_engines(2, "engines-0", engines=[1])
+        with pytest.raises(ClusterError, match="there is no engine 9"):
+            cluster.stop_engines(engines=[9], drain=True)
+        other.signal_controller("TERM")
+        wait_for(lambda: not cluster.running)
+        with pytest.raises(ClusterError, match="lost its controller"):
+            cluster.signal_controller("TERM")
 
 
 def test_it_adapts_to_its_tasks(make):

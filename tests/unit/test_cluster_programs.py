@@ -245,6 +245,15 @@ def test_a_controller_that_is_never_ready(make):
     found.wait_controller(soon())  # it makes no sense to wait any longer
 
 
+def test_hosts_that_have_gone_do_not_keep_a_new_controller_from_being_waited_for(make):
+    found = make()
+    (one,) = begun(found, Entry("local", shape(Ready), 1))
+    one.launcher.end(0)
+    found.controller.events.clear()
+    with pytest.raises(TimeoutError, match="ipcontroller of cluster c was not ready in time"):
+        found.wait_controller(passed())
+
+
 # ------------------------------------------------------------------------------------------ queue
 
 
