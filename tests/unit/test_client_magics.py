@@ -148,6 +148,7 @@ def test_targets_that_mean_nothing(text):
         parse_targets(text)
 
 
-def test_outside_ipython(rc):
+def test_outside_ipython(rc, monkeypatch):
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)  # other tests leave a shell
     with pytest.raises(errors.ClusterError, match="needs IPython"):
         rc.activate()
