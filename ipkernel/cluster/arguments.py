@@ -16,7 +16,7 @@ from ipkernel.cluster.entries import (
     recorded_launcher,
     starts_elsewhere,
 )
-from ipkernel.cluster.programs import Settings
+from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.spec import CLUSTER
 from ipkernel.errors import ConfigurationError
 from ipkernel.sizes import parse_size

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from ipkernel.cluster import stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
@@ -14,6 +14,7 @@ from ipkernel.cluster.gathering import Failure, gather, report
 from ipkernel.cluster.hosted import Hosted, how_ended, named, state_of, where, why_ended
 from ipkernel.cluster.processes import describe_exit
 from ipkernel.cluster.recorded import Recorded
+from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.telling import at_once, previewed, tell_all
 from ipkernel.errors import ClusterError, LauncherError
 
@@ -25,41 +26,6 @@ _KILL: Final = 0.2
 _HURRY: Final = 2.0
 #: How often one program's wait looks at the others, in seconds.
 _SLICE: Final = 0.2
-
-
-class Settings(NamedTuple):
-    """How a cluster's programs are to be started and stopped.
-
-    Attributes:
-        controller: With which launcher the controller is started.
-        interface: On which the controller listens; empty for its default.
-        port: Of the controller; 0 for its default.
-        location: Address that it announces; empty for its default.
-        controller_args: Further arguments for it.
-        engine_args: Further arguments for host daemons.
-        environment: Further environment variables for both.
-        log_level: Of both.
-        lifeline: Whether they end with this process.
-        stop_timeout: Seconds that a stop may take, about.
-        on_event: Called with the name of a program and each event that it reports.
-        on_host_lost: Called, in another thread, with a sentence when the last host daemon has
-            ended by itself, and is not started again.
-        on_change: Called, in another thread, when a host daemon was started again, or given up.
-    """
-
-    controller: Entry
-    interface: str = ""
-    port: int = 0
-    location: str = ""
-    controller_args: tuple[str, ...] = ()
-    engine_args: tuple[str, ...] = ()
-    environment: Mapping[str, str] = {}
-    log_level: str = "INFO"
-    lifeline: bool = True
-    stop_timeout: float = 5.0
-    on_event: Callable[[str, dict[str, Any]], object] | None = None
-    on_host_lost: Callable[[str], object] | None = None
-    on_change: Callable[[], object] | None = None
 
 
 class Programs:

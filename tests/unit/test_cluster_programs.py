@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from ipkernel.cluster import gathering, hosted, programs
+from ipkernel.cluster import gathering, hosted
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.entries import Entry
-from ipkernel.cluster.programs import Programs, Settings
+from ipkernel.cluster.programs import Programs
+from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.telling import at_once
 from ipkernel.errors import ClusterError, LauncherError
 from ipkernel.launchers.interfaces import Share
@@ -440,7 +441,7 @@ def test_jobs_get_the_time_that_a_queue_takes(make, monkeypatch):
     found = make()
     begun(found, Entry("slurm", kind, 1))
     found.end()
-    assert waited[0] > programs.Settings._field_defaults["stop_timeout"]
+    assert waited[0] > Settings._field_defaults["stop_timeout"]
 
 
 def test_preview_starts_nothing(make):
