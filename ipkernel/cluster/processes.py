@@ -130,6 +130,8 @@ def _send(pid: int, started: float, number: int) -> bool:
     if not hasattr(os, "pidfd_open"):
         if not _lives(pid, started):
             return False
+        if not POSIX and number == signal.SIGINT:  # which would end it at once there
+            number = signal.CTRL_BREAK_EVENT  # type: ignore[attr-defined]
         os.kill(pid, number)
         return True
     try:

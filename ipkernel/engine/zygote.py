@@ -243,8 +243,7 @@ class Zygote:
             _, status, usage = os.wait4(pid, 0)
             if key is not None:
                 del self._engines[pid]
-                # Kilobytes on Linux, bytes on macOS.
-                memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+                memory = usage.ru_maxrss * 1024
                 self._tell({"exited": key, "status": status, "memory": memory})
 
     def _kill_strays(self, engine: int) -> None:

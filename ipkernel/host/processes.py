@@ -108,6 +108,9 @@ def kill_group(pid: int) -> None:
 def signal_process(pid: int, number: int, *, group: bool) -> None:
     """Send a signal to a process or to its group.
 
+    On Windows an interrupt is a Ctrl-Break, and all other signals end a process at once; there the
+    group is what the process has started.
+
     Raises:
         OSError: There is no such process.
     """
@@ -115,6 +118,8 @@ def signal_process(pid: int, number: int, *, group: bool) -> None:
         os.killpg(pid, number)
     elif os.name == "nt" and number == signal.SIGINT:
         os.kill(pid, signal.CTRL_BREAK_EVENT)  # type: ignore[attr-defined,unused-ignore]
+    elif group:
+        kill_group(pid)
     else:
         os.kill(pid, number)
 

@@ -236,5 +236,10 @@ class ZygoteStarter:
 
 
 def available() -> bool:
-    """Tell whether this system has what a zygote needs."""
-    return hasattr(os, "fork") and hasattr(socket, "send_fds") and sys.platform != "cygwin"
+    """Tell whether this system has what a zygote needs.
+
+    macOS is left out: its own libraries do not survive a fork, and it has no signal for the death
+    of a parent.
+    """
+    there = all(hasattr(os, name) for name in ("fork", "waitid", "wait4"))
+    return there and hasattr(socket, "send_fds") and sys.platform not in ("cygwin", "darwin")

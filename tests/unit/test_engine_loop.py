@@ -199,10 +199,12 @@ def test_an_interrupt_hits_the_task_and_only_it(bench: Bench) -> None:
     assert loads(done[second][1]) == 1
 
 
-@pytest.fixture(params=["poll", "select"])
+@pytest.fixture(params=["poll", "select", "slices"])
 def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "select":  # as on Windows
+    if request.param != "poll":
         monkeypatch.delattr("select.poll")
+    if request.param == "slices":  # as on Windows
+        monkeypatch.setattr("ipkernel.engine.loop.SLICE", 0.001)
 
 
 class Interrupting:
