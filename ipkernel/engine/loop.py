@@ -53,6 +53,9 @@ LONG: Final = 200e-6
 LATE: Final = 5e-3
 #: Bytes of results that are flushed at once.
 HEAVY: Final = 1 << 18
+#: Windows does not interrupt who waits for a socket, so there it is waited for in slices (seconds):
+#: an interrupt that is noticed when the next task is there would be taken for that one's.
+SLICE: Final = 0.05 if os.name == "nt" else None
 
 _OK: Final = Outcome.OK
 _ERROR: Final = Outcome.ERROR
@@ -343,7 +346,15 @@ def looks_at(sock: socket) -> Callable[[int | None], object]:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         return poll.poll
-    return lambda timeout: select.select([descriptor], [], [], timeout)[0]
+
+    def look(timeout: int | None) -> object:
+        while True:
+            limit = SLICE if timeout is None else timeout
+            found = select.select([descriptor], [], [], limit)[0]
+            if found or timeout is not None:
+                return found
+
+    return look
 
 
 def _forget(error: BaseException) -> None:
