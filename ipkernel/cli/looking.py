@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ipkernel.cli import common
 from ipkernel.cli.processtables import engines_table, hosts_table, usage
 from ipkernel.cli.tables import number, span, table
+from ipkernel.cluster.diagnosis import engine_lines, indented
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
 from ipkernel.cluster.processes import Process
 
@@ -38,7 +39,12 @@ def status_command(options: argparse.Namespace) -> int:
 
         content = {**msgspec.to_builtins(status), "directory": str(directory.path)}
         content["missing"] = [
-            {**one.program.to_dict(), "title": one.program.title, "state": one.state}
+            {
+                **one.program.to_dict(),
+                "title": one.program.title,
+                "state": one.state,
+                "lines": one.lines,
+            }
             for one in missing
         ]
         print(json.dumps(content, indent=1))
@@ -104,8 +110,14 @@ def describe(
     if missing:
         rows = [(one.program.title, one.program.n, one.state) for one in missing]
         parts += ["", table(("NOT JOINED", "ENGINES", "STATE"), rows, right="ENGINES")]
+        for one in missing:
+            if one.lines:
+                parts += [f"{one.program.title} said last:", *indented(one.lines)]
     if status.engines:
         parts += ["", engines_table(status)]
+        for engine in status.engines:
+            if lines := engine_lines(directory, engine):
+                parts += [f"engine {engine.engine} printed last:", *indented(lines)]
     return "\n".join(parts)
 
 

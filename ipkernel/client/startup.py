@@ -74,11 +74,12 @@ def _too_few(client: Client, n: int, limit: float) -> str:
         hosts = client.status().hosts
     except (KernelError, TimeoutError) as problem:
         return f"{text} (the controller could not be asked for more: {problem})"
+    from ipkernel.cluster import diagnosis
+
+    directory = diagnosis.directory_of(getattr(client, "_place", None))
     lines = [
-        f"engine {info.engine} on {info.host or 'unknown host'}: {info.state}"
-        + (f": {info.reason}" if info.reason else "")
-        for info in infos.values()
-        if info.state != "ready"
+        *diagnosis.describe_engines(infos.values(), directory),
+        *diagnosis.describe_programs(hosts, directory),
     ]
     if not hosts:
         lines.append("no host daemon has connected: see the logs of the launcher and of ipdaemon")

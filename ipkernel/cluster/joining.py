@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipkernel.cluster.diagnosis import last_lines, local_state
 from ipkernel.cluster.recorded import Recorded, programs_of
 from ipkernel.cluster.telling import at_once
 from ipkernel.errors import KernelError
@@ -20,10 +21,12 @@ class Standing(NamedTuple):
     Attributes:
         program: Which.
         state: In a few words, such as ``"pending (Resources)"``.
+        lines: The end of what it has said, if it has died.
     """
 
     program: Recorded
     state: str
+    lines: tuple[str, ...] = ()
 
 
 def not_joined(programs: Iterable[Recorded], hosts: Iterable[HostInfo]) -> list[Recorded]:
@@ -50,25 +53,36 @@ def standings(directory: ClusterDirectory, hosts: Iterable[HostInfo]) -> list[St
         directory: The cluster's directory.
         hosts: What the controller knows.
     """
-    missing = not_joined(programs_of(directory), hosts)
-    if not missing:
-        return []
-    found: dict[int, str] = {}
+    programs, hosts = programs_of(directory), list(hosts)
+    missing = not_joined(programs, hosts)
+    found: dict[int, Standing] = {}
 
     def ask(number: int) -> None:
-        found[number] = _state(missing[number], directory)
+        found[number] = _standing(missing[number], directory)
 
     at_once(range(len(missing)), ask)
-    return [Standing(one, found[number]) for number, one in enumerate(missing)]
+    here = [
+        _standing(one, directory, state)
+        for one in programs
+        if one.kind == "engines"
+        and one.here
+        and not one.failure
+        and (state := local_state(one, directory, hosts))
+    ]
+    return [*(found[number] for number in range(len(missing))), *here]
 
 
-def _state(program: Recorded, directory: ClusterDirectory) -> str:
+def _standing(program: Recorded, directory: ClusterDirectory, state: str = "") -> Standing:
     if program.failure:
-        return f"failed: {program.failure.splitlines()[0]}"
+        first, *others = program.failure.splitlines()
+        return Standing(program, f"failed: {first}", tuple(others))
     from ipkernel.cluster.hosted import state_of
 
     try:
         launcher = program.find(directory)
     except (KernelError, OSError) as error:
-        return f"unknown ({error})"
-    return "unknown" if launcher is None else state_of(launcher)
+        return Standing(program, state or f"unknown ({error})")
+    if not state:
+        state = "unknown" if launcher is None else state_of(launcher)
+    over = state.startswith(("died", "ended"))
+    return Standing(program, state, last_lines(launcher) if over else ())
