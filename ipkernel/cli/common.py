@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from ipkernel._version import __version__
+from ipkernel.cli.tables import harmless
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.options import check_level
 from ipkernel.errors import ClusterError, ConfigurationError, KernelError
@@ -255,5 +256,5 @@ def run(program: str, command: Callable[[], int], *, debug: bool = False) -> int
 
 def fail(program: str, error: BaseException | str, code: int) -> int:
     """Print what went wrong and return ``code``."""
-    sys.stderr.write(f"{program}: {error}\n")
+    sys.stderr.write(harmless(f"{program}: {error}\n"))
     return code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipkernel.cli import common
 from ipkernel.cli.processtables import engines_table, hosts_table, usage
-from ipkernel.cli.tables import number, span, table
+from ipkernel.cli.tables import harmless, number, span, table
 from ipkernel.cluster.diagnosis import engine_lines, indented
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
 from ipkernel.cluster.processes import Process
@@ -118,7 +118,7 @@ def describe(
         for engine in status.engines:
             if lines := engine_lines(directory, engine):
                 parts += [f"engine {engine.engine} printed last:", *indented(lines)]
-    return "\n".join(parts)
+    return harmless("\n".join(parts))
 
 
 def list_command(options: argparse.Namespace) -> int:

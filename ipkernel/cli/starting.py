@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ipkernel.cli import common
 from ipkernel.cli.settings import chosen_settings
-from ipkernel.cli.tables import number, ranges, span
+from ipkernel.cli.tables import harmless, number, ranges, span
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.hosted import state_of
@@ -30,7 +30,7 @@ class _Line:
     def show(self, text: str) -> None:
         if self.enabled:
             columns = _columns()
-            text = text[: columns - 1]
+            text = harmless(text)[: columns - 1]
             sys.stdout.write("\r" + text.ljust(self._width))
             sys.stdout.flush()
             self._width = len(text)
@@ -161,7 +161,7 @@ def _foreground(cluster: Cluster, line: _Line, quiet: bool) -> int:
         if event.get("event") in ("ended", "failed") and "message" in event:
             line.end()
             where = f"{event['where']}: " if event["event"] == "failed" and "where" in event else ""
-            sys.stderr.write(f"ipcluster: {where}{event['message']}\n")
+            sys.stderr.write(harmless(f"ipcluster: {where}{event['message']}\n"))
 
     cluster.on_event = told
     try:

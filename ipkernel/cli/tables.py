@@ -38,6 +38,15 @@ def table(
     return "\n".join((indent + line).rstrip() for line in text.splitlines())
 
 
+def harmless(text: str) -> str:
+    """Return a text without what a terminal would obey instead of showing it.
+
+    Hosts, batch systems and engines say much of what is shown in their own words. Line ends and
+    tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 def span(seconds: float) -> str:
     """Return a span of time in at most two units: ``8 s``, ``3 m 20 s``, ``5 d 2 h``."""
     if seconds < 10:

@@ -20,6 +20,7 @@ from ipkernel.wire.messages import (
     Engines,
     Hints,
     Lines,
+    Seconds,
     Text,
     discreet_repr,
 )
@@ -163,7 +164,7 @@ class HostHello(Record):
     store: StoreAccess | None = None
     launcher: Annotated[str, Meta(max_length=64)] = ""
     label: Annotated[str, Meta(max_length=256)] = ""
-    left: Annotated[float, Meta(ge=0.0)] = 0.0
+    left: Seconds = 0.0
     restarts: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     job: Annotated[str, Meta(max_length=64)] = ""
     job_size: Annotated[int, Meta(ge=0, le=MAX_LIST)] = 0
@@ -205,7 +206,7 @@ class EngineOrder(Record):
     signal: Annotated[str, Meta(max_length=16)] = ""
     host: Text = ""
     drain: bool = False
-    limit: Annotated[float, Meta(ge=0.0)] = 0.0
+    limit: Seconds = 0.0
 
 
 class EngineAnswer(Record):

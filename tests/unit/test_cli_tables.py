@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipkernel.cli.common import fail
 from ipkernel.cli.looking import describe
-from ipkernel.cli.tables import number, ranges, size, span, table
+from ipkernel.cli.tables import harmless, number, ranges, size, span, table
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import host_name
 from ipkernel.wire.records import EngineInfo, HostInfo, QueueCounts, Status
@@ -158,3 +159,37 @@ def test_describe_an_empty_cluster(tmp_path):
     text = describe(status, ClusterDirectory(tmp_path / "cluster_x"))
     assert text.startswith("cluster x: up 0.0 s, 0 engines on 0 hosts, 0 clients")
     assert "ENGINE" not in text
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b1A\r\u202e"
+
+
+def test_what_others_say_cannot_command_a_terminal(tmp_path):
+    status = Status(
+        cluster="x", pid=1, host=HOSTILE, location="l", uptime=0, version="v",
+        hosts=[HostInfo(host_id=1, host=f"n{HOSTILE}", pid=2, label=HOSTILE, draining=HOSTILE)],
+        engines=[
+            EngineInfo(engine=0, host=HOSTILE, state="dead", reason=f"one\n{HOSTILE}"),
+            EngineInfo(engine=1, host=HOSTILE, last_loss=HOSTILE),
+        ],
+    )  # fmt: skip
+    text = describe(status, ClusterDirectory(tmp_path))
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "engine 0: one\n?]0;owned" in text
+
+
+@given(st.text())
+def test_what_is_harmless(text):
+    shown = harmless(text)
+    assert all(line.isprintable() for line in shown.replace("\t", "\n").split("\n"))
+    assert len(shown) == len(text)
+    assert all(after in (before, "?") for before, after in zip(text, shown, strict=True))
+    assert harmless(shown) == shown
+
+
+def test_an_error_cannot_command_a_terminal(capsys):
+    assert fail("ipcluster", f"host a: {HOSTILE}\n\tline 2", 1) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ipcluster: host a: ?]0;owned")
+    assert said.endswith("\n\tline 2\n")
+    assert "\x1b" not in said
