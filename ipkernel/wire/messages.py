@@ -43,6 +43,8 @@ MaybeObject = Annotated[bytes, Meta(max_length=16)]
 Needs = Annotated[list[ObjectId], Meta(max_length=1024)]
 Objects = Annotated[list[ObjectId], Meta(max_length=MAX_LIST)]
 Bytes = Annotated[int, Meta(ge=0, lt=1 << 50)]
+Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
+"""A time, or how long something takes: a number that can be shown, so neither NaN nor infinite."""
 HostNumber = Annotated[int, Meta(ge=0, lt=1 << 40)]
 """A host daemon, as the controller counts them from 1; 0 stands for "none"."""
 Hints = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
@@ -512,7 +514,7 @@ class Vitals(Struct, array_like=True, frozen=True, gc=False):
     cpu: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
     memory: Bytes = 0
     files: Annotated[int, Meta(ge=-1, lt=1 << 31)] = -1
-    started: float = 0.0
+    started: Seconds = 0.0
 
 
 class Measured(Message, tag=30):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from ipkernel.wire.messages import EngineHello, EngineSetup, HostAccess, Relay
-from ipkernel.wire.records import SessionGrant, StoreAccess
+from ipkernel.wire.messages import EngineHello, EngineSetup, HostAccess, Measured, Relay, Vitals
+from ipkernel.wire.records import EngineOrder, HostHello, SessionGrant, StoreAccess
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,20 @@ from ipkernel.wire.records import SessionGrant, StoreAccess
 def test_no_text_shows_a_secret(value: object) -> None:
     assert "s3cret" not in repr(value)
     assert repr(value).startswith(type(value).__name__ + "(")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300, -1.0])
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        (Measured, lambda seconds: Measured([Vitals(0, started=seconds)])),
+        (HostHello, lambda seconds: HostHello(host="a", pid=1, slots=1, left=seconds)),
+        (EngineOrder, lambda seconds: EngineOrder(drain=True, limit=seconds)),
+    ],
+)
+def test_times_can_be_shown_and_waited_for(kind, make, seconds):
+    """Who reads a status computes with them, and the controller sets its timers by them."""
+    taken = msgspec.msgpack.Decoder(kind)
+    taken.decode(msgspec.msgpack.encode(make(1.0)))
+    with pytest.raises(msgspec.ValidationError, match="`float`"):
+        taken.decode(msgspec.msgpack.encode(make(seconds)))
