@@ -36,6 +36,7 @@ from ipkernel.wire.messages import (
     Message,
     Outcome,
     Output,
+    Release,
     Stream,
 )
 
@@ -100,6 +101,7 @@ class Loop:
         self._lock = threading.Lock()
         self._flusher = _Flusher(self._flush_late)
         self._pending = 0
+        self._untidy = False
         self._flushed = 0.0
         self._flushes = 0
         self._last = 1.0
@@ -170,6 +172,9 @@ class Loop:
                     self._write()
                 except ConnectionError:
                     return
+            if self._untidy:  # now, as nobody waits for it
+                self._untidy = False
+                self.objects.tidy()
 
     def _is_due(self) -> bool:
         """Tell whether an interrupt between tasks is for one that has been sent already.
@@ -242,6 +247,11 @@ class Loop:
         else:
             done = Done(task.task, task.engine, outcome, started, completed, size)
         with self._lock:
+            if task.placed:
+                payload = None  # perhaps an object
+                if ended := self.objects.ended():
+                    self._link.send(Release(ended))
+                    self._untidy = True
             self._link.send(done, body)
             self._pending += 1
             if size > HEAVY:

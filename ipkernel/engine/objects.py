@@ -96,6 +96,15 @@ class EngineObjects:
         store = self.store
         return [store.map_placed(one) for one in placed]
 
+    def ended(self) -> list[bytes]:
+        """Return objects whose leases have ended since; the daemon is to be told."""
+        return self._store.ended() if self._store is not None else []
+
+    def tidy(self) -> None:
+        """Tidy up after what :meth:`ended` has returned, when there is time."""
+        if self._store is not None:
+            self._store.tidy()
+
     def put(self, pieces: Sequence[Buffer], size: int, task: int) -> bytes:
         """Put the result of a task into the store.
 

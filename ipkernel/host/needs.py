@@ -46,11 +46,14 @@ class Objects(Protocol):
     def admit(self, subject: str) -> tuple[str, bytes]:
         """Return the store's address and the ticket of an engine; empty if there is no store."""
 
+    def lease_now(self, ids: Sequence[bytes], holder: str) -> list[Placed] | None:
+        """Lease objects if all of them are here; otherwise return None, and lease none."""
+
     def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
         """Have objects here, and leased; fails with a KernelError. May be cancelled."""
 
-    def give_back(self, placed: Iterable[Placed], holder: str) -> None:
-        """End leases that :meth:`require` has taken."""
+    def give_back(self, objects: Iterable[bytes], holder: str) -> None:
+        """End leases that :meth:`lease_now` or :meth:`require` has taken."""
 
     def drop(self, holder: str, tasks: Iterable[int]) -> None:
         """End all leases of an engine that is gone, and forget results of tasks it has not done."""
@@ -66,11 +69,14 @@ class NoObjects:
         """Return that there is no store."""
         return "", b""
 
+    def lease_now(self, ids: Sequence[bytes], holder: str) -> None:
+        """Return that nothing is here."""
+
     def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
         """Fail: no object can be brought here."""
         return fail(ObjectError("this host has no store for objects (store_memory is 0)"))
 
-    def give_back(self, placed: Iterable[Placed], holder: str) -> None:
+    def give_back(self, objects: Iterable[bytes], holder: str) -> None:
         """There are no leases."""
 
     def drop(self, holder: str, tasks: Iterable[int]) -> None:
@@ -95,10 +101,15 @@ class Needs:
         self._feed = feed
 
     def hold(self, engine: Engine, message: Assign, payload: Any) -> None:
-        """Queue a task that needs objects, and have them brought."""
+        """Queue a task that needs objects, and have them brought; the caller feeds the engine."""
         if engine.exit is not None:
             return  # its process is gone, and the controller takes the task back when it hears that
         task = message.task
+        placed = self._objects.lease_now(message.needs, engine.subject)
+        if placed is not None:
+            engine.leases[task] = placed
+            engine.lane.add(msgspec.structs.replace(message, placed=placed), payload)
+            return
         engine.lane.hold(message, payload)
         waiting = self._objects.require(message.needs, engine.subject, task >> 40)
         engine.waits[task] = waiting
@@ -143,7 +154,7 @@ class Needs:
                 waiting.cancel()
             placed = engine.leases.pop(task, None)
             if placed is not None:
-                self._objects.give_back(placed, engine.subject)
+                self._objects.give_back([one.object for one in placed], engine.subject)
 
     def lost(self, engine: Engine) -> None:
         """An engine's process is gone, and with it all that it had leased."""

@@ -49,6 +49,25 @@ class HostObjects:
 
     # ----------------------------------------------------------- what tasks need
 
+    def lease_now(self, ids: Sequence[bytes], holder: str) -> list[Placed] | None:
+        """Lease objects if all of them are in the store.
+
+        Args:
+            ids: As given to :meth:`require`.
+            holder: As given to it.
+
+        Returns:
+            Where they are, in the same order; None, and then none of them is leased, if one is not there.
+        """
+        placed: list[Placed] = []
+        for object_id in ids:
+            one = self._lease_now(object_id, holder)
+            if one is None:
+                self.give_back([there.object for there in placed], holder)
+                return None
+            placed.append(one)
+        return placed
+
     def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
         """Have objects in the store, leased.
 
@@ -67,11 +86,11 @@ class HostObjects:
             return succeed(cast("list[Placed]", placed))
 
         def give_up(_: object = None) -> None:
-            self.give_back([one for one in placed if one is not None], holder)
+            self.give_back([one.object for one in placed if one is not None], holder)
 
         def leased(one: Placed, index: int) -> None:
             if done.called:
-                self.give_back([one], holder)
+                self.give_back([one.object], holder)
                 return
             placed[index] = one
             if None not in placed:
@@ -108,15 +127,15 @@ class HostObjects:
             return Placed(object_id, place.segment, place.offset, place.size)
         raise ObjectLost(f"object {short(object_id)} was freed while it was needed")
 
-    def give_back(self, placed: Iterable[Placed], holder: str) -> None:
-        """End leases that :meth:`require` has taken.
+    def give_back(self, objects: Iterable[bytes], holder: str) -> None:
+        """End leases that :meth:`lease_now` or :meth:`require` has taken.
 
         Args:
-            placed: What it has returned.
+            objects: Of each of them one lease ends.
             holder: As given to it.
         """
-        for one in placed:
-            self._store.release(one.object, holder)
+        for object_id in objects:
+            self._store.release(object_id, holder)
 
     def drop(self, holder: str, unreported: Iterable[bytes]) -> None:
         """End all leases of an engine that is gone.

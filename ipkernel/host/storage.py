@@ -150,6 +150,10 @@ class Storage:
 
     # --------------------------------------------------------- what tasks need
 
+    def lease_now(self, ids: Sequence[bytes], holder: str) -> list[Placed] | None:
+        """Lease objects if all of them are here; see :meth:`HostObjects.lease_now`."""
+        return self._plane.objects.lease_now(ids, holder) if self._plane is not None else None
+
     def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
         """Have objects here; see :meth:`HostObjects.require`."""
         plane = self._open()
@@ -157,10 +161,10 @@ class Storage:
             return fail(ObjectError(self._problem))
         return plane.objects.require(ids, holder, owner)
 
-    def give_back(self, placed: Iterable[Placed], holder: str) -> None:
+    def give_back(self, objects: Iterable[bytes], holder: str) -> None:
         """End leases; see :meth:`HostObjects.give_back`."""
         if self._plane is not None:
-            self._plane.objects.give_back(placed, holder)
+            self._plane.objects.give_back(objects, holder)
 
     def drop(self, holder: str, tasks: Iterable[int]) -> None:
         """Forget an engine that is gone.

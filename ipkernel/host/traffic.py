@@ -18,6 +18,7 @@ from ipkernel.wire.messages import (
     Message,
     Output,
     Reclaim,
+    Release,
     Returned,
     Started,
 )
@@ -205,6 +206,8 @@ class Traffic:
                 logger.warning("engine %d has done a task that it does not have", engine.id)
         elif isinstance(message, Output):
             self._uplink.send(message, payload)
+        elif isinstance(message, Release):
+            self._objects.give_back(message.objects, engine.subject)
         elif isinstance(message, EngineHello):
             self._hello(engine, message.pid)
 

@@ -248,7 +248,8 @@ class LocalStore:
     def map_placed(self, placed: Placed) -> memoryview:
         """Return an object's bytes that the host daemon has leased for this subject already.
 
-        The lease ends when the last view of them is gone, or right away if this fails.
+        The lease ends when the last view of them is gone, or right away if this fails. The caller asks
+        :meth:`ended` soon whether it has; if he does not, the store is told a little later.
 
         Args:
             placed: Where it is.
@@ -262,7 +263,15 @@ class LocalStore:
         except BaseException:
             self._leases.give_back(placed.object)
             raise
-        return self._own(placed.object, memory)
+        return self._own(placed.object, memory, young=True)
+
+    def ended(self) -> list[bytes]:
+        """Return objects whose leases have ended; the caller has the store told, and calls :meth:`tidy`."""
+        return self._leases.ended()
+
+    def tidy(self) -> None:
+        """Make ready for others the memory of leases that have ended; if not, that is done when it is needed."""
+        self._leases.undo()
 
     def _map(self, region: Region, connection: Connection | None = None) -> _Memory:
         if not region.size:
@@ -284,13 +293,14 @@ class LocalStore:
         except (OSError, ValueError) as error:
             raise _unmapped(error) from error
 
-    def _own(self, object_id: bytes, memory: _Memory) -> memoryview:
+    def _own(self, object_id: bytes, memory: _Memory, *, young: bool = False) -> memoryview:
         """Have the lease end when it should: with the mapping, or at once."""
         held, leased = memory
         if isinstance(held, bytearray) or not leased:
             self._leases.give_back(object_id)
         else:
-            self._leases.keep(held, object_id, leased if callable(leased) else None)
+            undo = leased if callable(leased) else None
+            self._leases.keep(held, object_id, undo, young=young)
         return memoryview(held).cast("B")
 
     def _segment(self, number: int, connection: Connection | None) -> SegmentMemory:

@@ -4,6 +4,9 @@ A view can be garbage collected in any thread and in the middle of anything, wit
 that happens then is that the interpreter itself calls ``SimpleQueue.put``, which is made for that: no
 line of Python runs. The store is told with the next question that somebody asks it, or
 a few milliseconds later by a thread that does nothing else.
+
+Most of what an engine maps has gone when its task ends, and the engine looks for that by itself. So such leases
+are young at first: their end wakes nobody. Those that have not ended after a while grow up.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ __all__ = ["Anchor", "Leases"]
 
 #: Seconds that the thread waits for more, so that one message tells of many.
 PAUSE: Final = 0.002
+#: Seconds after which the thread looks at leases that were young.
+YOUTH: Final = 0.05
 
 
 class Anchor(Protocol):
@@ -77,14 +82,21 @@ class Leases:
 
     Args:
         pause: Seconds to wait for more before the store is told.
+        youth: Seconds after which the thread looks at leases that were young.
     """
 
-    def __init__(self, pause: float = PAUSE) -> None:
+    def __init__(self, pause: float = PAUSE, youth: float = YOUTH) -> None:
         self._pause = pause
+        self._youth = youth
         #: What has ended: leases, objects that were never mapped, and b"" to wake the thread.
         self._ended: SimpleQueue[_Lease | bytes] = SimpleQueue()
-        #: What was taken out of the queue already.
+        #: What was taken out of the queue already, or was young when it ended.
         self._taken: deque[_Lease | bytes] = deque()
+        self._young: deque[_Lease] = deque()
+        #: What was handed out with something yet to be done.
+        self._undone: deque[_Lease] = deque()
+        #: Whether the thread knows that there are young ones.
+        self._looking = False
         self._live: dict[int, _Lease] = {}
         self._anchor: Anchor | None = None
         self._thread: threading.Thread | None = None
@@ -105,16 +117,24 @@ class Leases:
         mapping: mmap.mmap | Part,
         object_id: bytes,
         undo: Callable[[], None] | None = None,
+        *,
+        young: bool = False,
     ) -> None:
         """End a lease of ``object_id`` when ``mapping`` has gone.
 
         Args:
             mapping: What the lease is for.
             object_id: The object.
-            undo: Is called then, before the store is told; in any thread.
+            undo: Is called then, in any thread; before the store is told, unless :meth:`ended` is used.
+            young: Whether somebody calls :meth:`take` soon, so that the thread need not be quick.
         """
-        lease = _Lease(mapping, self._ended.put, object_id, undo)
+        lease = _Lease(mapping, self._taken.append if young else self._ended.put, object_id, undo)
         self._live[id(lease)] = lease
+        if young:
+            self._young.append(lease)
+            if not self._looking:
+                self._looking = True
+                self._ended.put(b"")
         self._need_thread()
 
     def give_back(self, object_id: bytes) -> None:
@@ -135,6 +155,9 @@ class Leases:
 
     def take(self) -> list[bytes]:
         """Return objects whose leases have ended; the caller tells the store."""
+        return self._collect(self._end)
+
+    def _collect(self, end: Callable[[_Lease | bytes], bytes]) -> list[bytes]:
         found: list[bytes] = []
         while (self._taken or not self._ended.empty()) and len(found) < LIST_LIMIT:
             try:
@@ -144,13 +167,24 @@ class Leases:
                     ended = self._ended.get_nowait()
                 except Empty:  # another thread was quicker
                     break
-            object_id = self._end(ended)
+            object_id = end(ended)
             if object_id:
                 found.append(object_id)
         return found
 
+    def ended(self) -> list[bytes]:
+        """Return what :meth:`take` does; what is to be done for it waits for :meth:`undo`."""
+        return self._collect(self._hand_out)
+
     def undo(self) -> None:
         """Do now what is to be done for leases that have ended; the store is told later."""
+        while self._undone:
+            try:
+                lease = self._undone.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if lease.undo is not None:
+                lease.undo()
         if not self._ended.empty():
             try:
                 while True:
@@ -174,6 +208,13 @@ class Leases:
         self._live.pop(id(ended), None)
         return ended.object_id
 
+    def _hand_out(self, ended: _Lease | bytes) -> bytes:
+        if isinstance(ended, bytes):
+            return ended
+        self._undone.append(ended)
+        self._live.pop(id(ended), None)
+        return ended.object_id
+
     def put_back(self, objects: Iterable[bytes]) -> None:
         """Take those back that the store could not be told of."""
         for object_id in objects:
@@ -193,10 +234,30 @@ class Leases:
 
     def _run(self) -> None:
         while True:
-            self._taken.append(self._ended.get())
-            self._closing.wait(self._pause)
+            try:
+                ended = self._ended.get(timeout=self._youth if self._young else None)
+            except Empty:
+                self._grow_up()
+            else:
+                if not ended and self._young and not self._closing.is_set():
+                    continue  # this is only to say that there are young ones
+                self._taken.append(ended)
+                self._closing.wait(self._pause)
             if not self._tell():
                 return
+
+    def _grow_up(self) -> None:
+        """Have the thread woken at the end of the leases that have been young until now."""
+        self._looking = False  # first: whoever comes after the last look must wake it
+        while self._young:
+            young = self._young.popleft()
+            mapping = young()
+            if mapping is None:
+                continue
+            grown = _Lease(mapping, self._ended.put, young.object_id, young.undo)
+            self._live[id(grown)] = grown
+            # Its mapping is held here, so it has not ended, and it never will.
+            del self._live[id(young)], young, mapping
 
     def _tell(self) -> bool:
         """Tell the store of all there is; returns False when there will be nothing more."""

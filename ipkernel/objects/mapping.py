@@ -145,20 +145,22 @@ class SegmentMemory:
         """Return some of the mapping that is kept to read, copy-on-write.
 
         Returns:
-            The part, and what must be called when the last view of it has gone, before the store is
-            told. None if it cannot be lent; then it may be mapped.
+            The part, and what must be called when the last view of it has gone, before this part of the
+            mapping can be lent again. None if it cannot be lent; then it may be mapped.
         """
         if sys.platform != "linux" or not isinstance(self._description, int):
             return None
-        from ipkernel.objects.window import Window
+        window = self._window
+        if window is None:
+            from ipkernel.objects.window import Window
 
-        with self._lock:
-            if self._window is None:
-                try:
-                    self._window = Window(self._map(0, self._size, mmap.ACCESS_COPY))
-                except OSError:  # there may be no room for all of it
-                    return None
-            window = self._window
+            with self._lock:
+                if self._window is None:
+                    try:
+                        self._window = Window(self._map(0, self._size, mmap.ACCESS_COPY))
+                    except OSError:  # there may be no room for all of it
+                        return None
+                window = self._window
         part = window.lend(offset, size)
         return None if part is None else (part, partial(window.take_back, offset, size))
 

@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import threading
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from ipkernel.objects.intervals import Intervals
@@ -78,10 +79,10 @@ class Window:
         if offset % mmap.PAGESIZE or offset + size > self._size:
             return None
         with self._lock:
-            if self._lent.overlap(offset, end):
+            if self._lent.total and self._lent.overlap(offset, end):
                 return None
             self._lent.add(offset, end)
-        return (ctypes.c_ubyte * size).from_buffer(self._map, offset)
+        return _part(size).from_buffer(self._map, offset)
 
     def take_back(self, offset: int, size: int) -> None:
         """Make a part what it was before it was lent; there must be no view of it any more.
@@ -126,6 +127,12 @@ class Window:
             return True
         finally:
             os.close(pages)
+
+
+@lru_cache(64)
+def _part(size: int) -> type[Part]:
+    """Return the type of parts of a size: to make one takes longer than all else that lending does."""
+    return ctypes.c_ubyte * size
 
 
 def _round(size: int) -> int:

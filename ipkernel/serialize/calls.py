@@ -28,6 +28,7 @@ INLINE = 0x20
 _INLINE = struct.Struct("<BxxxI")
 _is_simple = payload.is_simple
 _only_atoms = payload.ATOMS.issuperset
+_only_atoms_and_refs = (payload.ATOMS | {ObjectRef}).issuperset
 _pickle = pickle.dumps
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -74,7 +75,10 @@ def dump_call(
         pieces = payload.plain(_pickle(arguments, 5))
     else:
         with collecting() as more:
-            pieces = _dump_arguments(arguments)
+            if not kwargs and _only_atoms_and_refs(map(type, arguments[0])):
+                pieces = _dump_plain(arguments)
+            else:
+                pieces = _dump_arguments(arguments)
         refs = {**refs, **more} if refs else more
     needs = payload.needs_of(refs) if refs else ()
     digest, blob = answer
@@ -91,6 +95,14 @@ def inlined(call: CallPayload) -> CallPayload:
 def _inline(blob: bytes) -> bytes:
     padding = -(_INLINE.size + len(blob)) % payload.ALIGNMENT
     return b"".join((_INLINE.pack(INLINE, len(blob)), blob, bytes(padding)))
+
+
+def _dump_plain(arguments: tuple[tuple[Any, ...], Mapping[str, Any]]) -> payload.Pieces:
+    """Pickle arguments that any pickler treats alike."""
+    try:
+        return payload.plain(_pickle(arguments, 5))
+    except Exception:  # noqa: BLE001 - a reference that was freed, say; this tells which one it is
+        return _dump_arguments(arguments)
 
 
 def _dump_arguments(arguments: tuple[tuple[Any, ...], Mapping[str, Any]]) -> payload.Pieces:

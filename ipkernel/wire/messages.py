@@ -385,7 +385,10 @@ class ObjectMade(Message, tag=18):
 
 
 class Release(Message, tag=19):
-    """Client to controller: the session drops its reference to each of these objects."""
+    """Client to controller: the session drops its reference to each of these objects.
+
+    Engine to host: its leases of them have ended.
+    """
 
     objects: Objects
 

@@ -216,7 +216,7 @@ async def test_an_object_comes_from_the_other_host(net: Net, one: Host, two: Hos
     assert two.sent == [Seek(blob), Copied([blob])]
     info = two.store.info(blob)
     assert info.digest and info.leases == 1
-    two.storage.give_back(placed, "engine:1:1")
+    two.storage.give_back([one.object for one in placed], "engine:1:1")
     assert two.store.stats().leased == 0 and not net.failed
     assert await two.get(blob) == data
 
@@ -410,5 +410,5 @@ async def test_a_controller_that_comes_back_knows_of_nothing(
     assert two.store.info(blob) is not None  # results may still be told of
     two.storage.joined(7, "127.0.0.1", net.port)
     assert two.store.info(blob) is None
-    two.storage.give_back(placed, "engine:1:1")
+    two.storage.give_back([one.object for one in placed], "engine:1:1")
     assert two.store.stats().used == 0

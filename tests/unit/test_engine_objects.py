@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ipkernel.engine.objects import EngineObjects
@@ -19,7 +23,7 @@ from ipkernel.objects.ref import ObjectRef
 from ipkernel.objects.tickets import result_id
 from ipkernel.serialize.failure import decode
 from ipkernel.serialize.payload import dumps, loads
-from ipkernel.wire.messages import Assign, EngineSetup, Kind, Outcome, Placed
+from ipkernel.wire.messages import Assign, Done, EngineSetup, Kind, Outcome, Placed, Release
 from tests.support.enginebench import Bench
 
 LARGE = INLINE_LIMIT * 2
@@ -33,6 +37,8 @@ class FakeStore:
         self.objects: dict[bytes, bytes] = {}
         self.owners: dict[bytes, int] = {}
         self.mapped: list[bytes] = []
+        self.over: list[bytes] = []
+        self.tidied: list[int] = []
         self.problem: Exception | None = None
         self.during: Any = None
 
@@ -50,7 +56,18 @@ class FakeStore:
 
     def map_placed(self, placed: Placed) -> memoryview:
         self.mapped.append(placed.object)
-        return memoryview(bytearray(self.objects[placed.object]))
+        data = self.objects[placed.object]
+        memory = (ctypes.c_ubyte * len(data)).from_buffer_copy(data)
+        weakref.finalize(memory, self.over.append, placed.object)
+        return memoryview(memory).cast("B")
+
+    def ended(self) -> list[bytes]:
+        over = self.over.copy()
+        self.over.clear()
+        return over
+
+    def tidy(self) -> None:
+        self.tidied.append(len(self.mapped))
 
     def put(
         self,
@@ -302,6 +319,54 @@ def test_nothing_keeps_a_mapping_after_its_task(bench: Bench, store: FakeStore) 
     assert done[task][0].outcome is Outcome.OK and done[again][0].outcome is Outcome.ERROR
     gc.collect()
     assert [view() for view in views] == [None, None]
+
+
+def released(bench: Bench) -> list[tuple[list[bytes], int]]:
+    """The leases that the engine said have ended, with the task whose result came right after."""
+    messages = [message for message, _ in bench.messages]
+    return [
+        (sorted(message.objects), after.task)
+        for message, after in pairwise(messages)
+        if isinstance(message, Release) and isinstance(after, Done)
+    ]
+
+
+def test_leases_that_end_with_a_task_are_told_with_its_result(
+    bench: Bench, store: FakeStore
+) -> None:
+    one, two, three = store.place(b"y" * LARGE), store.place(b"z"), store.place(0)
+    refs = [ObjectRef(there.object, there.size) for there in (one, two)]
+    both, _ = bench.submit_large(lambda *a: len(a), *refs, placed=[one, two], stored=False)
+    none = bench.submit(sum, [1, 2])
+    fails, _ = bench.submit_large(lambda a: 1 // 0, refs[0], placed=[one], stored=False)
+    call, data = bench.submit_large(lambda: 7, placed=[three], stored=True)
+    store.objects[three.object] = data
+    done = bench.run()
+    assert [done[task][0].outcome for task in (both, none, fails, call)] == [
+        Outcome.OK, Outcome.OK, Outcome.ERROR, Outcome.OK,
+    ]  # fmt: skip
+    assert released(bench) == [
+        (sorted([one.object, two.object]), both),
+        ([one.object], fails),
+        ([three.object], call),
+    ]
+    assert store.tidied  # when nothing more was to be done
+
+
+def test_what_is_kept_stays_leased(bench: Bench, store: FakeStore) -> None:
+    def keep(value: Any) -> None:
+        import sys
+
+        sys.kept = value  # type: ignore[attr-defined]
+
+    there = store.place(np.zeros(LARGE))
+    ref = ObjectRef(there.object, there.size)
+    task, _ = bench.submit_large(keep, ref, placed=[there], stored=False)
+    assert bench.run()[task][0].outcome is Outcome.OK
+    assert released(bench) == []
+    assert not store.tidied
+    del sys.kept  # type: ignore[attr-defined]
+    assert store.ended() == [there.object]
 
 
 def test_a_child_that_user_code_forked_puts_nothing(bench: Bench, store: FakeStore) -> None:

@@ -27,6 +27,7 @@ from ipkernel.wire.messages import (
     Outcome,
     Placed,
     Reclaim,
+    Release,
     Returned,
     decode_reason,
 )
@@ -56,6 +57,12 @@ class Objects:
     def admit(self, subject: str) -> tuple[str, bytes]:
         return "unix:@here", b"ticket for " + subject.encode()
 
+    def lease_now(self, ids: Sequence[bytes], holder: str) -> list[Placed] | None:
+        if not self.there.issuperset(ids):
+            return None
+        self.leased += [(one, holder) for one in ids]
+        return [Placed(one, 1, 4096 * n, 10) for n, one in enumerate(ids)]
+
     def require(self, ids: Sequence[bytes], holder: str, owner: int) -> Deferred[list[Placed]]:
         def cancel(_: Any) -> None:
             self.cancelled += 1
@@ -63,8 +70,6 @@ class Objects:
 
         waiting: Deferred[list[Placed]] = Deferred(cancel)
         self.waiting.append((list(ids), holder, owner, waiting))
-        if self.there.issuperset(ids):
-            self.bring()
         return waiting
 
     def bring(self, index: int = -1) -> None:
@@ -75,9 +80,9 @@ class Objects:
     def lose(self, text: str, index: int = -1) -> None:
         self.waiting.pop(index)[3].errback(ObjectLost(text))
 
-    def give_back(self, placed: Iterable[Placed], holder: str) -> None:
-        for one in placed:
-            self.leased.remove((one.object, holder))
+    def give_back(self, objects: Iterable[bytes], holder: str) -> None:
+        for one in objects:
+            self.leased.remove((one, holder))
 
     def drop(self, holder: str, tasks: Iterable[int]) -> None:
         self.dropped.append((holder, list(tasks)))
@@ -160,6 +165,33 @@ def test_objects_that_are_there_cost_no_turn() -> None:
     scene.objects.there = {oid(7)}
     scene.handle(assign(A, 7))
     assert scene.at() == [A]
+    assert scene.last().placed == [Placed(oid(7), 1, 0, 10)]
+    assert scene.objects.waiting == []
+    assert scene.objects.leased == [(oid(7), "engine:1:1")]
+
+
+def test_a_task_whose_objects_are_there_waits_behind_one_that_waits() -> None:
+    scene = Scene()
+    scene.objects.there = {oid(7)}
+    scene.handle(assign(A, 8), assign(A + 1, 7), assign(B, 7))
+    assert scene.at() == [B]
+    scene.done(B)
+    scene.handle(Reclaim(0, [A + 1]))
+    assert scene.objects.leased == [(oid(7), "engine:1:1")]  # that of the task that was sent
+    scene.handle(assign(A + 2, 7))
+    scene.objects.bring()
+    scene.done(A)
+    assert scene.at() == [B, A, A + 2]
+
+
+def test_an_engine_says_which_leases_have_ended() -> None:
+    scene = Scene(engines=2)
+    scene.objects.there = {oid(7), oid(8)}
+    scene.handle(assign(A, 7, 8), assign(B, 7, engine=1))
+    done = Done(A, 0, Outcome.OK, 1.0, 2.0, 0)
+    scene.traffic.arrived(scene.engine, [(Release([oid(7)]), b""), (done, b"")])
+    assert scene.objects.leased == [(oid(8), "engine:1:1"), (oid(7), "engine:2:1")]
+    assert [message for message, _ in scene.up] == [done]  # the controller counts no leases
 
 
 def test_later_tasks_of_the_session_wait_behind_and_others_pass() -> None:

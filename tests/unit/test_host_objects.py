@@ -46,17 +46,33 @@ def test_what_is_here_is_leased_at_once(scene: Scene) -> None:
     assert [one.size for one in needed.placed] == [SIZE, SIZE]
     assert scene.sent == []
     assert scene.leases(A) == scene.leases(B) == 1
-    scene.objects.give_back(needed.placed, "e")
+    scene.objects.give_back([one.object for one in needed.placed], "e")
     assert scene.quiet()
+
+
+def test_all_or_none_is_leased_now(scene: Scene) -> None:
+    scene.has(A)
+    assert scene.objects.lease_now([A, B, A], "e") is None
+    assert scene.sent == []
+    assert scene.quiet()
+    scene.has(B)
+    placed = scene.objects.lease_now([A, B, A], "e")
+    assert placed is not None
+    assert [one.object for one in placed] == [A, B, A]
+    assert placed[0] == placed[2]
+    assert scene.leases(A) == scene.leases(B) == 1
+    scene.objects.give_back([A, B, A], "e")
+    assert scene.quiet()
+    assert scene.objects.lease_now([], "e") == []
 
 
 def test_an_object_that_is_needed_twice_is_leased_twice(scene: Scene) -> None:
     scene.has(A)
     needed = scene.require(A, A)
     assert needed.placed is not None and needed.placed[0] == needed.placed[1]
-    scene.objects.give_back(needed.placed[:1], "e")
+    scene.objects.give_back([needed.placed[0].object], "e")
     assert scene.leases(A) == 1
-    scene.objects.give_back(needed.placed[1:], "e")
+    scene.objects.give_back([one.object for one in needed.placed[1:]], "e")
     assert scene.quiet()
 
 
@@ -233,7 +249,7 @@ def test_one_who_brings_it_while_it_shall_be_fetched(scene: Scene) -> None:
     assert not scene.fetches and needed.open
     scene.store.seal(A)
     assert needed.placed and scene.sent == [Seek(A), Copied([A])]
-    scene.objects.give_back(needed.placed, "e")
+    scene.objects.give_back([one.object for one in needed.placed], "e")
     assert scene.quiet()
 
 
@@ -297,7 +313,7 @@ def test_freed_objects_are_forgotten(scene: Scene) -> None:
     scene.say(Free([A, B]))
     assert scene.store.info(A) is None
     assert scene.store.stats().leased > 0  # until the engine lets go of it
-    scene.objects.give_back(needed.placed or (), "e")
+    scene.objects.give_back([one.object for one in needed.placed or ()], "e")
     assert scene.quiet()
 
 

@@ -294,3 +294,134 @@ def test_a_forked_process_tells_nothing(leases: Leases, anchor: FakeAnchor) -> N
     leases.give_back(B)
     assert leases._thread is None
     assert not anchor.told
+
+
+# ---------------------------------------------------------------- leases that end soon
+
+
+def young(leases: Leases, object_id: bytes = A, undone: list[bytes] | None = None) -> memoryview:
+    """What an engine maps for a task."""
+    mapping = mmap.mmap(-1, 4096)
+    undo = None if undone is None else (lambda: undone.append(object_id))
+    leases.keep(mapping, object_id, undo, young=True)
+    return memoryview(mapping)
+
+
+@pytest.fixture
+def idle() -> Iterator[Leases]:
+    """Leases whose thread does not look at young ones within a test."""
+    made = Leases(pause=0.0, youth=1e6)
+    yield made
+    gc.collect()
+    made.close()
+
+
+def test_the_end_of_a_young_lease_is_there_for_who_asks(idle: Leases) -> None:
+    anchor = FakeAnchor(idle)
+    idle.hold_on(anchor)
+    view, other = young(idle), young(idle, B)
+    assert idle.ended() == []
+    assert idle.mapped() == [A, B]
+    del view
+    assert idle.ended() == [A]
+    del other
+    assert idle.take() == [B]
+    assert idle.ended() == idle.take() == []
+    assert len(idle) == 0
+    assert not anchor.tellings
+
+
+def test_what_is_to_be_done_at_the_end_may_come_after_the_answer(idle: Leases) -> None:
+    undone: list[bytes] = []
+    view, other = young(idle, A, undone), young(idle, B, undone)
+    del view
+    assert idle.ended() == [A]
+    assert undone == []
+    idle.undo()
+    assert undone == [A]
+    del other
+    assert idle.take() == [B]
+    assert undone == [A, B]
+    idle.undo()
+    assert undone == [A, B]
+
+
+def test_what_had_ended_before_it_was_mapped_is_answered_too(idle: Leases) -> None:
+    idle.put_back([B])
+    view = young(idle)
+    del view
+    found: list[bytes] = []
+    while len(found) < 2:  # the thread may have one in its hands
+        found += idle.ended()
+    assert sorted(found) == [A, B]
+
+
+def test_the_store_is_told_of_young_leases_that_nobody_asks_for() -> None:
+    leases = Leases(pause=0.0, youth=0.001)
+    anchor = FakeAnchor(leases)
+    leases.hold_on(anchor)
+    undone: list[bytes] = []
+    for count in range(1, 20):
+        views = [young(leases, A, undone), young(leases, B, undone)]
+        del views
+        anchor.until(lambda count=count: anchor.told == {A: count, B: count})
+        assert sorted(undone) == [A] * count + [B] * count
+    leases.close()
+    assert anchor.closed.wait(10)
+
+
+def test_the_end_of_a_lease_that_has_grown_up_is_told_by_an_idle_process(idle: Leases) -> None:
+    anchor = FakeAnchor(idle)
+    idle.hold_on(anchor)
+    undone: list[bytes] = []
+    for count in range(1, 20):
+        view, other = young(idle, A, undone), young(idle, B, undone)
+        del other
+        assert idle.ended() == [B]
+        idle._grow_up()  # what the thread does after a while
+        assert idle.mapped() == [A]
+        assert idle.mappings == 1
+        part = view[1:3]
+        del view
+        assert idle.ended() == []
+        del part
+        anchor.until(lambda count=count: anchor.told == {A: count})
+        idle.undo()
+        assert sorted(undone) == [A] * count + [B] * count
+    assert len(idle) == 0
+
+
+def test_what_is_young_when_the_store_is_closed_stays_valid() -> None:
+    leases = Leases(pause=0.0, youth=0.001)
+    anchor = FakeAnchor(leases)
+    leases.hold_on(anchor)
+    view = young(leases)
+    leases.close()
+    assert not anchor.closed.is_set()
+    del view
+    assert anchor.closed.wait(10)
+    assert anchor.told == {A: 1}
+
+
+def test_young_leases_that_come_and_go_in_threads_are_all_counted() -> None:
+    leases = Leases(pause=0.0, youth=0.0)
+    anchor = FakeAnchor(leases)
+    leases.hold_on(anchor)
+    found: Counter[bytes] = Counter()
+
+    def come_and_go() -> None:
+        for _ in range(100):
+            view = young(leases)
+            del view
+            with anchor.changed:
+                found.update(leases.ended())
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    leases.close()
+    assert anchor.closed.wait(10)
+    assert found + anchor.told == {A: 400}
+    assert leases.mappings == 0

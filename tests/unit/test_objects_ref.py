@@ -292,6 +292,43 @@ def test_too_many_for_one_call_are_refused():
         dump_call(print, many, {}, FunctionCache())
 
 
+@pytest.mark.parametrize("use", ["use_cloudpickle", "use_pickle", "use_dill"])
+def test_a_call_with_references_and_plain_values(use):
+    pytest.importorskip("dill")
+    getattr(payload, use)()
+    cache = FunctionCache()
+    store = FunctionStore()
+    for args in ((A,), (1, B, "x", A, None), (A, A), (A, np.arange(10_000)), ([A], B)):
+        call = dump_call(max, args, {}, cache)
+        assert call.needs == tuple(dict.fromkeys(one.id for one in _refs(args)))
+        values = {A.id: memoryview(dumps_bytes("a")), B.id: memoryview(dumps_bytes("b"))}
+        if call.digest:
+            store.add(call.digest, call.blob)
+        with resolving(values):
+            func, loaded, _ = load_call(join(call.pieces), store, call.digest)
+        assert func is max
+        assert repr(loaded) == repr(_resolved(args))
+
+
+def _refs(value):
+    if isinstance(value, (list, tuple)):
+        return [one for item in value for one in _refs(item)]
+    return [value] if isinstance(value, ObjectRef) else []
+
+
+def _resolved(value):
+    if isinstance(value, (list, tuple)):
+        return type(value)(_resolved(item) for item in value)
+    return {A: "a", B: "b"}[value] if isinstance(value, ObjectRef) else value
+
+
+def test_which_argument_was_freed_is_told():
+    gone = new(4).bind(Client())
+    gone.free()
+    with pytest.raises(SerializationError, match=r"cannot send argument 2: .*it was freed"):
+        dump_call(print, (A, gone), {}, FunctionCache())
+
+
 def test_what_was_freed_cannot_be_sent():
     gone = new().bind(Client())
     gone.free()
