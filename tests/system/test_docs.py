@@ -25,6 +25,7 @@ PAGES = [
     "docs/moving-data.rst",
     "docs/daemons.rst",
     "docs/scaling.rst",
+    "docs/portability.rst",
 ]
 
 
