@@ -13,6 +13,7 @@ that the daemon is. What a rank says on it before it leaves in order is how.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ from ipkernel.engine import native
 from ipkernel.engine.place import PlaceUnknown, RankPlace, find_place
 from ipkernel.host.options import SLOTS
 from ipkernel.host.starters import RANKS
+from ipkernel.objects.addresses import peer_user
 
 __all__ = ["JOB", "main", "socket_path"]
 
@@ -140,16 +142,20 @@ def _connect(path: Path, daemon: subprocess.Popen[bytes] | None) -> socket.socke
     """Connect to the daemon, which may not be there yet.
 
     Raises:
-        OSError: It has ended, or does not come.
+        OSError: It has ended, or does not come, or it is somebody else's.
     """
     deadline = time.monotonic() + COME
     while True:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(str(path))
+            if peer_user(sock) != os.geteuid():  # the place was given up, and is in sight of all
+                raise PermissionError(errno.EPERM, "it belongs to another user")
             return sock
         except OSError as error:
             sock.close()
+            if isinstance(error, PermissionError):
+                raise OSError(f"{path}: {error.strerror}") from None
             if daemon is not None and daemon.poll() is not None:
                 raise OSError(f"it has ended at its start, with code {daemon.returncode}") from None
             if time.monotonic() > deadline:

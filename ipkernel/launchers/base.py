@@ -106,7 +106,7 @@ class Launcher:
         """Take a line of the program's output; what is no event is ignored."""
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(event, dict) and "event" in event:
             self.tell(event)

@@ -23,7 +23,7 @@ _FLAVOURS: Final = (
     ("hydra", re.compile(r"hydra|mpich|mvapich", re.IGNORECASE)),
     ("srun", re.compile(r"^slurm ", re.IGNORECASE)),
 )
-_HOST: Final = re.compile(r"([A-Za-z0-9_.-]+)(?::(\d{1,5}))?\Z")
+_HOST: Final = re.compile(r"([A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(\d{1,5}))?\Z")
 
 
 def hosts_of(options: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -240,7 +240,7 @@ def unneeded(base: Path) -> list[Path]:
             else:
                 ours = (path / "host").read_text("utf-8") == host_id()
                 over = ours and open_orders(path) is None
-        except OSError:
+        except (OSError, UnicodeDecodeError):  # it is none of ours
             continue
         if over:
             found.append(path)

@@ -192,7 +192,7 @@ class HostEntry:
             words += ["-o", option]
         words += ["-p", str(self.port)] if self.port else []
         words += ["-l", self.user] if self.user else []
-        words += ["-i", os.path.expanduser(self.key)] if self.key else []
+        words += ["-i", os.path.abspath(os.path.expanduser(self.key))] if self.key else []
         return [*words, "--", self.host]
 
 

@@ -16,6 +16,8 @@ from ipkernel.launchers.sshoptions import HostEntry
 
 #: Seconds that an order may wait for another one to be written before the connection is stuck.
 _STUCK: Final = 1.0
+#: Bytes that a line of a host may have.
+LONGEST: Final = 1 << 22
 
 
 class Conversation:
@@ -162,14 +164,19 @@ def events(read: Callable[[int], bytes | None]) -> Iterator[dict[str, Any]]:
 
     Args:
         read: Returns the next bytes, at most so many; none at the end.
+
+    Raises:
+        ValueError: A line is longer than any event.
     """
     pending = b""
     while data := read(65536):
         *lines, pending = (pending + data).split(b"\n")
+        if len(pending) > LONGEST:
+            raise ValueError(f"a line of more than {LONGEST} bytes")
         for line in lines:
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 yield event

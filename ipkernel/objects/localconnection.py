@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.objects.addresses import LocalAddress
+from ipkernel.objects.addresses import LocalAddress, peer_user
 from ipkernel.objects.localwire import (
     Attach,
     Hello,
@@ -39,7 +39,6 @@ GRACE: Final = 5.0
 #: Bytes read at a time; answers are short.
 READ: Final = 8192
 
-_CREDENTIALS = struct.Struct("3i")
 
 R = TypeVar("R", bound=Reply)
 
@@ -108,10 +107,7 @@ class Connection:
 
     def _check_owner(self) -> None:
         """See whose socket it is: a name that is not in use is free for everybody."""
-        credentials = self._socket.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
-        _, owner, _ = _CREDENTIALS.unpack(credentials)
+        owner = peer_user(self._socket)
         if owner != os.geteuid():
             raise ConnectError(f"the store at {self._address} belongs to another user ({owner})")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from zope.interface import implementer
 
-from ipkernel.objects.addresses import LocalAddress, listen
+from ipkernel.objects.addresses import LocalAddress, listen, peer_user
 from ipkernel.objects.localsession import Answer, LocalSession, Subjects
 from ipkernel.objects.localwire import LIMIT, WireError, encode, requests
 from ipkernel.objects.store import HostStore
@@ -36,8 +35,6 @@ PAUSE: Final = 0.5
 TURN: Final = 16
 #: Bytes read at a time.
 READ: Final = 1 << 16
-
-_CREDENTIALS = struct.Struct("3i")
 
 
 @implementer(IReadDescriptor)
@@ -228,7 +225,7 @@ class LocalServer:
         self._reactor.addReader(self)
 
     def _accept(self, sock: socket.socket) -> None:
-        if self._native and (user := _user_of(sock)) != os.geteuid():
+        if self._native and (user := peer_user(sock)) != os.geteuid():
             logger.warning("user %s may not connect to the store of another one", user)
             sock.close()
             return
@@ -260,9 +257,3 @@ class LocalServer:
         self._socket.close()
         for peer in list(self._peers):
             peer.close()
-
-
-def _user_of(sock: socket.socket) -> int:
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    user: int = _CREDENTIALS.unpack(credentials)[1]
-    return user

@@ -14,6 +14,7 @@ import pytest
 
 from ipkernel.engine import rank
 from ipkernel.engine.zygote import receive_message
+from ipkernel.host.rankplace import listen
 
 OPENMPI = {
     "OMPI_COMM_WORLD_RANK": "0",
@@ -59,6 +60,17 @@ def test_a_daemon_that_does_not_start(tmp_path):
     assert done.stderr.endswith(
         "ipkernel: cannot reach the host daemon: it has ended at its start, with code 2\n"
     )
+
+
+def test_a_place_that_somebody_else_has_taken(tmp_path, monkeypatch):
+    path = rank.socket_path("x", str(tmp_path))
+    monkeypatch.setattr(rank, "peer_user", lambda sock: os.geteuid() + 1)
+    with listen(path) as listening:
+        with pytest.raises(OSError, match="it belongs to another user"):
+            rank._connect(path, None)
+        there, _ = listening.accept()
+        with there:
+            assert there.recv(100) == b""
 
 
 @pytest.mark.parametrize("number", [0, int(signal.SIGTERM)])

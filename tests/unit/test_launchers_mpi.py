@@ -250,7 +250,7 @@ class TestCommand:
         with pytest.raises(ConfigurationError, match="there is no program 'mpiexce'"):
             find_command({"command": "mpiexce"}, lambda name: None)
 
-    @pytest.mark.parametrize("entry", ["a b", "a:0", "a:x", "", ":4", "a:4:4"])
+    @pytest.mark.parametrize("entry", ["a b", "a:0", "a:x", "", ":4", "a:4:4", "-f:4", "--mca"])
     def test_no_host(self, entry):
         with pytest.raises(ConfigurationError, match=r"\[mpi\] hosts: .*write 'name'"):
             hosts_of({"hosts": [entry]})

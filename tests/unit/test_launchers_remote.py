@@ -199,6 +199,8 @@ def test_only_what_nobody_uses_is_tidied_up(base: Path) -> None:
     for end in [*closed, *others]:
         os.close(end)
     (elsewhere / "host").write_text("another host")
+    (base / "strange").mkdir()
+    (base / "strange" / "host").write_bytes(b"\xff\xfe")
     names = [".new-young", ".new-old", "packages-young", "packages-old", "unknown"]
     for name in names:
         (base / name).mkdir()
@@ -206,7 +208,7 @@ def test_only_what_nobody_uses_is_tidied_up(base: Path) -> None:
         os.utime(base / name, (time.time() - 40 * 86400,) * 2)
     remote.tidy(base)
     assert sorted(path.name for path in base.iterdir()) == sorted(
-        [used.name, elsewhere.name, ".new-young", "packages-young", "unknown"]
+        [used.name, elsewhere.name, ".new-young", "packages-young", "strange", "unknown"]
     )
     for end in ends:
         os.close(end)

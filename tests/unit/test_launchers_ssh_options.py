@@ -194,6 +194,13 @@ def test_the_command_line_has_what_was_chosen_and_the_user_s_options_first() -> 
     assert "ConnectTimeout=3" in options
 
 
+def test_files_are_found_from_wherever_ssh_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    words = read_host("a", {"key": "keys/one", "ssh_config": "own"}).command()
+    assert words[words.index("-i") + 1] == "/keys/one"
+    assert words[words.index("-F") + 1] == "/own"
+
+
 def test_by_default_ssh_s_own_configuration_decides_about_keys_and_names() -> None:
     words = read_host("a", {}).command()
     assert not {"-F", "-p", "-l", "-i"} & set(words)

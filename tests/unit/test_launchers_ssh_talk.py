@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ipkernel.errors import LauncherError
 from ipkernel.launchers import sshboot
 from ipkernel.launchers.sshoptions import read_host
-from ipkernel.launchers.sshtalk import Conversation, events
+from ipkernel.launchers.sshtalk import LONGEST, Conversation, events
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -50,9 +50,25 @@ def test_events_are_found_however_they_are_cut_and_noise_is_left_out(
     assert found == [one for one in lines if isinstance(one, dict)]
 
 
-@pytest.mark.parametrize("line", [b"[]", b"1", b'{"event": 3}', b'{"other": "x"}', b"\xff{"])
+@pytest.mark.parametrize(
+    "line", [b"[]", b"1", b'{"event": 3}', b'{"other": "x"}', b"\xff{", b"[" * 10**5]
+)
 def test_what_is_no_event_is_left_out(line: bytes) -> None:
     assert list(events(io.BytesIO(line + b'\n{"event": "x"}\n').read)) == [{"event": "x"}]
+
+
+def test_a_host_that_never_ends_its_line_is_not_heard_out() -> None:
+    class Endless(io.BytesIO):
+        said = 0
+
+        def read(self, most: int | None = -1) -> bytes:
+            assert most is not None
+            self.said += most
+            assert self.said < 2 * LONGEST
+            return b"x" * most
+
+    with pytest.raises(ValueError, match="a line of more than"):
+        next(events(Endless().read))
 
 
 class Host:

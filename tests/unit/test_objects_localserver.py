@@ -327,7 +327,7 @@ def test_too_many_strangers_cost_the_oldest_its_place(scene: Scene) -> None:
 @pytest.mark.skipif(not native_sockets(), reason="users are not known")
 def test_other_users_are_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(True)
-    monkeypatch.setattr(localserver, "_user_of", lambda sock: os.geteuid() + 1)
+    monkeypatch.setattr(localserver, "peer_user", lambda sock: os.geteuid() + 1)
     scene.closes(scene.knock())
     monkeypatch.undo()
     assert not scene.closed(scene.peer())
