@@ -24,20 +24,30 @@ SMALL: Final = 1 << 14
 _RECORD: Final = 1 << 15
 _APPLICATION_DATA: Final = 23
 _HEAD: Final = 5
+#: What of Twisted's own is used here, of its TLS and of its connections. Where something of it is
+#: not there, all is done in Twisted's way.
+_OF_TLS: Final = (
+    "_tlsConnection", "_handshakeDone", "_appSendBuffer", "_lostTLSConnection", "_aborted",
+    "_flushReceiveBIO", "_tlsShutdownFinished",
+)  # fmt: skip
+_OF_CONNECTION: Final = ("_tempDataBuffer", "dataBuffer", "connected", "disconnecting")
 
 
 class ChannelTLS(TLSMemoryBIOProtocol):
     """TLS between a channel and a TCP connection."""
 
     _direct = False
+    _known = False
     #: Bytes that the current record still lacks, and the start of the next one's head.
     _lacking = 0
     _head = b""
 
     def makeConnection(self, transport: Any) -> None:
         """TLS begins on a connection."""
-        self._direct = isinstance(transport, FileDescriptor)
+        direct = isinstance(transport, FileDescriptor)
+        self._direct = direct and all(hasattr(transport, name) for name in _OF_CONNECTION)
         super().makeConnection(transport)
+        self._known = all(hasattr(self, name) for name in _OF_TLS)
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have arrived."""
@@ -47,6 +57,7 @@ class ChannelTLS(TLSMemoryBIOProtocol):
             and len(data) > _HEAD
             and data[0] == _APPLICATION_DATA
             and (data[3] << 8) + data[4] + _HEAD == len(data)
+            and self._known
             and self._handshakeDone
             and not self._appSendBuffer
             and not self._lostTLSConnection
@@ -81,14 +92,16 @@ class ChannelTLS(TLSMemoryBIOProtocol):
                 self.wrappedProtocol.dataReceived(plain)
 
     def _flushSendBIO(self) -> None:
+        if not self._direct:
+            super()._flushSendBIO()
+            return
         try:
             data = self._tlsConnection.bio_read(_RECORD)
         except WantReadError:
             return
         raw: Any = self.transport
         if (
-            self._direct
-            and len(data) <= SMALL
+            len(data) <= SMALL
             and not raw._tempDataBuffer
             and not raw.dataBuffer
             and raw.connected

@@ -15,6 +15,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from ipkernel.wire import channeltls
 from ipkernel.wire.channeltls import SMALL, ChannelTLS
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.security import TubTLS
@@ -94,6 +95,8 @@ def pump(*ends):
     while moved:
         moved = False
         for one, other in ((a, b), (b, a)):
+            if one.transport._tempDataBuffer:
+                one.transport.doWrite()
             sent, one.transport.sent = one.transport.sent, b""
             if sent:
                 other.dataReceived(sent)
@@ -166,6 +169,18 @@ def test_nothing_is_sent_on_a_connection_that_ends(ends, attribute):
 def test_transports_of_other_kinds_are_only_written_to():
     tls = make(IDENTITIES[0], True, StringTransport())
     assert tls.transport.value().startswith(b"\x16")  # the hello
+
+
+@pytest.mark.parametrize("names", ["_OF_TLS", "_OF_CONNECTION"])
+def test_a_twisted_with_other_names_is_left_alone(names, monkeypatch):
+    monkeypatch.setattr(channeltls, names, (*getattr(channeltls, names), "_renamed"))
+    a, b = connected()
+    if names == "_OF_TLS":
+        monkeypatch.setattr(b, "_take_record", lambda data: pytest.fail("not Twisted's way"))
+    a.write(b"to b")
+    assert bool(a.transport.asked) == (names == "_OF_CONNECTION")
+    pump(a, b)
+    assert b.reader.got == b"to b"
 
 
 def test_openssl_is_asked_once_for_a_single_record(ends):
