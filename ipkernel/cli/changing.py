@@ -79,6 +79,9 @@ def restart_command(options: argparse.Namespace) -> int:
     cluster = _attached(options)
     cluster.restart_engines_sync(engines=options.engine)
     if not options.quiet:
-        which = f"engines {ranges(options.engine)}" if options.engine else "all engines"
+        which = "all engines"
+        if options.engine:
+            some = "engine" if len(options.engine) == 1 else "engines"
+            which = f"{some} {ranges(options.engine)}"
         print(f"restarted {which} of cluster {cluster.cluster_id}")
     return common.OK

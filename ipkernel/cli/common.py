@@ -203,9 +203,28 @@ def running_directory(options: argparse.Namespace) -> ClusterDirectory:
     if not directory.exists:
         raise NotRunning(f"there is no cluster {directory.name} ({directory.path} does not exist)")
     directory.check()
-    if not directory.alive():
+    if directory.alive():
+        return directory
+    from ipkernel.cluster.recorded import controller_elsewhere
+
+    away = controller_elsewhere(directory)
+    if away is None:
         raise NotRunning(f"cluster {directory.name} is not running ({directory.path})")
+    if not directory.furl_file("monitor").exists():
+        raise NotRunning(
+            f"the controller of cluster {directory.name} ({away[0].title}) is not ready: {away[1]}"
+        )
     return directory
+
+
+def runs_elsewhere(directory: ClusterDirectory) -> bool:
+    """Tell whether a cluster's controller was launched on another host and is known to be there."""
+    from ipkernel.cluster.recorded import controller_elsewhere
+
+    try:
+        return controller_elsewhere(directory) is not None
+    except ClusterError:
+        return False
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def _description(directory: ClusterDirectory) -> dict[str, Any]:
         "cluster": directory.name,
         "directory": str(directory.path),
         "configuration": str(directory.path / FILE) if _has_file(directory) else None,
-        "running": controller is not None,
+        "running": controller is not None or common.runs_elsewhere(directory),
         "processes": [{"role": p.role, "pid": p.pid, "host": p.host} for p in processes],
         "size": _size(directory),
         "options": options,

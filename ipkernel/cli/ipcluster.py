@@ -357,9 +357,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return common.USAGE
     if options.debug:
         options.log_level = "DEBUG"
-    module = import_module(_COMMANDS[options.command])
-    command: Callable[[argparse.Namespace], int] = getattr(module, options.command + "_command")
-    return common.run("ipcluster", lambda: command(options), debug=options.debug)
+
+    def run() -> int:
+        module = import_module(_COMMANDS[options.command])  # here, as Ctrl-C may come meanwhile
+        command: Callable[[argparse.Namespace], int]
+        command = getattr(module, options.command + "_command")
+        return command(options)
+
+    return common.run("ipcluster", run, debug=options.debug)
 
 
 if __name__ == "__main__":

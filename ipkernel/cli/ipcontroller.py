@@ -193,7 +193,7 @@ class _Run:
         try:
             return await tub.listen(options.interface, port)
         except ConnectError as error:
-            if options.port or not kept.port:
+            if options.port or not kept.port or "in use" not in str(error):
                 raise
             raise ConnectError(
                 f"{error}{_who_listens(port)}. The FURLs of this cluster name that port: stop "

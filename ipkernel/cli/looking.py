@@ -148,11 +148,12 @@ def _summary(directory: ClusterDirectory) -> dict[str, Any]:
     processes = directory.processes()
     controller = next((p for p in processes if p.role == "ipcontroller"), None)
     daemons = [p for p in processes if p.role != "ipcontroller"]
+    away = controller is None and common.runs_elsewhere(directory)
     return {
         "cluster": directory.name,
-        "running": controller is not None,
-        "engines": count_engines(directory, daemons),
-        "hosts": len({p.host for p in daemons}),
+        "running": controller is not None or away,
+        "engines": _noted(directory) if away else count_engines(directory, daemons),
+        "hosts": len(_places(directory) if away else {p.host for p in daemons}),
         "directory": str(directory.path),
         "pid": controller.pid if controller is not None else None,
     }
@@ -178,9 +179,20 @@ def count_engines(directory: ClusterDirectory, daemons: list[Process]) -> int:
         counted += sum(_is_engine(process) for process in below)
     if counted and all(daemon.here for daemon in daemons):
         return counted
+    return max(counted, _noted(directory))
+
+
+def _noted(directory: ClusterDirectory) -> int:
+    """Return how many engines a cluster had when that was noted."""
     sets = directory.read_record().get("engines")
-    noted = sum(int(s.get("n", 0)) for s in sets.values()) if isinstance(sets, dict) else 0
-    return max(counted, noted)
+    return sum(int(s.get("n", 0)) for s in sets.values()) if isinstance(sets, dict) else 0
+
+
+def _places(directory: ClusterDirectory) -> set[str]:
+    """Return where a cluster's host daemons were launched."""
+    from ipkernel.cluster.recorded import programs_of
+
+    return {one.label for one in programs_of(directory) if one.kind == "engines"}
 
 
 def _is_engine(process: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ipkernel.cli import common
+from ipkernel.errors import ConfigurationError
 
 #: Options whose name is not that of the argument.
 _NAMES: Final[Mapping[str, str]] = {
@@ -108,13 +109,17 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
         Arguments for :class:`~ipkernel.cluster.cluster.Cluster`.
 
     Raises:
-        ConfigurationError: Something set by ``--set`` is unknown or not acceptable.
+        ConfigurationError: Something set by ``--set`` is unknown or not acceptable, or a value
+            is empty.
     """
     given: dict[str, Any] = {}
     if options.settings:
         from ipkernel.cluster.sources import read_settings
 
         given = read_settings(options.settings)
+    for name in ("cluster", "hosts", "engines"):  # most likely a variable that is not set
+        if getattr(options, name, None) == "":
+            raise ConfigurationError(f"--{name} is empty: give it a value, or leave it out")
     for name in (*_SAME, *_NAMES):
         value = getattr(options, name, None)
         if value is not None:

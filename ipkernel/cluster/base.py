@@ -91,6 +91,10 @@ class ClusterBase:
         self._entries = self._arguments.entries(self._arguments.n)
         self.n = sum(share.n for entry in self._entries for share in entry.plan())
         self.minimum = self._arguments.minimum
+        if self.minimum is not None and self.minimum > self.n:
+            raise ConfigurationError(
+                f"minimum ({self.minimum}) must not be more than the number of engines ({self.n})"
+            )
         self.engine_timeout: float = self._arguments.value("engine_timeout")
         self.stop_timeout: float = self._arguments.value("stop_timeout")
         self.daemonize = daemonize
@@ -107,6 +111,7 @@ class ClusterBase:
         self._programs = Programs(directory, self._private, settings)
         self.engines: dict[str, EngineSet] = {}
         self._attached = False
+        self._away = False  # attached to a controller that was launched on another host
         self._client: Client | None = None
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._lock = threading.RLock()
@@ -160,7 +165,7 @@ class ClusterBase:
         """Whether the controller runs, as far as can be told from this host."""
         if self.controller is not None:
             return bool(self.controller.running)
-        return self._attached and self.directory.alive()
+        return self._attached and (self._away or self.directory.alive())
 
     def to_dict(self) -> dict[str, Any]:
         """Return what :meth:`from_dict` needs, as plain data."""
@@ -320,7 +325,7 @@ class ClusterBase:
 
     def _check_running(self) -> None:
         if self._attached:
-            if not self.directory.alive():
+            if not self._away and not self.directory.alive():
                 raise ClusterError(f"cluster {self.cluster_id} is not running any more")
         else:
             self._programs.check_controller()

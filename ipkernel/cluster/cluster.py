@@ -13,7 +13,7 @@ from ipkernel.cluster.base import ClusterBase
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
-from ipkernel.cluster.recorded import recorded_programs
+from ipkernel.cluster.recorded import controller_elsewhere, recorded_programs
 from ipkernel.cluster.running import RunningCluster
 from ipkernel.errors import ConfigurationError
 
@@ -322,7 +322,10 @@ class Cluster(RunningCluster):
             cluster.engines[name] = EngineSet(
                 name, content.get("n", len(ids)), ids, recorded=recorded_programs(content)
             )
-        cluster._attached = cluster.directory.alive()
+        cluster._away = not cluster.directory.alive() and bool(
+            controller_elsewhere(cluster.directory)
+        )
+        cluster._attached = cluster._away or cluster.directory.alive()
         if not cluster._attached:
             cluster.engines = {}
         cluster._noted = set(cluster.engines)

@@ -166,6 +166,9 @@ class ClusterDirectory:
         if os.name == "posix":
             for path, status in found:
                 _check_owner(path, status)
+                if path == self.security and status.st_mode & 0o077 and not self.pid.exists():
+                    # Such as /etc: what to do about its mode is not for us to say.
+                    raise ClusterError(f"{self.path} is not the directory of a cluster")
                 (_check_closed if path == self.security else _check_kept)(path, status)
 
     def furl_file(self, role: str) -> Path:
@@ -296,13 +299,17 @@ def find_directory(
         ConfigurationError: The arguments contradict each other, or a name is not one.
     """
     if cluster_dir:
+        if not isinstance(cluster_dir, str | os.PathLike):
+            raise ConfigurationError(
+                f"cluster_dir and cluster_file must be paths, not {cluster_dir!r}"
+            )
         if cluster:
             raise ConfigurationError("give a cluster's name or its directory, not both")
         path = Path(cluster_dir).expanduser()
         return ClusterDirectory(path.parent if path.is_file() else path)
     if cluster and (cluster_id or profile):
         raise ConfigurationError("give either cluster, or profile and cluster_id")
-    name = cluster or "-".join(filter(None, (profile, cluster_id)))
+    name = cluster or "-".join(check_name(one) for one in (profile, cluster_id) if one)
     return ClusterDirectory.named(name or DEFAULT_NAME)
 
 

@@ -6,7 +6,7 @@ This is where Foolscap comes in; nothing else of this package loads it.
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from ipkernel.client.reactor_thread import run_in_reactor, start_reactor
@@ -73,9 +73,8 @@ class Door:
         return unpack(answer, await call(self._reference, method, data))
 
 
-def _run(what: str, coroutine: Coroutine[Any, Any, T], timeout: float | None) -> T:
-    reactor = start_reactor()
-    return run_in_reactor(reactor, lambda: coroutine, what, timeout)
+def _run(what: str, start: Callable[[], Coroutine[Any, Any, T]], timeout: float | None) -> T:
+    return run_in_reactor(start_reactor(), start, what, timeout)
 
 
 def status(directory: ClusterDirectory) -> Status:
@@ -91,7 +90,7 @@ def status(directory: ClusterDirectory) -> Status:
         async with Door(directory, "monitor") as door:
             return await door.ask("status", None, Status)
 
-    return _run(f"asking cluster {directory.name} for its state", ask(), 2 * TIMEOUT)
+    return _run(f"asking cluster {directory.name} for its state", ask, 2 * TIMEOUT)
 
 
 def order(
@@ -127,7 +126,7 @@ def order(
             return await door.ask(method, request, EngineAnswer)
 
     patience = _WORK + limit if not drain or limit else None  # a lost connection ends it
-    answer = _run(method.replace("_", " "), ask(), patience)
+    answer = _run(method.replace("_", " "), ask, patience)
     if answer.problem:
         raise ClusterError(answer.problem)
     return tuple(answer.engines)
@@ -169,7 +168,7 @@ def start_engines(directory: ClusterDirectory, count: int, patience: float) -> t
                     )
                 await _pause()
 
-    return _run("starting engines", start(), patience + 2 * TIMEOUT)
+    return _run("starting engines", start, patience + 2 * TIMEOUT)
 
 
 def _all_ready(ids: Sequence[int], engines: dict[int, EngineInfo]) -> bool:

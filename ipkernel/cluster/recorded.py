@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ipkernel.errors import ConfigurationError
+from ipkernel.errors import ClusterError, ConfigurationError, KernelError
 
 if TYPE_CHECKING:
     from ipkernel.cluster.directory import ClusterDirectory
@@ -73,8 +73,11 @@ class Recorded(NamedTuple):
 
         Raises:
             ConfigurationError: The launcher is not there any more.
+            SecurityError: Others can write to the directory, and so say what is run here.
         """
         from ipkernel.cluster.entries import recorded_launcher
+
+        directory.check()
 
         found = recorded_launcher(self.kind, self.launcher)
         if not hasattr(found, "from_record"):
@@ -111,3 +114,26 @@ def recorded_programs(content: Any) -> tuple[Recorded, ...]:
     listed = content.get("programs") if isinstance(content, Mapping) else None
     found = [Recorded.from_dict(one) for one in listed] if isinstance(listed, list) else []
     return tuple(one for one in found if one is not None)
+
+
+def controller_elsewhere(directory: ClusterDirectory) -> tuple[Recorded, str] | None:
+    """Return the controller that was launched elsewhere, and where it stands, if it is not over.
+
+    It asks the host or the queue, which may take a second.
+
+    Raises:
+        ClusterError: That cannot be asked; the text says why.
+    """
+    record = directory.read_record().get("controller")
+    found = Recorded.from_dict(record, "controller")
+    if found is None or found.here:
+        return None
+    try:
+        launcher = found.find(directory)
+        state = launcher.state() if launcher is not None and launcher.running else ""
+    except (KernelError, OSError) as error:
+        raise ClusterError(
+            f"the controller of cluster {directory.name} ({found.title}) cannot be looked at: "
+            f"{error}"
+        ) from None
+    return (found, state) if state and launcher.running else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ipkernel.cluster import spec
-from ipkernel.cluster.checks import BadValue, checked, is_list, kind_of
+from ipkernel.cluster.checks import BadValue, checked, expected, is_list, kind_of
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.spec import MANY, Option, Section, nearest
 from ipkernel.errors import ConfigurationError
@@ -54,12 +54,19 @@ def from_given(given: Mapping[str, Any]) -> Layer:
         if value is None:
             continue
         if name in spec.CLUSTER.options:
+            if isinstance(value, Mapping):
+                kind = spec.CLUSTER.options[name].check
+                raise ConfigurationError(f"{name} must be {expected(kind)}, not {value!r}")
             _take(layer, ("cluster", name), value, "")
         elif isinstance(value, Mapping):
             for key, inner in value.items():
                 _take(layer, (name, str(key)), inner, "")
         else:
             known = [*spec.CLUSTER.options, *spec.section_names()]
+            if name in known:
+                raise ConfigurationError(
+                    f"{name} must be a mapping with options of [{name}], not {value!r}"
+                )
             raise ConfigurationError(f"unknown option {name!r}{nearest(name, known)}")
     return layer
 

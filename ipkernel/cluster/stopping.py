@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from ipkernel.cluster import processes
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process
-from ipkernel.cluster.recorded import Recorded, programs_of
+from ipkernel.cluster.recorded import Recorded, controller_elsewhere, programs_of
 from ipkernel.cluster.telling import at_once
 from ipkernel.errors import ClusterError, KernelError
 
@@ -132,6 +132,8 @@ class _Elsewhere:
             names = ", ".join(one.title for one, _ in left)
             raise ClusterError(f"cannot end {names} of cluster {self._directory.name}")
         record = self._directory.read_record()
+        if any(one.kind == "controller" for one in self.programs):
+            record = {**record, "controller": {"pid": 0}}
         self._directory.write_record({**record, "engines": {}})
 
     @staticmethod
@@ -190,6 +192,17 @@ def end_leftovers(directory: ClusterDirectory, timeout: float = 5.0) -> None:
             )
         raise ClusterError(
             f"{who}): connect to it, or stop it first with "
+            f"'ipcluster stop --cluster-dir {directory.path}'"
+        )
+    try:
+        away = controller_elsewhere(directory)
+    except ClusterError:  # its host may be gone for good
+        away = None
+    if away is not None:
+        found, state = away
+        raise ClusterError(
+            f"cluster {directory.name} is already running (controller: {found.title}, {state}): "
+            f"connect to it, or stop it first with "
             f"'ipcluster stop --cluster-dir {directory.path}'"
         )
     if elsewhere or directory.processes():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 from collections.abc import Callable, Collection
 from typing import Any, cast
 
@@ -286,6 +287,6 @@ def _why_not_listening(interface: str, port: int, error: CannotListenError) -> s
         return f"{where} is in use: another process listens there"
     if number == errno.EACCES:
         return f"{where} needs privileges: take one from 1024 on"
-    if number == errno.EADDRNOTAVAIL:
+    if number == errno.EADDRNOTAVAIL or isinstance(cause, socket.gaierror):
         return f"{interface} is not an address of this machine"
     return f"cannot listen on {where}: {os.strerror(number) if number else cause}"

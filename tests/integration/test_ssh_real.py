@@ -213,6 +213,39 @@ def test_the_controller_can_be_on_a_host_as_well(site: SshSite, tmp_path: Path) 
 
 
 @needs_sshd
+def test_a_controller_on_a_host_is_looked_at_and_stopped_from_here(site: SshSite) -> None:
+    def ipcluster(*words: str) -> tuple[int, str]:
+        given = (*words, "--cluster", "away")
+        command = site.command(sys.executable, "-m", "ipkernel.cli.ipcluster", *given)
+        ended = subprocess.run(
+            command,
+            env=site.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return ended.returncode, ended.stdout + ended.stderr
+
+    options = [f"--set=ssh.{name}={value}" for name, value in site.options().items()]
+    start = ["start", "--controller", "ssh", "--set=ssh.controller_host=a", "--hosts", "b:1"]
+    code, out = ipcluster(*start, *options, "--daemonize")
+    assert code == 0, out
+    try:
+        code, out = ipcluster("status", "--json")
+        assert code == 0, out
+        assert [json.loads(out)["host"], json.loads(out)["hosts"][0]["host"]] == ["a", "b"]
+        assert ipcluster("scale", "2") == (0, "scaled cluster away to 2 engines\n")
+        code, out = ipcluster("start", "--daemonize")
+        assert (code, "is already running (controller: ssh, host a, running)" in out) == (1, True)
+    finally:
+        code, out = ipcluster("stop")
+    assert code == 0, out
+    assert ipcluster("status")[0] == ipcluster("stop")[0] == 3
+    assert_empty(site)
+
+
+@needs_sshd
 def test_ipkernel_comes_along_to_a_python_without_it(site: SshSite, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)

@@ -334,3 +334,32 @@ def test_replaced_file_is_noticed(tmp_path):
         assert not _replaced(file.fileno(), path, 0)  # there is no new one yet
         path.write_text("a new one")
         assert _replaced(file.fileno(), path, 0)
+
+
+def test_ctrl_c_while_a_command_is_loaded(capsys, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ipcluster, "import_module", interrupted)
+    assert main(["status"]) == common.INTERRUPTED
+    assert capsys.readouterr().err == "\n"
+
+
+@pytest.mark.parametrize("option", ["--hosts", "--engines"])
+def test_an_option_from_a_variable_that_is_not_set(capsys, home, option):
+    assert main(["start", "--dry-run", option, ""]) == common.FAILURE
+    expected = f"ipcluster: {option} is empty: give it a value, or leave it out\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("minimum", ["2", "3"])
+def test_a_minimum_that_cannot_be(capsys, home, minimum):
+    code = main(["start", "--dry-run", "-n", "2", "--minimum", minimum])
+    expected = "minimum (3) must not be more than the number of engines (2)"
+    assert (code == common.FAILURE) == (expected in capsys.readouterr().err) == (minimum == "3")
+
+
+def test_a_directory_that_is_not_of_a_cluster(capsys, home, tmp_path):
+    (tmp_path / "security").mkdir(mode=0o755)
+    assert main(["status", "--cluster-dir", str(tmp_path)]) == common.FAILURE
+    assert capsys.readouterr().err == f"ipcluster: {tmp_path} is not the directory of a cluster\n"

@@ -310,3 +310,9 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("given", [{"cluster_dir": 3}, {"cluster_id": 3}, {"profile": ["a"]}])
+def test_arguments_of_a_wrong_type(home, given):
+    with pytest.raises(ConfigurationError, match="must be paths|cannot name a cluster"):
+        find_directory(**given)

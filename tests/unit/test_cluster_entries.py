@@ -21,7 +21,7 @@ from ipkernel.cluster.entries import (
     starts_elsewhere,
 )
 from ipkernel.cluster.joining import not_joined, standings
-from ipkernel.cluster.recorded import Recorded, programs_of, recorded_programs
+from ipkernel.cluster.recorded import Recorded, controller_elsewhere, programs_of, recorded_programs
 from ipkernel.cluster.stopping import end_leftovers, stop_directory
 from ipkernel.errors import ClusterError, ConfigurationError, LauncherError
 from ipkernel.launchers.local import LocalControllerLauncher, LocalHostLauncher
@@ -244,6 +244,43 @@ def test_launchers_that_cannot_say_anything(directory, jobs, monkeypatch):
 def test_jobs_of_a_dead_cluster_end_before_a_new_start(directory, jobs):
     end_leftovers(directory)
     assert [job.asked for job in jobs] == [["stop"], ["stop"]]
+
+
+@pytest.fixture
+def controller(directory):
+    """A controller that another process has launched somewhere."""
+    KIND.made.clear()
+    KIND.jobs.clear()
+    KIND.numbers = itertools.count(1)
+    found = KIND(directory)
+    found.start()
+    content = Recorded(PLACE, found.label, record=found.record(), kind="controller").to_dict()
+    directory.write_record({"cluster": "x", "controller": content, "engines": {}})
+    return found
+
+
+def test_a_controller_elsewhere_is_found_and_nothing_is_started_beside_it(directory, controller):
+    found, state = controller_elsewhere(directory)
+    assert (found.label, state) == (controller.label, controller.state())
+    with pytest.raises(ClusterError, match=r"already running \(controller: KIND, fake job 1, "):
+        end_leftovers(directory)
+    assert controller.asked == []
+
+
+def test_a_controller_elsewhere_that_was_stopped_is_forgotten(directory, controller):
+    assert [one.label for one in stop_directory(directory, thorough=False).jobs] == [
+        controller.label
+    ]
+    assert controller_elsewhere(directory) is None
+    end_leftovers(directory)
+    assert directory.read_record()["controller"] == {"pid": 0}
+
+
+def test_a_controller_that_cannot_be_looked_at(directory, controller, monkeypatch):
+    monkeypatch.setattr(KIND, "from_record", lambda *arguments: {}["job"])
+    with pytest.raises(ClusterError, match=r"\(KIND, fake job 1\) cannot be looked at: "):
+        controller_elsewhere(directory)
+    end_leftovers(directory)  # its host may be gone for good
 
 
 def host(label, connected=True):
