@@ -8,6 +8,7 @@ standard input. The commands are those of the HTCondor manual, version 10.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Final
 
 from zope.interface import implementer, provider
 
+from ipkernel.errors import ConfigurationError
 from ipkernel.launchers.batch import BatchControllerLauncher, BatchHostLauncher
 from ipkernel.launchers.batchoptions import Option, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, Job, JobState, QueryFailed
@@ -32,6 +34,8 @@ _REMOVED: Final = 3
 _COMPLETED: Final = 4
 _HELD: Final = 5
 _SUSPENDED: Final = 7
+#: What means something else in a path of a submit description, and cannot always be quoted.
+_SPECIAL: Final = re.compile(r"""['"\r\n]|\$+\(""")
 #: Submits what stands in comments of a script. Its arguments: that script, the files for the job's
 #: output and errors, and the command.
 _SUBMIT: Final = """\
@@ -86,6 +90,11 @@ class HTCondor(BatchSystem):
 
     def submit(self, script: Path) -> list[str]:
         """Return a command that submits the description in a script, which runs that script."""
+        if _SPECIAL.search(str(script)):
+            raise ConfigurationError(
+                f"HTCondor cannot have jobs in {str(script.parent)!r}: use a cluster directory "
+                f"without quotes, line ends and '$(' in its path"
+            )
         job = JobFiles.of_script(script)
         files = [str(script), str(job.output), str(job.error)]
         return ["/bin/sh", "-c", _SUBMIT, *files, *self.options.submit, "-terse", "-"]

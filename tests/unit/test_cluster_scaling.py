@@ -10,6 +10,7 @@ import pytest
 
 from ipkernel.client.engines import Engines
 from ipkernel.cluster.adapting import Grow, Rules, Shrink
+from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.hosted import Hosted
@@ -45,7 +46,7 @@ class FakeCluster:
     """Stands for a running cluster: its engines come and go at once."""
 
     running = True
-    directory = None
+    directory: ClusterDirectory
 
     def __init__(self, *engines, **counts):
         self.now = status(*engines, **counts)
@@ -88,7 +89,10 @@ class FakeCluster:
 
 
 @pytest.fixture(autouse=True)
-def nothing_made():
+def nothing_made(tmp_path, monkeypatch):
+    directory = ClusterDirectory(tmp_path / "c")
+    directory.create()
+    monkeypatch.setattr(FakeCluster, "directory", directory)
     KIND.made.clear()
     KIND.jobs.clear()
     KIND.numbers = itertools.count(1)

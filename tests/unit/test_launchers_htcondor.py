@@ -179,3 +179,14 @@ def test_no_answer_breaks_it(out, code):
     except QueryFailed as error:
         assert str(error)
     assert HTCondor({}).read_history("1", Answer(code, out)) is None
+
+
+@pytest.mark.parametrize("name", ["a'b", 'a"b', "a\nqueue 1000", "a$(HOME)", "a$$(X)"])
+def test_paths_that_a_description_cannot_have(tmp_path, name):
+    with pytest.raises(ConfigurationError, match="without quotes, line ends"):
+        HTCondor({}).submit(tmp_path / name / "jobs" / "x.sh")
+
+
+def test_a_path_may_have_blanks_and_dollars(tmp_path):
+    script = tmp_path / "a $b%" / "jobs" / "x.sh"
+    assert str(script) in HTCondor({}).submit(script)
