@@ -92,7 +92,7 @@ class FakeCluster:
 def nothing_made(tmp_path, monkeypatch):
     directory = ClusterDirectory(tmp_path / "c")
     directory.create()
-    monkeypatch.setattr(FakeCluster, "directory", directory)
+    monkeypatch.setattr(FakeCluster, "directory", directory, raising=False)
     KIND.made.clear()
     KIND.jobs.clear()
     KIND.numbers = itertools.count(1)
