@@ -284,7 +284,9 @@ class ClusterBase:
         return time.monotonic() + self.engine_timeout
 
     def _wait_controller(self, deadline: float) -> None:
-        self._programs.wait_controller(deadline)
+        if not self._programs.wait_controller(deadline):
+            self._wait_engines(deadline)  # which says why there are none, if that is a failure
+            self._programs.wait_controller(deadline, alone=True)
 
     def _wait_engines(self, deadline: float) -> None:
         """Wait until the host daemons are ready; those in a queue, until they are accepted."""

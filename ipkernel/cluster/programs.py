@@ -216,11 +216,15 @@ class Programs:
         recorded = Recorded(entry.name, where(launcher), options=entry.options, record=record)
         return {"pid": launcher.pid, **recorded.to_dict()}
 
-    def wait_controller(self, deadline: float) -> None:
+    def wait_controller(self, deadline: float, *, alone: bool = False) -> bool:
         """Wait until the controller is ready, or no host daemon is left to wait for it.
 
         Args:
             deadline: By the monotonic clock.
+            alone: Wait though no host daemon is left.
+
+        Returns:
+            Whether it is ready.
 
         Raises:
             LauncherError: It has ended; raised as soon as that is known.
@@ -231,13 +235,13 @@ class Programs:
             left = deadline - time.monotonic()
             try:
                 launcher.wait_event("ready", max(0.0, min(left, _SLICE)))
-                return
+                return True
             except TimeoutError:
                 if not launcher.running:
                     raise LauncherError(why_ended(launcher)) from None
-                new = [one for one in self.hosts if not one.ready]
+                new = [one for one in self.hosts if not one.ready and not alone]
                 if new and all(one.failure or not one.running for one in new):
-                    return
+                    return False
                 if left <= 0:
                     raise TimeoutError(
                         f"{launcher.name} of cluster {self.directory.name} was not ready in "

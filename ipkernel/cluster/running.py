@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel.cluster import options
 from ipkernel.cluster.base import ClusterBase
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ipkernel.cluster.hosted import Hosted
     from ipkernel.cluster.scaling import Adapting
     from ipkernel.wire.records import HostInfo
+
+#: Seconds for which the end of what was launched elsewhere is waited for.
+_ENDING: Final = 5.0
 
 
 class RunningCluster(ClusterBase):
@@ -99,15 +103,22 @@ class RunningCluster(ClusterBase):
             return
         hosts = self._status().hosts
         self._end_hosts([one for one in programs if _is_empty(one.to_record(), hosts)])
-        for one in recorded:
-            if _is_empty(one, hosts):
-                self._end_recorded(one)
+        asked = [(one, self._end_recorded(one)) for one in recorded if _is_empty(one, hosts)]
+        deadline = time.monotonic() + _ENDING
+        over = [
+            one
+            for one, launcher in asked
+            if launcher is not None and launcher.wait(max(0.0, deadline - time.monotonic()))
+        ]
+        for engine_set in self.engines.values():  # of what is still there, its end is not known
+            engine_set.recorded = tuple(one for one in engine_set.recorded if one not in over)
 
-    def _end_recorded(self, program: Recorded) -> None:
-        """Ask a program to end that another process has launched elsewhere."""
+    def _end_recorded(self, program: Recorded) -> Any:
+        """Ask a program to end that another process has launched elsewhere; return its launcher."""
         launcher = None if program.here else program.find(self.directory)
         if launcher is not None:
             launcher.request_stop()
+        return launcher
 
     def _end_hosts(self, hosts: Sequence[Hosted]) -> None:
         """End host daemons, or their jobs, and forget them."""

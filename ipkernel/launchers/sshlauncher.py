@@ -121,6 +121,11 @@ class SSHLauncher(LocalLauncher):
         """Where its standard error goes, and what ssh has to say."""
         return self._error_file or self.directory.log / f"{self.name}-{self.entry.host}.err"
 
+    @property
+    def log_file(self) -> Path:
+        """The same, as its log is on the host; the one of its name here is another program's."""
+        return self.error_file
+
     def how_ended(self) -> str:
         """Say how it ended."""
         taken = self._talk is not None and self._talk.taken

@@ -219,6 +219,15 @@ def test_client_that_cannot_connect_stops_everything(make):
     assert cluster.directory.processes() == []
 
 
+def test_hosts_that_fail_before_the_controller_is_ready_are_the_cause(make):
+    failing = standin("ipdaemon", "emit('error', message='no Python there')")
+    waiting = standin("ipcontroller", "until_told()")
+    cluster = make(controller=waiting, engines=failing)
+    with pytest.raises(LauncherError, match="ipdaemon failed: no Python there"):
+        cluster.start_and_connect()
+    assert not cluster.running
+
+
 def test_lost_controller_is_told_by_the_next_call(make, capfd):
     cluster = make()
     cluster.start_cluster()

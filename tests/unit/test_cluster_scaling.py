@@ -9,6 +9,7 @@ import time
 import pytest
 
 from ipkernel.client.engines import Engines
+from ipkernel.cluster import running
 from ipkernel.cluster.adapting import Grow, Rules, Shrink
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.engineset import EngineSet
@@ -16,6 +17,7 @@ from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.hosted import Hosted
 from ipkernel.cluster.queued import wait_for_jobs
 from ipkernel.cluster.recorded import Recorded
+from ipkernel.cluster.running import RunningCluster
 from ipkernel.cluster.scaling import Adapting, Scaler, check_interval
 from ipkernel.errors import ClusterError, ConfigurationError, ConnectError, LauncherError
 from ipkernel.launchers.interfaces import Share
@@ -307,3 +309,21 @@ def test_jobs_that_end_before():
     job.launcher.end(2)
     with pytest.raises(LauncherError, match="slurm, fake job 1: ipdaemon"):
         wait_for_jobs(client, [job], 2, time.monotonic() + 30)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_programs_of_others_that_end_without_engines_are_forgotten(tmp_path, monkeypatch, ends):
+    class Attached(FakeCluster):
+        directory = ClusterDirectory(tmp_path)
+        _end_recorded = RunningCluster._end_recorded
+
+    monkeypatch.setattr(running, "_ENDING", 0.0)
+    cluster = Attached()
+    empty, used = (cluster.add_job(2, recorded=True).launcher for _ in range(2))
+    if not ends:
+        empty.request_stop = lambda: None
+    cluster.now = status(hosts=[host(empty.label), host(used.label, 2, engines=[3])])
+    RunningCluster._release_empty(cluster)
+    left = [one.label for s in cluster.engines.values() for one in s.recorded]
+    assert left == ([used.label] if ends else [empty.label, used.label])
+    assert used.running
