@@ -26,6 +26,8 @@ _KILL: Final = 0.2
 _HURRY: Final = 2.0
 #: How often one program's wait looks at the others, in seconds.
 _SLICE: Final = 0.2
+#: How much longer host daemons wait for a controller that has to wait in a queue itself.
+_QUEUED: Final = 2
 
 
 class Programs:
@@ -104,6 +106,8 @@ class Programs:
         self, entries: Sequence[Entry], patience: float, *, lifeline: bool = True
     ) -> list[list[Hosted]]:
         """Return host daemons that are not started; see :meth:`start_hosts`."""
+        if not self.settings.controller.immediate:  # they may run long before it does
+            patience *= _QUEUED
 
         def make(hosted: Hosted) -> Any:
             arguments = ["--furl-file", str(self.directory.furl_file("engine"))]
@@ -243,9 +247,11 @@ class Programs:
                 if new and all(one.failure or not one.running for one in new):
                     return False
                 if left <= 0:
+                    queued = not self.settings.controller.immediate
                     raise TimeoutError(
                         f"{launcher.name} of cluster {self.directory.name} was not ready in "
                         f"time ({state_of(launcher)}); see {self.directory.log}"
+                        f"{', or give it longer by engine_timeout' if queued else ''}"
                     ) from None
 
     def wait_hosts(

@@ -199,6 +199,15 @@ def test_hosts_that_fail_before_the_controller_is_ready(make):
     assert found.wait_controller(soon(), alone=True) is True
 
 
+def test_a_controller_in_a_queue_is_given_time(make):
+    kind = shape(Fake, immediate=False)
+    found = make(kind)
+    (host,) = begun(found, Entry("local", shape(Fake), 1))
+    assert host.launcher.argument("--wait") == "18"
+    with pytest.raises(TimeoutError, match="in time .*, or give it longer by engine_timeout"):
+        found.wait_controller(passed())
+
+
 def test_others_get_a_moment_to_fail_as_well(make, monkeypatch):
     monkeypatch.setattr(gathering, "_TOGETHER", 30.0)
     found = make()
