@@ -326,6 +326,8 @@ async def test_a_busy_port_is_named():
             await client.listen("127.0.0.1", port_of(server))
         with pytest.raises(ConnectError, match="not an address of this machine"):
             await client.listen("192.0.2.1", 0)
+        with pytest.raises(ConnectError, match="no.such.name.invalid is not an address of this"):
+            await client.listen("no.such.name.invalid", 0)
         with pytest.raises(ConnectError, match="cannot listen"):
             await client.listen("127.0.0.1", 700_000)
         with pytest.raises(ConnectError, match="does not listen"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 
@@ -12,6 +13,7 @@ from ipkernel._version import __version__
 from ipkernel.cli import common, ipcluster
 from ipkernel.cli.ipcluster import main, make_parser
 from ipkernel.errors import ClusterError, ConfigurationError
+from ipkernel.launchers.interfaces import Share
 
 COMMANDS = tuple(ipcluster._COMMANDS)
 #: Those with commands of their own behind them.
@@ -363,3 +365,42 @@ def test_a_directory_that_is_not_of_a_cluster(capsys, home, tmp_path):
     (tmp_path / "security").mkdir(mode=0o755)
     assert main(["status", "--cluster-dir", str(tmp_path)]) == common.FAILURE
     assert capsys.readouterr().err == f"ipcluster: {tmp_path} is not the directory of a cluster\n"
+
+
+def test_hosts_that_failed_are_not_counted_when_a_cluster_is_ready(capsys, home):
+    from types import SimpleNamespace
+
+    from ipkernel.cli.starting import _say_ready
+    from ipkernel.cluster.directory import ClusterDirectory
+    from ipkernel.cluster.engineset import EngineSet
+
+    entry = SimpleNamespace(immediate=True)
+    hosts = [SimpleNamespace(share=Share(n), ready=True, entry=entry) for n in (1, 4)]
+    engine_set = EngineSet("engines-0", 5, programs=hosts)
+    engine_set.drop(hosts[1:])
+    directory = ClusterDirectory.named()
+    cluster = SimpleNamespace(cluster_id="x", directory=directory, engines={"0": engine_set})
+    _say_ready(cluster, 1.0, argparse.Namespace(daemonize=True))
+    assert capsys.readouterr().out.startswith("cluster x is ready: 1 engine in 1.0 s, ")
+
+
+def test_ctrl_c_before_anything_was_asked_leaves_nothing(monkeypatch, home):
+    from ipkernel.cluster import doors
+    from ipkernel.cluster.directory import ClusterDirectory
+
+    given = []
+
+    def interrupted(reactor, start, what, timeout):
+        given.append(start)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doors, "start_reactor", lambda: None)
+    monkeypatch.setattr(doors, "run_in_reactor", interrupted)
+    for ask in (
+        lambda: doors.status(ClusterDirectory.named()),
+        lambda: doors.order(ClusterDirectory.named(), "restart_engines"),
+        lambda: doors.start_engines(ClusterDirectory.named(), 1, 1.0),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    assert [inspect.iscoroutinefunction(one) for one in given] == [True] * 3
