@@ -19,7 +19,7 @@ FAKE = Path(__file__).resolve().parents[1] / "support" / "fakempi.py"
 
 @pytest.fixture
 def hosts():
-    with tempfile.TemporaryDirectory() as directory:  # a short path: there will be sockets
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # a short path, for sockets
         yield Path(directory)
 
 
