@@ -17,6 +17,7 @@ from ipkernel.client.stored import Stored
 from ipkernel.client.stores import Stores
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.objects.transfer import Transfer
+from tests.integration.faults_support import wait_for
 
 numpy = pytest.importorskip("numpy")
 
@@ -208,7 +209,8 @@ def test_an_interrupted_put_leaves_nothing(either, array, ctrl_c, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         either.put(array)
     assert is_freed(either, b"interrupted put!")
-    assert not either.transfers() and not either._session.objects.references
+    wait_for(lambda: not either.transfers())  # the thread that sent it has heard of it, too
+    assert not either._session.objects.references
     monkeypatch.undo()
     assert (either.put(array).get() == array).all()
 
