@@ -8,8 +8,7 @@ PIP    := -m pip --disable-pip-version-check --quiet --no-input
 # Other versions of Python that "make test" runs the unit tests with, where they are installed.
 OTHERS := 3.12 3.13
 PYTEST_ARGS ?=
-# Files of unit and system tests share nothing, so all cores run them; integration tests look at the
-# whole machine.
+# Files of tests share nothing, so all cores run them. Each process of the tests marks its children.
 AT_ONCE := -n auto --dist loadfile
 
 SHELL := /bin/sh
@@ -51,7 +50,7 @@ system-portable: $(VENV)/.with-test  ## run the system tests, portable implement
 .PHONY: integration
 integration: $(VENV)/.with-test  ## run the integration tests only (real processes)
 	@echo "== integration tests, $$($(BIN)/python -V)"
-	@$(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/integration $(AT_ONCE) $(PYTEST_ARGS)
 
 .PHONY: unit-others
 unit-others: $(addprefix unit-,$(OTHERS))  ## run the unit tests with the other Pythons found
