@@ -12,6 +12,7 @@ from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, chunks
 from ipkernel.client.result import AsyncResult
+from ipkernel.client.terms import priority_of
 from ipkernel.serialize.calls import CallPayload
 from ipkernel.wire.messages import Kind
 
@@ -28,7 +29,24 @@ class LoadBalancedView(View):
         retries: How often a call that had begun is run again when its engine was lost.
     """
 
-    _flags: ClassVar[tuple[str, ...]] = View._flags
+    _flags: ClassVar[tuple[str, ...]] = (*View._flags, "priority")
+
+    @property
+    def priority(self) -> int:
+        """Which calls of this client go first: those with the highest number, by default 0.
+
+        It is about calls that wait for an engine; what runs, or is about to, is left alone. Clients
+        take turns whatever the priorities of their calls are.
+
+        Raises:
+            TypeError: Set to what is no whole number.
+            ValueError: Set to a number below -1000000 or above 1000000.
+        """
+        return self._terms.priority if self._terms is not None else 0
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        self._set_terms(priority=priority_of(priority))
 
     def _checked(self, targets: Any) -> Any:
         if targets is None or (isinstance(targets, str) and targets == "all"):
@@ -76,6 +94,7 @@ class LoadBalancedView(View):
             self.retries,
             self.label if label is None else label,
             self.keep if keep is None else keep,
+            self._terms,
         )
         self._issued.append(record.id)
         return result
@@ -107,6 +126,7 @@ class LoadBalancedView(View):
             options.retries,
             options.label,
             options.keep,
+            self._terms,
         )
         self._note(result)
         return result

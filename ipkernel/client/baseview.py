@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from operator import index
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self
 
+from msgspec.structs import replace
+
 from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import LazyMapIterator, MapCalls
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.result import AsyncResult
 from ipkernel.errors import NoEnginesRegistered
-from ipkernel.wire.messages import Kind
+from ipkernel.wire.messages import Kind, Terms
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 HISTORY: Final = 1 << 16
 #: How often a task may be run again; the controller takes no more.
 MAX_RETRIES: Final = 1 << 20
+_NO_TERMS: Final = Terms()
 
 
 def name_of(func: object) -> str:
@@ -65,6 +68,7 @@ class View:
         self.track = False
         self.keep = False
         self._retries = 0
+        self._terms: Terms | None = None
         self.set_flags(**flags)
 
     # ------------------------------------------------- flags
@@ -97,6 +101,11 @@ class View:
         if not 0 <= number <= MAX_RETRIES:
             raise ValueError(f"retries must be from 0 to {MAX_RETRIES}, not {number}")
         self._retries = number
+
+    def _set_terms(self, **changes: Any) -> None:
+        """Change what else is asked of the calls; there are no terms when that is nothing."""
+        terms = replace(self._terms or _NO_TERMS, **changes)
+        self._terms = None if terms == _NO_TERMS else terms
 
     def _checked(self, targets: Any) -> Any:
         raise TypeError("this view's targets cannot be changed")
@@ -317,7 +326,7 @@ class View:
         if streams:
             attach(streams, result)
         record = self._session.submit(
-            result, Kind.APPLY, call, -1, targets, self.retries, self.label, self.keep
+            result, Kind.APPLY, call, -1, targets, self.retries, self.label, self.keep, self._terms
         )
         self._issued.append(record.id)
         return result

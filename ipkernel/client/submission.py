@@ -25,6 +25,7 @@ from ipkernel.wire.messages import (
     Message,
     Release,
     Submit,
+    Terms,
 )
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Submission:
         retries: int = 0,
         label: str = "",
         keep: bool = False,
+        terms: Terms | None = None,
     ) -> TaskRecord:
         """Submit a task that is the only one of its result.
 
@@ -136,13 +138,14 @@ class Submission:
             retries: How often to run it again after it was lost.
             label: The user's name for it.
             keep: Leave the result where it is; it is a reference then.
+            terms: What else is asked of it.
 
         Raises:
             ControllerLost: The connection to the controller is gone.
             StoreFull: The host on this machine has no room for the payload.
         """
         result._total = 1
-        record = self._enqueue(result, kind, call, target, targets, retries, label, keep)
+        record = self._enqueue(result, kind, call, target, targets, retries, label, keep, terms)
         result._records = (record,)
         return record
 
@@ -156,6 +159,7 @@ class Submission:
         retries: int,
         label: str,
         keep: bool,
+        terms: Terms | None,
     ) -> TaskRecord:
         if call.digest and self._is_too_much(call):
             call = inlined(call)
@@ -196,7 +200,7 @@ class Submission:
                 label = label or ""
                 message = Submit(
                     task, kind, size, chosen, spread, digest, retries, label, needed,
-                    made is not None, keep,
+                    made is not None, keep, terms,
                 )  # fmt: skip
                 # No call between these two: Ctrl-C must not leave a task pending that is never sent.
                 self.pending[task] = record
@@ -242,6 +246,7 @@ class Submission:
         retries: int = 0,
         label: str = "",
         keep: bool = False,
+        terms: Terms | None = None,
     ) -> None:
         """Submit one task for each of ``calls``; each comes with its engine, or -1 for any.
 
@@ -253,7 +258,7 @@ class Submission:
             targets: The engines to choose from for those without one of their own.
             retries: How often to run one again after it was lost.
             label: The user's name for them.
-            keep: As for :meth:`submit`.
+            keep, terms: As for :meth:`submit`.
 
         Raises:
             ControllerLost, StoreFull: As for :meth:`submit`.
@@ -262,7 +267,9 @@ class Submission:
         result._records = records
         try:
             for call, target in calls:
-                record = self._enqueue(result, kind, call, target, targets, retries, label, keep)
+                record = self._enqueue(
+                    result, kind, call, target, targets, retries, label, keep, terms
+                )
                 records.append(record)
         except BaseException:
             self.cancel([record.id for record in records if record.cell is None])
@@ -278,6 +285,7 @@ class Submission:
         label: str = "",
         retries: int = 0,
         keep: bool = False,
+        terms: Terms | None = None,
     ) -> None:
         """Submit the same task for each of several engines, with one message, and one object.
 
@@ -315,7 +323,7 @@ class Submission:
                 ]
                 message = Submit(
                     first, kind, size, list(targets), False, digest, retries, label or "", needed,
-                    made is not None, keep,
+                    made is not None, keep, terms,
                 )  # fmt: skip
                 fresh = {record.id: record for record in records}
                 for record in records:

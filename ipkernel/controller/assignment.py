@@ -73,7 +73,7 @@ def _fill_shared(core: Core) -> None:
         engine = ladder.first()
         if engine is None:
             break
-        line = rotation[0]
+        line = lines.first() if lines.ranked else rotation[0]
         if line.choice:
             found = nearness.best_of(core, line.choice)
             if found is None:
@@ -96,7 +96,7 @@ def _fill_shared(core: Core) -> None:
         if not line.count:
             rotation.popleft()
             line.turning = False
-            line.queue.clear()
+            line.clear()
         elif turns > 1:
             rotation.rotate(-1)
     rotation.extend(blocked)

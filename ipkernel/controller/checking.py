@@ -30,8 +30,12 @@ def validate(core: Core) -> None:
 def _check_places(core: Core) -> None:
     places: Counter[int] = Counter()
     for line in core.lines.all():
-        for task in line.queue:
+        levels = [*line.lower, (line.priority, line.queue)]
+        assert levels == sorted(levels, key=lambda level: level[0])
+        for task, priority in [(t, p) for p, queue in levels for t in queue]:
             if task.state is State.READY:
+                assert task.priority == priority, task
+                assert not priority or line.session in core.lines.ranked
                 assert task.target < 0, task
                 assert choice_of(task.message.targets) == line.choice, task
                 assert task.near == line.near, task
@@ -68,7 +72,7 @@ def _check_lines(core: Core) -> None:
     assert len(set(turning)) == len(turning)
     assert all(line.loose or not line.near for line in lines.rotation)
     for line in lines.all():
-        assert line.count == sum(t.state is State.READY for t in line.queue), line.choice
+        assert line.count == sum(t.state is State.READY for t in line.tasks()), line.choice
         assert line.turning == (line in turning)
         assert line.held == core.sessions[line.session].held
         assert not (line.held and line.turning)

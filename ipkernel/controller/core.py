@@ -305,7 +305,7 @@ class Core:
             return
         task.state = State.READY
         line = self.line_of(task)
-        line.queue.appendleft(task)
+        line.level(task.priority).appendleft(task)
         self.lines.grown(line, 1)
 
     def line_of(self, task: Task) -> Line:

@@ -48,6 +48,15 @@ def send_function(core: Core, engine: Engine, task: Task) -> None:
 
 def assign_run(core: Core, engine: Engine, line: Line, quota: int) -> int:
     """Assign up to ``quota`` tasks of a line, at least one; return how many."""
+    taken = _assign_level(core, engine, line, quota)
+    while not line.queue and line.descend():
+        if taken < quota:
+            taken += _assign_level(core, engine, line, quota - taken)
+    return taken
+
+
+def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
+    """Assign up to ``quota`` of the tasks of a line that have the highest priority."""
     now = core.now
     number = engine.id
     epoch = engine.epoch

@@ -245,6 +245,6 @@ def end_impossible(core: Core) -> None:
         if any((e := engines.get(n)) is not None and e.usable for n in line.choice):
             continue
         reason = no_engine(core, list(line.choice))
-        for task in [t for t in line.queue if t.state is State.READY]:
+        for task in [t for t in line.tasks() if t.state is State.READY]:
             core.end(task, Outcome.IMPOSSIBLE, reason)
             core.lines.dropped(line, task)

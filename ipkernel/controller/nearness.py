@@ -135,7 +135,7 @@ def _assign(core: Core, engine: Engine, line: Line, quota: int) -> int:
     core.ladder.update(engine)
     if not line.count:
         core.lines.leave(line)
-        line.queue.clear()
+        line.clear()
     return taken
 
 

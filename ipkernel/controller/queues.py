@@ -1,13 +1,16 @@
 """Load-balanced tasks that wait for an engine, in one line per session and choice of engines.
 
-The lines take turns, so a client that submits a million tasks does not shut others out. Tasks that
-some host is best for, because it has what they need, stand in lines of their own: that host's
-engines look at these first.
+The lines take turns, so a client that submits a million tasks does not shut others out. Priorities
+order the tasks of one session: within a line, and among the lines that take turns at all engines.
+Tasks that some host is best for, because it has what they need, stand in lines of their own: that
+host's engines look at these first.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from ipkernel.controller.tasks import State, Task
@@ -25,20 +28,26 @@ Choice: TypeAlias = tuple[int, ...]
 class Line:
     """Tasks of one session that may run on the same engines, first come first served.
 
-    An aborted task stays in the queue until it is met, or until half of the queue is such tasks.
+    Those of a higher priority go first. An aborted task stays in its queue until it is met, or until
+    half of the queue is such tasks.
 
     Attributes:
         session: Number of the session.
         choice: The engines that may run them.
-        queue: The tasks; those that are not ready any more are to be skipped.
-        count: How many of them are ready.
+        queue: The tasks of the highest priority that there are; those that are not ready any more
+            are to be skipped.
+        priority: Their priority.
+        lower: The tasks of lower priorities, as (priority, queue), the lowest first.
+        count: How many of all these are ready.
         turning: Whether the line stands in the rotation.
         held: The session's client does not take its results: nothing of it is to be started.
         near: The host that is best for its tasks, or 0.
         loose: It has waited for that host for too long: any engine will do.
     """
 
-    __slots__ = ("choice", "count", "held", "loose", "near", "queue", "session", "turning")
+    __slots__ = (
+        "choice", "count", "held", "loose", "lower", "near", "priority", "queue", "session", "turning",
+    )  # fmt: skip
 
     def __init__(self, session: int, choice: Choice, near: int = 0) -> None:
         self.session = session
@@ -46,16 +55,62 @@ class Line:
         self.near = near
         self.loose = False
         self.queue: deque[Task] = deque()
+        self.priority = 0
+        self.lower: list[tuple[int, deque[Task]]] = []
         self.count = 0
         self.turning = False
         self.held = False
 
+    def level(self, priority: int) -> deque[Task]:
+        """Return the queue of the tasks of a priority, to be added to at once."""
+        if priority == self.priority:
+            return self.queue
+        lower = self.lower
+        if not self.queue and not lower:
+            self.priority = priority
+            return self.queue
+        if priority > self.priority:
+            if self.queue:
+                lower.append((self.priority, self.queue))
+                self.queue = deque()
+            self.priority = priority
+            return self.queue
+        at = bisect_left(lower, priority, key=_priority_of)
+        if at == len(lower) or lower[at][0] != priority:
+            lower.insert(at, (priority, deque()))
+        return lower[at][1]
+
+    def descend(self) -> bool:
+        """Go on to the next lower priority, if there is one, now that the queue is empty."""
+        if not self.lower:
+            return False
+        self.priority, self.queue = self.lower.pop()
+        return True
+
     def drop(self, task: Task) -> None:
-        """Count out a task of the queue that has been aborted."""
+        """Count out a task that has been aborted."""
         self.count -= 1
         task.payload = b""
-        if len(self.queue) > 2 * self.count + 64:
-            self.queue = deque(t for t in self.queue if t.state is _READY)
+        queue = self.level(task.priority)
+        if len(queue) > 2 * self.count + 64:
+            live = [t for t in queue if t.state is _READY]
+            queue.clear()
+            queue.extend(live)
+
+    def tasks(self) -> Iterator[Task]:
+        """Iterate over the tasks, and those that are to be skipped."""
+        yield from self.queue
+        for _, queue in reversed(self.lower):
+            yield from queue
+
+    def clear(self) -> None:
+        """Forget the tasks that are to be skipped: there are no others."""
+        self.queue.clear()
+        self.lower.clear()
+
+
+def _priority_of(level: tuple[int, deque[Task]]) -> int:
+    return level[0]
 
 
 class NearLines:
@@ -82,9 +137,10 @@ class Lines:
             served longest ago comes first.
         rounds: How often the rotation was served.
         count: Ready tasks in all lines, those of held ones included.
+        ranked: The sessions that have given tasks a priority.
     """
 
-    __slots__ = ("_lines", "_many", "count", "near", "rotation", "rounds")
+    __slots__ = ("_lines", "_many", "count", "near", "ranked", "rotation", "rounds")
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, Choice, int], Line] = {}
@@ -93,6 +149,24 @@ class Lines:
         self.near: dict[int, NearLines] = {}
         self.rounds = 0
         self.count = 0
+        self.ranked: set[int] = set()
+
+    def first(self) -> Line:
+        """Return the line whose turn it is, which is at the head of the rotation then.
+
+        A session uses its turn for that of its lines which has the task of the highest priority.
+        """
+        rotation = self.rotation
+        line = rotation[0]
+        if line.session not in self.ranked:
+            return line
+        best, found = line, 0
+        for at, other in enumerate(rotation):
+            if other.session == line.session and other.priority > best.priority:
+                best, found = other, at
+        if found:
+            rotation[0], rotation[found] = best, line
+        return best
 
     def line(self, session: int, choice: Choice, near: int = 0) -> Line:
         """Return the line for these tasks, made if need be."""
@@ -192,6 +266,7 @@ class Lines:
 
     def forget(self, session: int) -> None:
         """Remove the lines of a session that has no tasks left."""
+        self.ranked.discard(session)
         for line in self.of_session(session):
             if line.turning:
                 self.leave(line)

@@ -44,7 +44,7 @@ def from_client(core: Core, event: FromClient) -> None:
     ready = _READY
     line = core.lines.line(number, ())
     line.held = session.held
-    append = line.queue.append
+    append = line.level(0).append
     added = size = 0
     lasting = False
     items = event.items
@@ -53,7 +53,7 @@ def from_client(core: Core, event: FromClient) -> None:
             if type(message) is Submit:
                 lasting = True
                 tid = message.task
-                if not message.targets and not message.needs:
+                if not message.targets and not message.needs and message.terms is None:
                     if tid >> 40 != number or tid in tasks:
                         raise _BrokenRules(f"task id {tid} is taken or of another session")
                     if message.digest and message.digest not in functions:
@@ -67,13 +67,14 @@ def from_client(core: Core, event: FromClient) -> None:
                     size += message.size
                     continue
                 _targeted(core, session, message, payload)
+                append = line.level(0).append
             else:
                 if added:
                     _grown(core, session, line, added, size)
                     added = size = 0
                 lasting |= type(message) is Function
                 _other(core, session, message, payload)
-                append = line.queue.append  # a cancellation may have replaced the queue
+                append = line.level(0).append
     except _BrokenRules as fault:
         core.drop_client(number, str(fault))
     if added:
@@ -123,7 +124,7 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
 
 
 def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> None:
-    """Take in a load-balanced task that has a choice of engines, or needs objects."""
+    """Take in a load-balanced task that has a choice of engines, or needs something."""
     targets = message.targets
     engines = core.engines
     if targets and not any((e := engines.get(t)) is not None and e.usable for t in targets):
@@ -137,7 +138,10 @@ def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> 
     core.tasks[task.id] = task
     if message.needs:
         core.objects.need(task.id, message.needs)
-    line.queue.append(task)
+    priority = task.priority
+    if priority:
+        core.lines.ranked.add(session.id)
+    line.level(priority).append(task)
     _grown(core, session, line, 1, message.size)
 
 

@@ -119,6 +119,12 @@ class Task(Struct, gc=False, eq=False):
         return self.id >> 40
 
     @property
+    def priority(self) -> int:
+        """Tasks of its session with a lower one are to wait for it."""
+        terms = self.message.terms
+        return terms.priority if terms is not None else 0
+
+    @property
     def charge(self) -> int:
         """Its share, in bytes, of the payload that its session has queued here."""
         message = self.message
@@ -134,6 +140,7 @@ class Task(Struct, gc=False, eq=False):
         """Return what happened to it, a line for each step."""
         label = f" ({self.message.label})" if self.message.label else ""
         bound = f" for engine {self.target}" if self.target >= 0 else ""
+        bound += f" with priority {self.priority}" if self.priority else ""
         steps = [
             (self.submitted, f"submitted by session {self.session}{bound}{label}"),
             *self.notes,

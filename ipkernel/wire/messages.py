@@ -24,6 +24,9 @@ PROTOCOL: Final = 1
 #: The longest payload of one message, in bytes.
 MAX_PAYLOAD: Final = 8 << 30
 
+#: The highest priority of a task, and with a minus the lowest.
+MAX_PRIORITY: Final = 1_000_000
+
 #: The most targets, tasks or lines that one message may list.
 MAX_LIST: Final = 1 << 16
 
@@ -123,6 +126,16 @@ class Message(Struct, array_like=True, frozen=True, gc=False):
     __repr__ = discreet_repr
 
 
+class Terms(Struct, array_like=True, frozen=True, gc=False):
+    """What is asked of few tasks only, apart so that the others do not carry it.
+
+    Attributes:
+        priority: Of the load-balanced tasks of one session, those with a higher one go first.
+    """
+
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+
+
 class Submit(Message, tag=1):
     """Client to controller: run a task on one engine, or one task on each of several.
 
@@ -140,6 +153,7 @@ class Submit(Message, tag=1):
         needs: Objects that must be in the store of the engine's host before it can run.
         stored: The payload is the object ``needs[0]``, and ``size`` is 0.
         keep: Leave the result in the store of the engine's host, however small it is.
+        terms: What else is asked of it, if anything.
     """
 
     task: TaskId
@@ -153,6 +167,7 @@ class Submit(Message, tag=1):
     needs: Needs = []
     stored: bool = False
     keep: bool = False
+    terms: Terms | None = None
 
 
 class Function(Message, tag=2):

@@ -40,6 +40,7 @@ from ipkernel.wire.messages import (
     Seek,
     Source,
     Submit,
+    Terms,
 )
 from ipkernel.wire.records import StoreAccess
 
@@ -125,6 +126,7 @@ class Cluster:
         needs: list[bytes] | None = None,
         stored: bool = False,
         keep: bool = False,
+        terms: Terms | None = None,
     ) -> list[int]:
         """Submit tasks in one event; return their ids."""
         session = self.session if session is None else session
@@ -147,6 +149,7 @@ class Cluster:
                     needs or [],
                     stored,
                     keep,
+                    terms,
                 ),
                 payload,
             )

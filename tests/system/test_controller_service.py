@@ -24,6 +24,7 @@ from ipkernel.wire.messages import (
     Outcome,
     Started,
     Submit,
+    Terms,
     decode_reason,
 )
 from ipkernel.wire.records import (
@@ -458,3 +459,25 @@ async def test_a_running_task_is_shown_as_running():
             await deferLater(reactor, 0, lambda: None)
             status = await monitor.status()
         assert status.engines[0].running == 1
+
+
+# --------------------------------------------------------------------- what tasks ask for
+
+
+@inreactor
+async def test_a_host_gets_tasks_in_the_order_of_their_priorities():
+    async with world() as w:
+        host = await w.host(1)
+        host.working = False
+        client = await w.client()
+        first = submit(client, 0)
+        await host.until(lambda: host.of(Assign))
+        for count, priority in enumerate([0, -5, 5], 1):
+            submit(client, count, terms=Terms(priority) if priority else None)
+        while len(w.controller.scheduler.tasks) < 4:
+            await deferLater(reactor, 0.01)
+        for index in range(4):
+            await host.until(lambda n=index: len(host.of(Assign)) > n)
+            host.done(host.of(Assign)[index])
+        assert [m.task for m in host.of(Assign)] == [first, *map(client.tid, (3, 1, 2))]
+        await client.until(lambda: len(client.of(Finished)) == 4)

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     "README.rst",
     "docs/tutorial.rst",
+    "docs/tasks.rst",
     "docs/configuration.rst",
     "docs/moving-data.rst",
     "docs/daemons.rst",

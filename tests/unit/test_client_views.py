@@ -430,3 +430,40 @@ def test_repr_and_truth(rc):
     assert isinstance(rc.load_balanced_view(), LoadBalancedView)
     assert isinstance(rc[:].map(abs, [1]), AsyncMapResult)
     assert {m.kind for m in submits(rc._connection)} == {Kind.MAP}
+
+
+# ---------------------------------------------------------------- priorities
+
+
+def test_a_priority_is_sent_with_each_call_of_a_balanced_view(fake, rc):
+    view = rc.load_balanced_view(priority=3)
+    view.apply_async(int).get()
+    view.map_async(abs, range(2), chunksize=1).get()
+    list(view.imap(abs, range(1)))
+    view.stream(range, 2)  # it fails here, but it is sent
+    assert len(submits(fake)) == 5
+    assert {m.terms.priority for m in submits(fake)} == {3}
+
+
+def test_no_terms_are_sent_when_nothing_is_asked(fake, rc):
+    view = rc.load_balanced_view()
+    with view.temp_flags(priority=5):
+        view.apply_async(int).get()
+    assert view.priority == 0
+    view.apply_async(int).get()
+    assert [m.terms is None for m in submits(fake)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("high", TypeError), (1.5, TypeError), (1_000_001, ValueError)]
+)
+def test_an_impossible_priority_is_refused_at_once(rc, value, error):
+    view = rc.load_balanced_view()
+    with pytest.raises(error, match="priority must be"):
+        view.priority = value
+    assert view.priority == 0
+
+
+def test_a_direct_view_has_no_priority(rc):
+    with pytest.raises(TypeError, match="DirectView has no flag 'priority'"):
+        rc[:].set_flags(priority=1)

@@ -68,12 +68,14 @@ from ipkernel.wire.messages import (
     Started,
     Stream,
     Submit,
+    Terms,
 )
 from ipkernel.wire.records import StoreAccess
 
 ENGINES = st.integers(0, 6)
 DURATIONS = st.sampled_from([1e-6, 1e-4, 0.003, 0.03, 2.0])
 PICK = st.integers(0, 1 << 16)
+TERMS = st.one_of(st.none(), st.none(), st.builds(Terms, priority=st.integers(-2, 2)))
 
 
 class EngineModel:
@@ -229,6 +231,7 @@ class Machine(RuleBasedStateMachine):
         retries=st.integers(0, 2),
         digest=st.sampled_from([b"", b"", b"A" * 16, b"B" * 16]),
         size=st.sampled_from([0, 10, 5 << 20]),
+        terms=TERMS,
     )
     def submit(
         self,
@@ -239,6 +242,7 @@ class Machine(RuleBasedStateMachine):
         retries: int,
         digest: bytes,
         size: int,
+        terms: Terms | None,
     ) -> None:
         session = self.a_session(pick)
         if session is None:
@@ -255,7 +259,10 @@ class Machine(RuleBasedStateMachine):
             for tid in range(first, first + each):
                 self.submitted[tid] = retries
             items.append(
-                (Submit(first, Kind.APPLY, size, chosen, spread, digest, retries), payload)
+                (
+                    Submit(first, Kind.APPLY, size, chosen, spread, digest, retries, terms=terms),
+                    payload,
+                )
             )
         self.do(FromClient(session, items, self.now))
 

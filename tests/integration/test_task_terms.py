@@ -1,0 +1,45 @@
+"""What tasks may ask for, with a real controller, a real host daemon and real engines."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipkernel.client.client import Client
+from ipkernel.cluster.cluster import Cluster
+
+
+@pytest.fixture(scope="module")
+def rc(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("terms") / "cluster_terms"
+    cluster = Cluster(n=2, cluster_dir=str(directory))
+    cluster.start_cluster_sync()
+    try:
+        with Client(cluster_dir=directory) as client:
+            client.wait_for_engines(2, timeout=60, interactive=False)
+            yield client
+    finally:
+        cluster.stop_cluster_sync()
+
+
+def wait_for(path):
+    import pathlib
+    import time
+
+    while not pathlib.Path(path).exists():
+        time.sleep(0.01)
+
+
+def test_calls_run_in_the_order_of_their_priorities(rc, tmp_path):
+    view = rc.load_balanced_view(targets=0)
+    go = tmp_path / "go"
+    with view.temp_flags(priority=100):
+        first = view.apply_async(wait_for, go)
+    waiting = []
+    for priority in (0, -3, 8, 0, 8):
+        with view.temp_flags(priority=priority):
+            waiting.append(view.apply_async(int))
+    go.touch()
+    assert first.get(timeout=60) is None
+    assert [ar.get(timeout=60) for ar in waiting] == [0] * 5
+    order = sorted(range(5), key=lambda n: waiting[n].started)
+    assert order == [2, 4, 0, 3, 1]
