@@ -98,7 +98,7 @@ class TaskRejectError(KernelError):
 
 
 class TaskTimeout(KernelError):
-    """The task was not finished within the ``timeout`` it was submitted with."""
+    """The task ran for longer than its ``timeout``; the text says for how long, and what was done."""
 
 
 class UnmetDependency(KernelError):

@@ -14,6 +14,7 @@ from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import LazyMapIterator, MapCalls
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.result import AsyncResult
+from ipkernel.client.terms import timeout_of
 from ipkernel.errors import NoEnginesRegistered
 from ipkernel.wire.messages import Kind, Terms
 
@@ -56,7 +57,9 @@ class View:
             other calls.
     """
 
-    _flags: ClassVar[tuple[str, ...]] = ("block", "targets", "label", "track", "retries", "keep")
+    _flags: ClassVar[tuple[str, ...]] = (
+        "block", "targets", "label", "track", "retries", "keep", "timeout",
+    )  # fmt: skip
 
     def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
         self.client = client
@@ -106,6 +109,23 @@ class View:
         """Change what else is asked of the calls; there are no terms when that is nothing."""
         terms = replace(self._terms or _NO_TERMS, **changes)
         self._terms = None if terms == _NO_TERMS else terms
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds a call may run on an engine, or None; the time that it waits does not count.
+
+        A call that takes longer is interrupted. If that does not end it, its engine is killed and
+        started again. Either way it fails with :class:`~ipkernel.errors.TaskTimeout`.
+
+        Raises:
+            TypeError: Set to neither a number nor None.
+            ValueError: Set to 0, or to more than 1e9; negative numbers stand for None.
+        """
+        return (self._terms.timeout or None) if self._terms is not None else None
+
+    @timeout.setter
+    def timeout(self, timeout: float | None) -> None:
+        self._set_terms(timeout=timeout_of(timeout))
 
     def _checked(self, targets: Any) -> Any:
         raise TypeError("this view's targets cannot be changed")

@@ -77,9 +77,13 @@ class DirectView(View):
         result._convert = convert
         label = self.label if label is None else label
         if single:
-            self._session.submit(result, kind, call, engines[0], (), self.retries, label, keep)
+            self._session.submit(
+                result, kind, call, engines[0], (), self.retries, label, keep, self._terms
+            )
         else:
-            self._session.submit_same(result, kind, call, engines, label, self.retries, keep)
+            self._session.submit_same(
+                result, kind, call, engines, label, self.retries, keep, self._terms
+            )
         self._note(result)
         return result
 
@@ -135,7 +139,14 @@ class DirectView(View):
             for part, engine in zip(numbers, engines, strict=False)
         )
         self._session.submit_each(
-            result, options.kind, calls, (), options.retries, options.label, options.keep
+            result,
+            options.kind,
+            calls,
+            (),
+            options.retries,
+            options.label,
+            options.keep,
+            self._terms,
         )
         self._note(result)
         return result

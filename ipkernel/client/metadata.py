@@ -39,6 +39,7 @@ _STATUS: Final = {
     Outcome.ABORTED: "aborted",
     Outcome.LOST: "error",
     Outcome.IMPOSSIBLE: "error",
+    Outcome.TIMEOUT: "error",
 }
 
 

@@ -261,6 +261,8 @@ def failure_of(reason: Reason, target: int = -1) -> errors.KernelError:
         return errors.ObjectLost(reason.text or "an object that the task needs is lost")
     if reason.kind == "store-full":
         return errors.StoreFull(reason.text or "an object that the task needs has no room")
+    if reason.kind == "timeout":
+        return errors.TaskTimeout(reason.text or "the task ran for longer than its timeout")
     if reason.kind == "aborted":
         return errors.TaskAborted(reason.text or "the task was aborted")
     return errors.KernelError(reason.text or f"the task could not be run ({reason.kind})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import Item
 from ipkernel.controller.queues import Line
@@ -24,17 +26,18 @@ def assign(core: Core, engine: Engine, task: Task, items: list[Item]) -> None:
     digest = message.digest
     if digest and digest not in engine.host.known:
         send_function(core, engine, task)
-    if message.needs or message.keep:
-        made = _with_objects(message, task.id, engine.id, engine.epoch)
+    if message.needs or message.keep or message.terms is not None:
+        made = _in_full(message, task.id, engine.id, engine.epoch)
     else:
         made = Assign(task.id, engine.id, message.kind, message.size, digest, engine.epoch)
     items.append((made, task.payload))
 
 
-def _with_objects(message: Submit, task: int, engine: int, epoch: int) -> Assign:
+def _in_full(message: Submit, task: int, engine: int, epoch: int) -> Assign:
+    limit = ceil(message.terms.timeout * 1000.0) if message.terms is not None else 0
     return Assign(
         task, engine, message.kind, message.size, message.digest, epoch,
-        message.needs, message.stored, message.keep,
+        message.needs, message.stored, message.keep, limit=limit,
     )  # fmt: skip
 
 
@@ -85,8 +88,8 @@ def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
         digest = message.digest
         if digest and digest not in known:
             send_function(core, engine, task)
-        if message.needs or message.keep:
-            append((_with_objects(message, tid, number, epoch), task.payload))
+        if message.needs or message.keep or message.terms is not None:
+            append((_in_full(message, tid, number, epoch), task.payload))
         else:
             append((Assign(tid, number, message.kind, length, digest, epoch), task.payload))
         taken += 1

@@ -72,6 +72,7 @@ ENDS: Final[dict[Outcome, State]] = {
     Outcome.ABORTED: State.ABORTED,
     Outcome.LOST: State.FAILED,
     Outcome.IMPOSSIBLE: State.FAILED,
+    Outcome.TIMEOUT: State.FAILED,
 }
 
 

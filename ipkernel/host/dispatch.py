@@ -113,7 +113,8 @@ class Lane:
             item = waiting.popitem(last=False)[1]
             message = item[0]
             # What was never timed may take forever: nothing is sent behind it.
-            cost = costs.get((message.kind, message.digest), UNKNOWN)
+            # Nor behind what may be interrupted.
+            cost = UNKNOWN if message.limit else costs.get((message.kind, message.digest), UNKNOWN)
             flight.append((message, cost))
             taken.append(item)
             time += cost

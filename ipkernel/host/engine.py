@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from attrs import mutable
+
 from ipkernel.host.dispatch import Lane
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
@@ -25,6 +27,23 @@ __all__ = ["Engine"]
 PIECE: Final = 1 << 16
 
 Forward = Callable[[Output, bytes], None]
+
+
+@mutable
+class Limit:
+    """How long the task that an engine runs may take.
+
+    Attributes:
+        task: The task.
+        seconds: How long.
+        interrupted: When it was interrupted because of that, by the reactor's clock, or 0.
+        killed: Whether its engine was killed because of that.
+    """
+
+    task: int
+    seconds: float
+    interrupted: float = 0.0
+    killed: bool = False
 
 
 class Engine:
@@ -52,6 +71,8 @@ class Engine:
         memory: Bytes that it had in memory when last seen.
         waits: For each task that waits for objects, what fires when they are there.
         leases: For each task that is ready but not sent, the objects that are leased for it.
+        limit: That of the task that it runs, if that has one.
+        paused: Nothing is to be sent to it for a moment.
         on_output: Is called when output has arrived while something is held.
     """
 
@@ -87,6 +108,8 @@ class Engine:
         self.threaded = False
         self.waits: dict[int, Deferred[list[Placed]]] = {}
         self.leases: dict[int, list[Placed]] = {}
+        self.limit: Limit | None = None
+        self.paused = False
         self.on_output: Callable[[Engine], None] | None = None
         self._markers: list[Markers] = []
         self._forward = forward

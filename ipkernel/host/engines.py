@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from ipkernel.host.engine import Engine
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
+from ipkernel.host.limits import TimeLimits
 from ipkernel.host.needs import NoObjects, Objects
 from ipkernel.host.output import LOG_BOUNDS, LogBounds
 from ipkernel.host.processes import GROUP_SIGNALS, Exit
@@ -90,7 +91,17 @@ class Engines:
         self._changed = changed
         self._supervisor = Supervisor()
         self._engines: dict[str, Engine] = {}
-        self._traffic = Traffic(reactor, uplink, self._engines, self._said_hello, self._objects)
+        self._limits = TimeLimits(
+            reactor,
+            uplink,
+            host,
+            interrupt=self._interrupt,
+            kill=self._end_at_once,
+            resume=self._resume,
+        )
+        self._traffic = Traffic(
+            reactor, uplink, self._engines, self._said_hello, self._objects, self._limits
+        )
         self._endings: dict[str, list[Deferred[None]]] = {}
         self._next_key = 0
         self._timers: set[Any] = set()
@@ -445,7 +456,13 @@ class Engines:
     def _exceeded(self, engine: Engine, used: int) -> None:
         """End an engine that uses more memory than it may, at once: it goes on growing."""
         limit = size_text(self._slots.options.memory)
-        engine.exit_text = f"it used {size_text(used)}, more than its limit of {limit} (slots.memory), and was ended"
+        self._end_at_once(
+            engine,
+            f"it used {size_text(used)}, more than its limit of {limit} (slots.memory), and was ended",
+        )
+
+    def _end_at_once(self, engine: Engine, text: str) -> None:
+        engine.exit_text = text
         self._kill(engine.key, engine.epoch)
 
     def _gone(self, engine: Engine) -> None:
@@ -517,8 +534,17 @@ class Engines:
         """
         chosen = [engine for engine in self._chosen(ids) if engine.pid]
         for engine in chosen:
-            self._starter.signal(engine.key, number, number in GROUP_SIGNALS)
+            self._signal(engine, number)
         return [engine.id for engine in chosen]
+
+    def _interrupt(self, engine: Engine) -> None:
+        self._signal(engine, int(signal.SIGINT))
+
+    def _resume(self, engine: Engine) -> None:
+        self._traffic.feed(engine)
+
+    def _signal(self, engine: Engine, number: int) -> None:
+        self._starter.signal(engine.key, number, number in GROUP_SIGNALS)
 
     def stop(
         self, reason: str = "the host daemon stops", *, excused: bool = False
@@ -543,6 +569,7 @@ class Engines:
             timer.cancel()
         self._timers.clear()
         self._watch.stop()
+        self._limits.stop()
         self._traffic.stop()
         self._starter.close()
         return result

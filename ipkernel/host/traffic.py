@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ipkernel.host.engine import Engine
+from ipkernel.host.limits import TimeLimits
 from ipkernel.host.needs import Needs, Objects, Uplink
 from ipkernel.wire.link import Received
 from ipkernel.wire.messages import (
@@ -45,6 +46,7 @@ class Traffic:
         engines: All engines by the key of their slot; changes as they come and go.
         hello: Is called with an engine that has said hello, and its process id.
         objects: Brings objects that tasks need.
+        limits: Ends tasks that run for too long.
 
     Attributes:
         by_id: The engines that have an id.
@@ -57,6 +59,7 @@ class Traffic:
         engines: Mapping[str, Engine],
         hello: Callable[[Engine, int], None],
         objects: Objects,
+        limits: TimeLimits,
     ) -> None:
         self.by_id: dict[int, Engine] = {}
         self._reactor = reactor
@@ -64,6 +67,7 @@ class Traffic:
         self._engines = engines
         self._hello = hello
         self._objects = objects
+        self._limits = limits
         self._needs = Needs(uplink, objects, self.feed)
         self._functions: dict[bytes, Any] = {}
         self._ticking: Any = None
@@ -130,7 +134,7 @@ class Traffic:
     def feed(self, engine: Engine) -> None:
         """Send an engine as much of what waits for it as is good."""
         link, lane = engine.link, engine.lane
-        if link is None or not link.open or not lane.waiting:
+        if link is None or not link.open or not lane.waiting or engine.paused:
             return  # what waits for an engine that is being ended has not begun
         idle = not lane.flight
         taken = lane.take()
@@ -151,6 +155,13 @@ class Traffic:
                 self._needs.sent(engine, message.task)
             send(message, payload)
         link.flush()
+        self._runs(engine)
+
+    def _runs(self, engine: Engine) -> None:
+        """An engine may have begun another task."""
+        first = engine.lane.flight[0][0]
+        if first.limit:
+            self._limits.begin(engine, first)
         if self._ticking is None:
             self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
 
@@ -201,6 +212,8 @@ class Traffic:
     def _pass_on(self, engine: Engine, message: Message, payload: Any) -> None:
         if type(message) is Done:
             if engine.lane.done(message.task, message.completed - message.started):
+                if engine.limit is not None and engine.limit.task == message.task:
+                    message, payload = self._limits.ended(engine, message, payload)
                 self._uplink.send(message, payload)
             else:
                 logger.warning("engine %d has done a task that it does not have", engine.id)
@@ -215,8 +228,7 @@ class Traffic:
         lane = engine.lane
         if lane.flight:
             engine.since = self._reactor.seconds()
-            if self._ticking is None:
-                self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
+            self._runs(engine)
         if lane.waiting:
             self.feed(engine)
         if self._uplink.backlog > OUTPUT_LIMIT and self._choked is None:
@@ -250,7 +262,8 @@ class Traffic:
     def lost(self, engine: Engine, begun: int | None) -> tuple[list[int], list[int]]:
         """Empty an engine's lane because its process is gone; see :meth:`Lane.lost`."""
         self._needs.lost(engine)
-        return engine.lane.lost(begun)
+        started, rest = engine.lane.lost(begun)
+        return self._limits.lost(engine, started), rest
 
     def drop_waiting(self) -> None:
         """Forget the tasks that have not started, and all functions: their controller is gone."""

@@ -27,6 +27,9 @@ MAX_PAYLOAD: Final = 8 << 30
 #: The highest priority of a task, and with a minus the lowest.
 MAX_PRIORITY: Final = 1_000_000
 
+#: The longest timeout of a task, in seconds.
+MAX_TIMEOUT: Final = 1e9
+
 #: The most targets, tasks or lines that one message may list.
 MAX_LIST: Final = 1 << 16
 
@@ -86,6 +89,8 @@ class Outcome(IntEnum):
     """An encoded :class:`Reason`: the engine or its host was lost while it ran."""
     IMPOSSIBLE = 4
     """An encoded :class:`Reason`: no engine could ever run it."""
+    TIMEOUT = 5
+    """An encoded :class:`Reason`: it ran for longer than it was allowed to."""
 
 
 class Stream(IntEnum):
@@ -131,9 +136,11 @@ class Terms(Struct, array_like=True, frozen=True, gc=False):
 
     Attributes:
         priority: Of the load-balanced tasks of one session, those with a higher one go first.
+        timeout: Seconds that it may run on an engine, or 0.
     """
 
     priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    timeout: Annotated[float, Meta(ge=0.0, le=MAX_TIMEOUT)] = 0.0
 
 
 class Submit(Message, tag=1):
@@ -297,7 +304,8 @@ class Assign(Message, tag=10):
     ``epoch`` is that of the :class:`EngineJoined` that the controller knows: a host drops a task
     that was meant for the engine's last process, for the controller has re-queued it. 0 fits all.
     ``needs``, ``stored`` and ``keep`` are those of the :class:`Submit`; ``placed`` (host to engine
-    only) says where the objects of ``needs`` are, in the same order.
+    only) says where the objects of ``needs`` are, in the same order. ``limit`` is how long the task
+    may run, in milliseconds, or 0.
     """
 
     task: TaskId
@@ -310,6 +318,7 @@ class Assign(Message, tag=10):
     stored: bool = False
     keep: bool = False
     placed: Annotated[list[Placed], Meta(max_length=1024)] = []
+    limit: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
 
 
 class Done(Message, tag=11):
@@ -552,7 +561,7 @@ class Reason(Struct, frozen=True):
 
     Attributes:
         kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"``, ``"object"``,
-            ``"store-full"`` or ``"limit"``.
+            ``"store-full"``, ``"timeout"`` or ``"limit"``.
         text: A sentence for people.
         engine: Engine id, or -1.
         host: Host name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ipkernel import errors
 from ipkernel.client.client import Client
 from ipkernel.cluster.cluster import Cluster
 
@@ -43,3 +44,29 @@ def test_calls_run_in_the_order_of_their_priorities(rc, tmp_path):
     assert [ar.get(timeout=60) for ar in waiting] == [0] * 5
     order = sorted(range(5), key=lambda n: waiting[n].started)
     assert order == [2, 4, 0, 3, 1]
+
+
+def test_a_cell_that_takes_too_long_ends(rc):
+    view = rc[1]
+    with view.temp_flags(timeout=0.3):
+        cell = view.execute("import time\nwhile True: time.sleep(0.01)")
+        with pytest.raises(errors.TaskTimeout, match="0.3 s on engine 1 .* was interrupted$"):
+            cell.get(timeout=60)
+    assert view.apply_sync(abs, -1) == 1
+
+
+def test_an_engine_that_ignores_the_interrupt_is_replaced(tmp_path):
+    def deaf():
+        import time
+
+        while True:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass
+
+    with Cluster(n=1, cluster_dir=str(tmp_path / "cluster_deaf")) as own:
+        view = own.load_balanced_view(timeout=0.3, retries=2)
+        with pytest.raises(errors.TaskTimeout, match="its engine was killed and is started again"):
+            view.apply_async(deaf).get(timeout=60)
+        assert view.map_async(abs, [-1, -2], chunksize=1).get(timeout=60) == [1, 2]

@@ -34,6 +34,7 @@ from ipkernel.wire.messages import (
     Returned,
     Started,
     Stream,
+    decode_reason,
 )
 from tests.support.reactor import inreactor, reactor
 
@@ -85,7 +86,9 @@ class Host:
     def ready(self, count: int = 1) -> Deferred[None]:
         return self.until(lambda: len(self.of(EngineJoined)) >= count)
 
-    def submit(self, function: Any, *args: Any, engine: int = 0, epoch: int = 0) -> int:
+    def submit(
+        self, function: Any, *args: Any, engine: int = 0, epoch: int = 0, limit: int = 0
+    ) -> int:
         call = dump_call(function, args, {}, self.cache)
         batch: list[Any] = []
         if call.digest and call.digest not in self.sent:
@@ -94,7 +97,7 @@ class Host:
             batch.append((Function(call.digest, len(blob)), blob))
         self.tasks += 1
         data = b"".join(call.pieces)
-        message = Assign(self.tasks, engine, Kind.APPLY, len(data), call.digest, epoch)
+        message = Assign(self.tasks, engine, Kind.APPLY, len(data), call.digest, epoch, limit=limit)
         self.engines.handle([*batch, (message, data)])
         return self.tasks
 
@@ -381,6 +384,40 @@ async def test_an_interrupt_reaches_the_task(host: Host) -> None:
     await deferLater(reactor(), 0.3)  # or it would reach the next task: signals take a moment
     assert await host.result(host.submit(abs, -1)) == 1
     assert not host.of(EngineLeft)
+
+
+@host_test
+async def test_a_task_that_takes_too_long_is_interrupted(host: Host) -> None:
+    def endless() -> None:
+        while True:
+            time.sleep(0.01)
+
+    task, after = host.submit(endless, limit=200), host.submit(abs, -1, limit=20_000)
+    message, payload = await host.done(task)
+    assert message.outcome is Outcome.TIMEOUT
+    assert "longer than its timeout of 0.2 s" in decode_reason(payload).text
+    assert await host.result(after) == 1
+    assert not host.of(EngineLeft)
+
+
+@host_test
+async def test_an_engine_that_cannot_be_interrupted_is_killed_and_comes_back(host: Host) -> None:
+    def deaf() -> None:
+        while True:
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass
+
+    pid = host.engines.pid_of(0)
+    message, payload = await host.done(host.submit(deaf, limit=200))
+    assert message.outcome is Outcome.TIMEOUT
+    assert "its engine was killed and is started again" in decode_reason(payload).text
+    await host.ready(2)
+    [left] = host.of(EngineLeft)
+    assert left.restarting and left.started == [] and "timeout of 0.2 s" in left.reason
+    assert host.engines.pid_of(0) != pid
+    assert await host.result(host.submit(abs, -1)) == 1
 
 
 @host_test

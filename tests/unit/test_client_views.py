@@ -9,8 +9,9 @@ import pytest
 from ipkernel import errors
 from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
 from ipkernel.client.reply import ExecuteReply
+from ipkernel.client.task import failure_of
 from ipkernel.client.view import BroadcastView, DirectView, LoadBalancedView
-from ipkernel.wire.messages import Kind, Submit
+from ipkernel.wire.messages import Kind, Reason, Submit
 from tests.support.fakecontroller import FakeController
 
 
@@ -467,3 +468,49 @@ def test_an_impossible_priority_is_refused_at_once(rc, value, error):
 def test_a_direct_view_has_no_priority(rc):
     with pytest.raises(TypeError, match="DirectView has no flag 'priority'"):
         rc[:].set_flags(priority=1)
+
+
+# ---------------------------------------------------------------- timeouts
+
+
+@pytest.mark.parametrize("kind", ["direct", "several", "balanced"])
+def test_a_timeout_is_sent_with_each_call(fake, rc, kind):
+    view = {"direct": rc[0], "several": rc[:2], "balanced": rc.load_balanced_view()}[kind]
+    with view.temp_flags(timeout=2):
+        assert view.timeout == 2.0
+        view.apply_async(int).get()
+        view.map_async(abs, [1, 2]).get()
+    assert view.timeout is None
+    view.apply_async(int).get()
+    *with_one, last = submits(fake)
+    assert with_one and all(m.terms.timeout == 2.0 for m in with_one)
+    assert last.terms is None
+
+
+@pytest.mark.parametrize("value", [None, -1])
+def test_a_timeout_can_be_for_ever(rc, value):
+    view = rc[:]
+    view.timeout = 5
+    view.timeout = value
+    assert view.timeout is None
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (0, ValueError),
+        (1e10, ValueError),
+        (float("nan"), ValueError),
+        ("1", TypeError),
+        (True, TypeError),
+    ],
+)
+def test_an_impossible_timeout_is_refused_at_once(rc, value, error):
+    with pytest.raises(error, match="timeout must be"):
+        rc[:].set_flags(timeout=value)
+
+
+def test_a_task_that_timed_out_raises_what_it_is():
+    reason = Reason("timeout", "the task ran for longer than its timeout of 1 s")
+    with pytest.raises(errors.TaskTimeout, match="longer than its timeout of 1 s"):
+        raise failure_of(reason)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ipkernel.controller.queues import Line
 from ipkernel.controller.tasks import State, Task
-from ipkernel.wire.messages import Cancel, Kind, Submit, Terms
+from ipkernel.wire.messages import Cancel, Kind, Outcome, Submit, Terms
 from tests.support.scheduling import Cluster
 
 
@@ -105,7 +105,7 @@ def test_tasks_whose_engines_are_gone_end_whatever_their_priority() -> None:
     c.submit(targets=[0])
     tasks = ranked(c, 1, 2, targets=[0]) + ranked(c, -1, 2, targets=[0])
     c.leave(0, "killed", started=[])
-    assert all(c.finished(task).outcome == 4 for task in tasks)
+    assert all(c.finished(task).outcome is Outcome.IMPOSSIBLE for task in tasks)
 
 
 def test_explain_says_a_tasks_priority() -> None:
@@ -144,3 +144,27 @@ def test_a_line_that_was_emptied_begins_anew(count: int) -> None:
     assert run_all(c) == before
     after = c.submit(count)
     assert run_all(c) == after
+
+
+# --------------------------------------------------------------------------------- timeouts
+
+
+@pytest.mark.parametrize(
+    ("targets", "spread"), [([], True), ([0], True), ([0], False)], ids=["any", "choice", "direct"]
+)
+def test_the_host_is_told_how_long_a_task_may_run(targets: list[int], spread: bool) -> None:
+    c = Cluster(engines=1)
+    c.submit(targets=targets, spread=spread, terms=Terms(timeout=0.0301))
+    c.submit(targets=targets, spread=spread)
+    assert c.assigned[0].limit == 31
+    c.done(c.assigned[0].task)
+    assert c.assigned[0].limit == 0
+
+
+def test_a_task_that_timed_out_has_failed_and_is_not_run_again() -> None:
+    c = Cluster(engines=1)
+    [task] = c.submit(retries=3, terms=Terms(timeout=1.0))
+    c.done(task, outcome=Outcome.TIMEOUT, payload=b"why")
+    assert c.finished(task).outcome is Outcome.TIMEOUT
+    assert c.scheduler.totals.failed == 1
+    assert not c.scheduler.tasks

@@ -1,0 +1,157 @@
+"""Tasks that run for longer than they may: they are interrupted, and then their engines are killed.
+
+The time of a task begins when it becomes the first in its engine's pipe. Nothing is sent behind a
+task with a limit before it is done, so an interrupt finds that task or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from ipkernel.host.engine import Engine, Limit
+from ipkernel.host.needs import Uplink
+from ipkernel.wire.messages import Assign, Done, Outcome, Reason, encode_reason
+
+__all__ = ["TimeLimits"]
+
+#: Seconds that a task has to end after an interrupt; then its engine is killed.
+GRACE: Final = 2.0
+#: Seconds after an interrupt in which nothing new is begun: signals may take a moment.
+SETTLE: Final = 0.2
+
+
+class TimeLimits:
+    """The time limits of the tasks that run on a host's engines.
+
+    Args:
+        reactor: Twisted's reactor.
+        uplink: The way to the controller.
+        host: Name of this host.
+        interrupt: Interrupts what an engine runs.
+        kill: Kills an engine, and takes the reason.
+        resume: Sends an engine what waits for it.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        uplink: Uplink,
+        host: str,
+        *,
+        interrupt: Callable[[Engine], object],
+        kill: Callable[[Engine, str], object],
+        resume: Callable[[Engine], object],
+    ) -> None:
+        self._reactor = reactor
+        self._uplink = uplink
+        self._host = host
+        self._interrupt = interrupt
+        self._kill = kill
+        self._resume = resume
+        self._timers: dict[str, Any] = {}
+
+    def begin(self, engine: Engine, message: Assign) -> None:
+        """Note that an engine runs a task that has a limit; again is no matter."""
+        limit = engine.limit
+        if limit is not None and limit.task == message.task:
+            return
+        limit = engine.limit = Limit(message.task, message.limit / 1000.0)
+        self._wait(engine, limit.seconds, self._overdue)
+
+    def ended(self, engine: Engine, message: Done, payload: Any) -> tuple[Done, Any]:
+        """Take note of the end of the task whose limit an engine has.
+
+        Returns:
+            What is to be reported: that it took too long, if it was interrupted and has failed.
+        """
+        limit, engine.limit = engine.limit, None
+        assert limit is not None
+        self._forget(engine)
+        if not limit.interrupted:
+            return message, payload
+        left = limit.interrupted + SETTLE - self._reactor.seconds()
+        if left > 0:
+            engine.paused = True
+            self._wait(engine, left, self._settled)
+        if message.outcome is Outcome.OK:
+            return message, payload
+        return self._timed_out(engine, limit, "interrupted", message)
+
+    def lost(self, engine: Engine, started: list[int]) -> list[int]:
+        """Take note that an engine's process has ended.
+
+        Args:
+            engine: Which.
+            started: The tasks that had begun.
+
+        Returns:
+            Those of them that are lost with it: one that was to be ended is not.
+        """
+        limit, engine.limit = engine.limit, None
+        engine.paused = False
+        self._forget(engine)
+        if limit is None or not limit.interrupted or limit.task not in started:
+            return started
+        how = "interrupted, and its engine ended"
+        if limit.killed:
+            how = (
+                f"interrupted; as it went on for {GRACE:g} s more, its engine was killed "
+                f"and is started again"
+            )
+        done = Done(limit.task, engine.id, Outcome.TIMEOUT, 0.0, 0.0, 0)
+        self._uplink.send(*self._timed_out(engine, limit, how, done))
+        return [task for task in started if task != limit.task]
+
+    def stop(self) -> None:
+        """Cancel what is timed."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _timed_out(self, engine: Engine, limit: Limit, how: str, done: Done) -> tuple[Done, bytes]:
+        text = (
+            f"the task ran for longer than its timeout of {limit.seconds:g} s on engine "
+            f"{engine.id} on {self._host} (pid {engine.pid}) and was {how}"
+        )
+        reason = Reason("timeout", text[:4000], engine.id, self._host, engine.pid)
+        payload = encode_reason(reason)
+        message = Done(
+            done.task, engine.id, Outcome.TIMEOUT, done.started, done.completed, len(payload)
+        )
+        return message, payload
+
+    # ------------------------------------------------------------- what is timed
+
+    def _wait(self, engine: Engine, seconds: float, then: Callable[[Engine], None]) -> None:
+        def due() -> None:
+            del self._timers[engine.key]
+            then(engine)
+
+        self._forget(engine)
+        self._timers[engine.key] = self._reactor.callLater(seconds, due)
+
+    def _forget(self, engine: Engine) -> None:
+        timer = self._timers.pop(engine.key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _overdue(self, engine: Engine) -> None:
+        assert engine.limit is not None
+        engine.limit.interrupted = self._reactor.seconds()
+        self._wait(engine, GRACE, self._deaf)
+        self._interrupt(engine)
+
+    def _deaf(self, engine: Engine) -> None:
+        assert engine.limit is not None
+        engine.limit.killed = True
+        seconds = engine.limit.seconds
+        self._kill(
+            engine,
+            f"was killed: a task ran for longer than its timeout of {seconds:g} s and did not "
+            f"end when it was interrupted",
+        )
+
+    def _settled(self, engine: Engine) -> None:
+        engine.paused = False
+        self._resume(engine)
