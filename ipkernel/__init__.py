@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ipkernel import errors as error
     from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
     from ipkernel.client.client import Client
+    from ipkernel.client.dependency import Dependency
     from ipkernel.client.executor import ViewExecutor
     from ipkernel.client.feeding import stream
     from ipkernel.client.remotefunction import (
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 _MODULES: dict[str, tuple[str, ...]] = {
     "ipkernel.client.client": ("Client",),
     "ipkernel.client.view": ("BroadcastView", "DirectView", "LoadBalancedView"),
+    "ipkernel.client.dependency": ("Dependency",),
     "ipkernel.client.executor": ("ViewExecutor",),
     "ipkernel.client.feeding": ("stream",),
     "ipkernel.client.asyncresult": ("AsyncMapResult", "AsyncResult"),
@@ -160,6 +162,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectError",
     "ControllerLost",
+    "Dependency",
     "DependencyTimeout",
     "DirectView",
     "EngineError",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from msgspec.structs import replace
 
 from ipkernel.client.baseview import View, name_of
+from ipkernel.client.dependency import Dependency
 from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
@@ -14,7 +17,10 @@ from ipkernel.client.partition import BLOCK, chunks
 from ipkernel.client.result import AsyncResult
 from ipkernel.client.terms import priority_of
 from ipkernel.serialize.calls import CallPayload
-from ipkernel.wire.messages import Kind
+from ipkernel.wire.messages import Kind, Terms
+
+if TYPE_CHECKING:
+    from ipkernel.client.client import Client
 
 _NOBODY: tuple[int, ...] = ()
 
@@ -29,7 +35,52 @@ class LoadBalancedView(View):
         retries: How often a call that had begun is run again when its engine was lost.
     """
 
-    _flags: ClassVar[tuple[str, ...]] = (*View._flags, "priority")
+    _flags: ClassVar[tuple[str, ...]] = (*View._flags, "priority", "after", "follow")
+
+    def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
+        self._after: Dependency | None = None
+        self._follow: Dependency | None = None
+        super().__init__(client, targets, **flags)
+
+    @property
+    def after(self) -> Dependency | None:
+        """The calls that must have ended before a call is run.
+
+        It may be set to an :class:`AsyncResult`, a task's id, a list of these, or a
+        :class:`Dependency`, which also says how they must have ended; by default all must have
+        succeeded. A call whose dependency cannot be met any more fails with
+        :class:`~ipkernel.errors.ImpossibleDependency`.
+
+        Raises:
+            TypeError, ValueError: Set to something else.
+        """
+        return self._after
+
+    @after.setter
+    def after(self, after: Any) -> None:
+        self._after = Dependency.of(after)
+
+    @property
+    def follow(self) -> Dependency | None:
+        """The calls that a call waits for, as for :attr:`after`, and whose engine it is run on.
+
+        If all of several are to be followed, they must have run on the same engine.
+        """
+        return self._follow
+
+    @follow.setter
+    def follow(self, follow: Any) -> None:
+        self._follow = Dependency.of(follow)
+
+    def _asked(self) -> Terms | None:
+        after, follow = self._after, self._follow
+        if after is None and follow is None:
+            return self._terms
+        return replace(
+            self._terms or Terms(),
+            after=after.told() if after is not None else None,
+            follow=follow.told() if follow is not None else None,
+        )
 
     @property
     def priority(self) -> int:
@@ -94,7 +145,7 @@ class LoadBalancedView(View):
             self.retries,
             self.label if label is None else label,
             self.keep if keep is None else keep,
-            self._terms,
+            self._asked(),
         )
         self._issued.append(record.id)
         return result
@@ -126,7 +177,7 @@ class LoadBalancedView(View):
             options.retries,
             options.label,
             options.keep,
-            self._terms,
+            self._asked(),
         )
         self._note(result)
         return result

@@ -105,6 +105,10 @@ class View:
             raise ValueError(f"retries must be from 0 to {MAX_RETRIES}, not {number}")
         self._retries = number
 
+    def _asked(self) -> Terms | None:
+        """Return what else is asked of a call that is submitted now."""
+        return self._terms
+
     def _set_terms(self, **changes: Any) -> None:
         """Change what else is asked of the calls; there are no terms when that is nothing."""
         terms = replace(self._terms or _NO_TERMS, **changes)
@@ -346,7 +350,15 @@ class View:
         if streams:
             attach(streams, result)
         record = self._session.submit(
-            result, Kind.APPLY, call, -1, targets, self.retries, self.label, self.keep, self._terms
+            result,
+            Kind.APPLY,
+            call,
+            -1,
+            targets,
+            self.retries,
+            self.label,
+            self.keep,
+            self._asked(),
         )
         self._issued.append(record.id)
         return result

@@ -78,7 +78,7 @@ class DirectView(View):
         label = self.label if label is None else label
         if single:
             self._session.submit(
-                result, kind, call, engines[0], (), self.retries, label, keep, self._terms
+                result, kind, call, engines[0], (), self.retries, label, keep, self._asked()
             )
         else:
             self._session.submit_same(
@@ -146,7 +146,7 @@ class DirectView(View):
             options.retries,
             options.label,
             options.keep,
-            self._terms,
+            self._asked(),
         )
         self._note(result)
         return result

@@ -53,7 +53,7 @@ def _items(
     coming = _Coming(master, result)
     try:
         # Never run again: nobody could tell which items were seen already.
-        session.submit(result, Kind.APPLY, call, *place, 0, view.label, terms=view._terms)
+        session.submit(result, Kind.APPLY, call, *place, 0, view.label, terms=view._asked())
     except BaseException:
         coming.over()
         raise

@@ -25,6 +25,7 @@ def validate(core: Core) -> None:
     _check_sessions(core)
     _check_nothing_idles(core)
     _check_objects(core)
+    _check_waits(core)
 
 
 def _check_places(core: Core) -> None:
@@ -53,6 +54,9 @@ def _check_places(core: Core) -> None:
         for task in parked:
             assert task.session == session and task.state in QUEUED, task
             places[task.id] += 1
+    for tid, wait in core.waits.items():
+        assert wait.task.id == tid and wait.task.state is State.WAITING, wait.task
+        places[tid] += 1
     assert set(places) == set(core.tasks), set(places) ^ set(core.tasks)
     assert all(count == 1 for count in places.values()), places
     for tid, task in core.tasks.items():
@@ -124,6 +128,25 @@ def _check_sessions(core: Core) -> None:
         assert 0 < len(watchers) == len(set(watchers)) <= MAX_WATCHERS
         assert watched >> 40 not in watchers
         assert all(core.sessions[watcher].attached for watcher in watchers)
+
+
+def _check_waits(core: Core) -> None:
+    """Whoever waits for others waits for some that have not ended, and these lead to it."""
+    awaited: dict[int, set[int]] = {}
+    for tid, wait in core.waits.items():
+        assert wait.open, "it waits for nothing"
+        assert not any(need.problem for need in wait.needs)
+        for need in wait.needs:
+            assert need.met or need.open
+        for other in wait.open:
+            assert other in core.tasks and other != tid
+            awaited.setdefault(other, set()).add(tid)
+    for other, children in core.awaited.items():
+        assert other in core.tasks
+        assert children and set(children) <= set(core.waits)
+        assert awaited.get(other, set()) <= set(children)
+    assert set(awaited) <= set(core.awaited)
+    assert core.settled == len(core.ended) == 0
 
 
 def _check_nothing_idles(core: Core) -> None:

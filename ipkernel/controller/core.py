@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from ipkernel.controller.events import Item, Result
+from ipkernel.controller.history import History
 from ipkernel.controller.instructions import (
     Commit,
     DropClient,
@@ -30,6 +31,9 @@ from ipkernel.wire.messages import (
     Reason,
     encode_reason,
 )
+
+if TYPE_CHECKING:
+    from ipkernel.controller.dependencies import Wait
 
 #: The largest number of digests that one message names.
 _DIGESTS = 1 << 14
@@ -60,6 +64,10 @@ class Core:
         deep: Engines that run a long task with other tasks behind it.
         draining: Engines that are draining and have something to do, as far as is known.
         parked: Direct tasks of held sessions, by session.
+        waits: Tasks that wait for others to end, by id.
+        awaited: For each task that others wait for, their ids.
+        history: How the latest tasks ended.
+        settled: Of how many of ``ended`` those that wait for them know.
         watchers: Sessions that asked for the result of another one's task, by task.
         retained: Results of clients that have gone.
         objects: Large values, wherever they are.
@@ -82,6 +90,10 @@ class Core:
         self.deep: dict[Engine, None] = {}
         self.draining: dict[Engine, None] = {}
         self.parked: dict[int, list[Task]] = {}
+        self.waits: dict[int, Wait] = {}
+        self.awaited: dict[int, dict[int, None]] = {}
+        self.history = History()
+        self.settled = 0
         self.watchers: dict[int, list[int]] = {}
         self.retained = retained
         self.objects = Directory()
@@ -132,6 +144,7 @@ class Core:
         if self.ended:
             records.append(Ended(self.now, self.ended))
             self.ended = []
+            self.settled = 0
         if self.forgotten:
             records.append(Forgotten(self.now, self.forgotten))
             self.forgotten = []
@@ -217,7 +230,11 @@ class Core:
         self.discharge(self.sessions[task.session], 1, task.charge)
 
     def end_queued(self, task: Task, outcome: Outcome, reason: Reason) -> None:
-        """End a task that stands in a queue here."""
+        """End a task that stands in a queue here, or waits for others."""
+        if task.id in self.waits:
+            self.stop_waiting(task)
+            self.end(task, outcome, reason)
+            return
         if task.target < 0:
             line = self.line_of(task)
             self.end(task, outcome, reason)
@@ -283,6 +300,28 @@ class Core:
 
     # -------------------------------------------------------------------- queues
 
+    def stop_waiting(self, task: Task) -> None:
+        """Let a task wait for others no more."""
+        for need in self.waits.pop(task.id).needs:
+            for other in need.open:
+                children = self.awaited.get(other)
+                if children is not None:
+                    children.pop(task.id, None)
+                    if not children:
+                        del self.awaited[other]
+
+    def enqueue(self, line: Line, task: Task) -> None:
+        """Put a ready load-balanced task at the end of its line."""
+        priority = task.priority
+        if priority:
+            self.lines.ranked.add(line.session)
+        line.level(priority).append(task)
+        self.lines.grown(line, 1)
+
+    def any_usable(self, targets: list[int]) -> bool:
+        """Tell whether tasks may be bound to any of these engines."""
+        return any((e := self.engines.get(t)) is not None and e.usable for t in targets)
+
     def requeue_first(self, task: Task) -> None:
         """Put a task that was on an engine back to the head of its queue.
 
@@ -319,3 +358,21 @@ class Core:
 def choice_of(targets: list[int]) -> tuple[int, ...]:
     """Return the engines of a list in order and once each."""
     return tuple(sorted(set(targets))) if targets else ()
+
+
+def no_engine(core: Core, targets: list[int]) -> Reason:
+    """Return the reason why a task for these engines cannot run."""
+    if len(targets) == 1:
+        target = targets[0]
+        engine = core.engines.get(target)
+        if engine is None:
+            text = f"there is no engine {target}"
+        elif engine.ending:
+            text = f"engine {target} is being stopped"
+        elif engine.draining:
+            text = f"engine {target} is about to go: {engine.draining}"
+        else:
+            text = f"engine {target} is dead: {engine.reason or 'it was lost'}"
+        return Reason("no-engine", text, engine=target)
+    named = ", ".join(map(str, targets[:20])) + (", ..." if len(targets) > 20 else "")
+    return Reason("no-engine", f"none of the engines {named} is there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipkernel.controller import dependencies
 from ipkernel.controller.core import Core
 from ipkernel.controller.sessions import RETAIN_SECONDS
 from ipkernel.controller.slots import READY, RESTARTING, Engine
@@ -36,6 +37,8 @@ def _reason(core: Core, task: Task) -> str:
         return f"engine {task.engine} is running it"
     if task.state is State.ASSIGNED:
         return _assigned(core, task)
+    if task.id in core.waits:
+        return dependencies.why(core, task)
     if core.sessions[task.session].held:
         return "its client does not take its results: nothing more is started for it"
     if task.target >= 0:

@@ -9,7 +9,7 @@ import msgspec
 from attrs import frozen
 
 from ipkernel.controller import draining, holdings
-from ipkernel.controller.core import Core
+from ipkernel.controller.core import Core, no_engine
 from ipkernel.controller.events import (
     EnginesAdded,
     EnginesEnding,
@@ -19,7 +19,6 @@ from ipkernel.controller.events import (
 )
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import DEAD, READY, RESTARTING, STARTING, Engine
-from ipkernel.controller.submission import no_engine
 from ipkernel.controller.tasks import QUEUED, State, Task, clock
 from ipkernel.wire.messages import EngineJoined, EngineLeft, Outcome, Reason
 

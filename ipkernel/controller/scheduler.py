@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ipkernel.controller import clients, draining, losses
+from ipkernel.controller import clients, dependencies, draining, losses
 from ipkernel.controller.assignment import fill
 from ipkernel.controller.checking import validate
 from ipkernel.controller.completion import from_host
@@ -92,8 +92,10 @@ class Scheduler:
             core.now = event.now
             _PARTS[type(event)](core, event)
             self.handled += 1
-        if core.objects.busy:
+        dependencies.settle(core)
+        while core.objects.busy:
             settle(core)
+            dependencies.settle(core)
         fill(core)
         if core.deep:
             relieve(core)
@@ -162,6 +164,7 @@ class Scheduler:
         assigned = sum(len(e.assigned) for e in engines)
         running = sum(len(e.running) for e in engines)
         waiting = sum(len(e.direct) - e.shelved for e in engines if e.state != "ready")
+        waiting += len(core.waits)
         waiting += sum(t.state is State.WAITING for tasks in core.parked.values() for t in tasks)
         return QueueCounts(
             waiting=waiting,

@@ -135,6 +135,11 @@ class Retained:
         """Return when the result of ``task``, which must be here, was put here."""
         return self._results[task][0]
 
+    def find(self, task: int) -> Finished | None:
+        """Return how ``task`` ended, if its result is here."""
+        found = self._results.get(task)
+        return found[1][0] if found is not None else None
+
     def keep(self, message: Finished, payload: Payload, now: float) -> list[int]:
         """Keep a result; return the tasks whose results had to make room."""
         if message.task in self._results:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import holdings, recall
-from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of
+from ipkernel.controller import dependencies, holdings, recall
+from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, no_engine
 from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
 from ipkernel.controller.nearness import best_host
@@ -118,6 +118,8 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
             core.reject(tid, Outcome.LOST, reason)
     elif message.spread or not message.targets:
         _spread(core, session, message, payload)
+    elif message.terms is not None and (message.terms.after or message.terms.follow):
+        raise _BrokenRules("only a load-balanced task may wait for others")
     else:
         for tid, target in zip(range(first, first + count), message.targets, strict=True):
             _direct(core, session, message, payload, tid, target)
@@ -126,23 +128,26 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
 def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> None:
     """Take in a load-balanced task that has a choice of engines, or needs something."""
     targets = message.targets
-    engines = core.engines
-    if targets and not any((e := engines.get(t)) is not None and e.usable for t in targets):
+    if targets and not core.any_usable(targets):
         core.reject(message.task, Outcome.IMPOSSIBLE, no_engine(core, targets))
+        return
+    terms = message.terms
+    waits = terms is not None and (terms.after is not None or terms.follow is not None)
+    task = core.new_task(message.task, message, payload, core.now)
+    core.tasks[task.id] = task
+    session.open += 1
+    session.bytes += message.size
+    if message.needs:
+        core.objects.need(task.id, message.needs)
+    if waits:
+        task.state = State.WAITING
+        dependencies.admit(core, task)
         return
     line = _line_for(core, session, message)
     line.held = session.held
-    task = core.new_task(message.task, message, payload, core.now)
     task.state = _READY
     task.near = line.near
-    core.tasks[task.id] = task
-    if message.needs:
-        core.objects.need(task.id, message.needs)
-    priority = task.priority
-    if priority:
-        core.lines.ranked.add(session.id)
-    line.level(priority).append(task)
-    _grown(core, session, line, 1, message.size)
+    core.enqueue(line, task)
 
 
 def _line_for(core: Core, session: Session, message: Submit) -> Line:
@@ -188,24 +193,6 @@ def queue_direct(core: Core, session: Session, engine: Engine, task: Task) -> No
         core.parked.setdefault(session.id, []).append(task)
     else:
         engine.direct.append(task)
-
-
-def no_engine(core: Core, targets: list[int]) -> Reason:
-    """Return the reason why a task for these engines cannot run."""
-    if len(targets) == 1:
-        target = targets[0]
-        engine = core.engines.get(target)
-        if engine is None:
-            text = f"there is no engine {target}"
-        elif engine.ending:
-            text = f"engine {target} is being stopped"
-        elif engine.draining:
-            text = f"engine {target} is about to go: {engine.draining}"
-        else:
-            text = f"engine {target} is dead: {engine.reason or 'it was lost'}"
-        return Reason("no-engine", text, engine=target)
-    named = ", ".join(map(str, targets[:20])) + (", ..." if len(targets) > 20 else "")
-    return Reason("no-engine", f"none of the engines {named} is there")
 
 
 # ---------------------------------------------------------------------------- other messages

@@ -22,7 +22,7 @@ class State(Enum):
     SUBMITTED = "submitted"
     """It has just arrived."""
     WAITING = "waiting"
-    """It is bound to an engine that is not ready."""
+    """It is bound to an engine that is not ready, or waits for other tasks to end."""
     READY = "ready"
     """It could run as soon as an engine has room for it."""
     ASSIGNED = "assigned"

@@ -131,16 +131,53 @@ class Message(Struct, array_like=True, frozen=True, gc=False):
     __repr__ = discreet_repr
 
 
+class Past(Struct, array_like=True, frozen=True, gc=False):
+    """A task of which its client knows that it has ended.
+
+    Attributes:
+        task: Its id.
+        engine: Where it ran, or -1.
+        ok: Whether it has succeeded.
+    """
+
+    task: TaskId
+    engine: EngineId
+    ok: bool
+
+
+class Dependency(Struct, array_like=True, frozen=True, gc=False):
+    """What a task waits for: others, of this session or another one.
+
+    Attributes:
+        tasks: Those of which the client does not know the end.
+        ended: Those of which it does.
+        all: Whether all of them must have ended as wanted, or one is enough.
+        success: Whether one that succeeded is as wanted.
+        failure: Whether one that failed, or was aborted, is.
+    """
+
+    tasks: Tasks = []
+    ended: Annotated[list[Past], Meta(max_length=MAX_LIST)] = []
+    all: bool = True
+    success: bool = True
+    failure: bool = False
+
+
 class Terms(Struct, array_like=True, frozen=True, gc=False):
     """What is asked of few tasks only, apart so that the others do not carry it.
 
     Attributes:
         priority: Of the load-balanced tasks of one session, those with a higher one go first.
         timeout: Seconds that it may run on an engine, or 0.
+        after: A load-balanced task waits for these.
+        follow: It waits for these, and then goes where they ran: to the engine that ran all of
+            them, or that ran the one that was enough.
     """
 
     priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     timeout: Annotated[float, Meta(ge=0.0, le=MAX_TIMEOUT)] = 0.0
+    after: Dependency | None = None
+    follow: Dependency | None = None
 
 
 class Submit(Message, tag=1):
@@ -561,7 +598,7 @@ class Reason(Struct, frozen=True):
 
     Attributes:
         kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"``, ``"object"``,
-            ``"store-full"``, ``"timeout"`` or ``"limit"``.
+            ``"store-full"``, ``"timeout"``, ``"dependency"``, ``"unknown-task"`` or ``"limit"``.
         text: A sentence for people.
         engine: Engine id, or -1.
         host: Host name.

@@ -10,8 +10,12 @@ from ipkernel.cluster.cluster import Cluster
 
 
 @pytest.fixture(scope="module")
-def rc(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("terms") / "cluster_terms"
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("terms") / "cluster_terms"
+
+
+@pytest.fixture(scope="module")
+def rc(directory):
     cluster = Cluster(n=2, cluster_dir=str(directory))
     cluster.start_cluster_sync()
     try:
@@ -70,3 +74,51 @@ def test_an_engine_that_ignores_the_interrupt_is_replaced(tmp_path):
         with pytest.raises(errors.TaskTimeout, match="its engine was killed and is started again"):
             view.apply_async(deaf).get(timeout=60)
         assert view.map_async(abs, [-1, -2], chunksize=1).get(timeout=60) == [1, 2]
+
+
+def test_a_graph_of_calls_runs_in_order_and_where_it_must(rc, tmp_path):
+    view, go = rc.load_balanced_view(), tmp_path / "go"
+
+    def remember(text):
+        import sys
+
+        sys.remembered = [*getattr(sys, "remembered", []), text]
+
+    def recall():
+        import sys
+
+        return sys.remembered
+
+    gate = view.apply_async(wait_for, go)
+    with view.temp_flags(after=gate):
+        first = view.apply_async(remember, "first")
+    with view.temp_flags(follow=first):
+        second = view.apply_async(remember, "second")
+    with view.temp_flags(after=[gate, second], follow=second):
+        last = view.apply_async(recall)
+    [story] = rc.explain(last.msg_ids[0])
+    assert "it waits for all of 2 tasks to end" in story.reason
+    go.touch()
+    assert last.get(timeout=60) == ["first", "second"]
+    assert first.engine_id == second.engine_id == last.engine_id
+
+
+def test_a_failure_spreads_at_once_also_to_other_clients(rc, directory, tmp_path):
+    go = tmp_path / "go"
+
+    def fail(path):
+        wait_for(path)
+        raise ValueError("no")
+
+    with Client(cluster_dir=directory) as other:
+        bad = rc.load_balanced_view().apply_async(fail, go)
+        child = other.load_balanced_view(after=bad.msg_ids).apply_async(int)
+        grandchild = rc.load_balanced_view(after=child.msg_ids).apply_async(int)
+        go.touch()
+        for result in (child, grandchild):
+            with pytest.raises(errors.ImpossibleDependency, match="failed"):
+                result.get(timeout=60)
+        with pytest.raises(errors.ImpossibleDependency, match=str(bad.msg_ids[0])):
+            other.load_balanced_view(after=bad).apply_async(int).get(timeout=60)
+        with pytest.raises(errors.InvalidDependency, match="12345 is not known"):
+            other.load_balanced_view(after=12345).apply_async(int).get(timeout=60)

@@ -15,6 +15,7 @@ from ipkernel.errors import ConnectError, KernelError
 from ipkernel.wire.messages import (
     Assign,
     Closing,
+    Dependency,
     EngineJoined,
     EngineLeft,
     Fetch,
@@ -481,3 +482,26 @@ async def test_a_host_gets_tasks_in_the_order_of_their_priorities():
             host.done(host.of(Assign)[index])
         assert [m.task for m in host.of(Assign)] == [first, *map(client.tid, (3, 1, 2))]
         await client.until(lambda: len(client.of(Finished)) == 4)
+
+
+@inreactor
+async def test_a_task_waits_for_one_of_another_session_and_follows_it():
+    async with world() as w:
+        host = await w.host(2)
+        host.working = False
+        mine, yours = await w.client(), await w.client()
+        first = submit(mine, 1)
+        await host.until(lambda: host.of(Assign))
+        child = submit(yours, 1, terms=Terms(follow=Dependency([first])))
+        never = submit(
+            yours, 2, terms=Terms(after=Dependency([first], success=False, failure=True))
+        )
+        while len(w.controller.scheduler.tasks) < 3:
+            await deferLater(reactor, 0.01)
+        host.done(host.of(Assign)[0])
+        await host.until(lambda: len(host.of(Assign)) == 2)
+        assert [m.task for m in host.of(Assign)] == [first, child]
+        assert host.of(Assign)[0].engine == host.of(Assign)[1].engine
+        host.done(host.of(Assign)[1])
+        await yours.until(lambda: len(yours.of(Finished)) == 2)
+        assert decode_reason(results(yours)[never]).kind == "dependency"

@@ -51,6 +51,7 @@ from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
     Assign,
     Cancel,
+    Dependency,
     Done,
     Draining,
     EngineJoined,
@@ -63,6 +64,7 @@ from ipkernel.wire.messages import (
     Message,
     Outcome,
     Output,
+    Past,
     Reclaim,
     Returned,
     Started,
@@ -232,6 +234,8 @@ class Machine(RuleBasedStateMachine):
         digest=st.sampled_from([b"", b"", b"A" * 16, b"B" * 16]),
         size=st.sampled_from([0, 10, 5 << 20]),
         terms=TERMS,
+        others=st.lists(PICK, max_size=3),
+        follows=st.booleans(),
     )
     def submit(
         self,
@@ -243,11 +247,17 @@ class Machine(RuleBasedStateMachine):
         digest: bytes,
         size: int,
         terms: Terms | None,
+        others: list[int],
+        follows: bool,
     ) -> None:
         session = self.a_session(pick)
         if session is None:
             return
         payload = bytes(size)
+        if others and spread and self.submitted:
+            known = sorted(self.submitted)
+            waits = self.a_dependency([known[other % len(known)] for other in others])
+            terms = Terms(follow=waits) if follows else Terms(after=waits)
         items: list[Item] = []
         if digest == b"A" * 16 and digest not in self.functions[session]:
             self.functions[session].add(digest)
@@ -265,6 +275,13 @@ class Machine(RuleBasedStateMachine):
                 )
             )
         self.do(FromClient(session, items, self.now))
+
+    def a_dependency(self, others: list[int]) -> Dependency:
+        """Depend on tasks; what has ended is named as such where the client may know it."""
+        ended = [Past(t, 0, self.ended[t] is Outcome.OK) for t in others[:1] if t in self.ended]
+        rest = others[len(ended) :]
+        mode = others[0] % 4
+        return Dependency(rest, ended, mode < 2, mode != 3, mode % 2 == 1)
 
     @precondition(lambda self: self.submitted)
     @rule(pick=PICK, other=PICK, count=st.integers(1, 20))
