@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ipkernel import errors
@@ -32,6 +34,17 @@ def wait_for(path):
 
     while not pathlib.Path(path).exists():
         time.sleep(0.01)
+
+
+def story_of(client, result):
+    """Return the story of a task once the controller knows it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        [story] = client.explain(result.msg_ids)
+        if story.state != "unknown":
+            return story
+        time.sleep(0.01)
+    raise AssertionError("the controller never heard of it")
 
 
 def test_calls_run_in_the_order_of_their_priorities(rc, tmp_path):
@@ -96,8 +109,7 @@ def test_a_graph_of_calls_runs_in_order_and_where_it_must(rc, tmp_path):
         second = view.apply_async(remember, "second")
     with view.temp_flags(after=[gate, second], follow=second):
         last = view.apply_async(recall)
-    [story] = rc.explain(last.msg_ids[0])
-    assert "it waits for all of 2 tasks to end" in story.reason
+    assert "it waits for all of 2 tasks to end" in story_of(rc, last).reason
     go.touch()
     assert last.get(timeout=60) == ["first", "second"]
     assert first.engine_id == second.engine_id == last.engine_id
@@ -112,7 +124,9 @@ def test_a_failure_spreads_at_once_also_to_other_clients(rc, directory, tmp_path
 
     with Client(cluster_dir=directory) as other:
         bad = rc.load_balanced_view().apply_async(fail, go)
+        story_of(rc, bad)
         child = other.load_balanced_view(after=bad.msg_ids).apply_async(int)
+        story_of(other, child)
         grandchild = rc.load_balanced_view(after=child.msg_ids).apply_async(int)
         go.touch()
         for result in (child, grandchild):
