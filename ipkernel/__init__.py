@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         uncan_map,
         unpack_apply_message,
     )
+    from ipkernel.serialize.dependent import depend, dependent, require
     from ipkernel.serialize.functions import interactive
     from ipkernel.serialize.payload import PrePickled, use_cloudpickle, use_dill, use_pickle
     from ipkernel.serialize.reference import Reference
@@ -105,6 +106,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "uncan_map",
         "unpack_apply_message",
     ),
+    "ipkernel.serialize.dependent": ("depend", "dependent", "require"),
     "ipkernel.serialize.functions": ("interactive",),
     "ipkernel.serialize.payload": ("PrePickled", "use_cloudpickle", "use_dill", "use_pickle"),
     "ipkernel.serialize.reference": ("Reference",),
@@ -199,12 +201,15 @@ __all__ = [
     "can",
     "can_map",
     "collect_exceptions",
+    "depend",
+    "dependent",
     "deserialize_object",
     "error",
     "interactive",
     "pack_apply_message",
     "parallel",
     "remote",
+    "require",
     "serialize_object",
     "stream",
     "uncan",

@@ -102,7 +102,7 @@ class TaskTimeout(KernelError):
 
 
 class UnmetDependency(KernelError):
-    """What the task depends on is not met on this engine."""
+    """Raised by user code on an engine: what it depends on is not met here, try another engine."""
 
 
 class ImpossibleDependency(UnmetDependency):

@@ -146,6 +146,9 @@ def _check_waits(core: Core) -> None:
         assert children and set(children) <= set(core.waits)
         assert awaited.get(other, set()) <= set(children)
     assert set(awaited) <= set(core.awaited)
+    for tid, refused in core.refused.items():
+        task = core.tasks[tid]
+        assert task.target < 0 and not refused.keys() & set(task.message.targets), task
     assert core.settled == len(core.ended) == 0
 
 

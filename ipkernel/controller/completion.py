@@ -6,6 +6,7 @@ from ipkernel.controller import draining, holdings, losses, recall
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import FromHost
 from ipkernel.controller.registry import Host
+from ipkernel.controller.rejecting import reject
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import ENDS, Payload, State
 from ipkernel.wire.messages import (
@@ -16,6 +17,7 @@ from ipkernel.wire.messages import (
     Finished,
     Measured,
     Message,
+    Outcome,
     Output,
     Returned,
     Started,
@@ -23,6 +25,7 @@ from ipkernel.wire.messages import (
 
 _FINISHED = State.FINISHED
 _RUNNING = State.RUNNING
+_REJECTED = Outcome.REJECTED
 
 
 def from_host(core: Core, event: FromHost) -> None:
@@ -79,8 +82,13 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
             if message.object:
                 core.objects.stray(host.id, message.object)
             continue
-        del tasks[tid]
         outcome = message.outcome
+        if outcome is _REJECTED:
+            if reject(core, engine, task, payload):
+                freed(core, engine)
+                continue
+            outcome = Outcome.ERROR
+        del tasks[tid]
         if task.state is _RUNNING:
             engine.running.discard(tid)
         began = message.started

@@ -66,6 +66,7 @@ class Core:
         parked: Direct tasks of held sessions, by session.
         waits: Tasks that wait for others to end, by id.
         awaited: For each task that others wait for, their ids.
+        refused: For each task that engines have rejected, what these said.
         history: How the latest tasks ended.
         settled: Of how many of ``ended`` those that wait for them know.
         watchers: Sessions that asked for the result of another one's task, by task.
@@ -92,6 +93,7 @@ class Core:
         self.parked: dict[int, list[Task]] = {}
         self.waits: dict[int, Wait] = {}
         self.awaited: dict[int, dict[int, None]] = {}
+        self.refused: dict[int, dict[int, str]] = {}
         self.history = History()
         self.settled = 0
         self.watchers: dict[int, list[int]] = {}

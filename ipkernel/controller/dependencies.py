@@ -140,6 +140,9 @@ def settle(core: Core) -> None:
         batch = [message for message, _ in ended[core.settled :]]
         core.settled = len(ended)
         core.history.add(batch)
+        if core.refused:
+            for message in batch:
+                core.refused.pop(message.task, None)
         if not awaited:
             continue
         for message in batch:

@@ -55,7 +55,9 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
             State.ABORTED,
         }
     ),
-    State.RUNNING: frozenset({State.LOST, State.FINISHED, State.FAILED, State.ABORTED}),
+    State.RUNNING: frozenset(
+        {State.READY, State.LOST, State.FINISHED, State.FAILED, State.ABORTED}
+    ),
     State.LOST: frozenset({State.READY, State.WAITING, State.FAILED, State.ABORTED}),
     State.FINISHED: frozenset(),
     State.FAILED: frozenset(),

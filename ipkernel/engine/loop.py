@@ -25,6 +25,7 @@ from ipkernel.engine.streams import Streams
 from ipkernel.engine.work import Work
 from ipkernel.objects import INLINE_LIMIT
 from ipkernel.serialize import failure
+from ipkernel.serialize.dependent import rejects
 from ipkernel.serialize.payload import size_of
 from ipkernel.wire.link import Link
 from ipkernel.wire.messages import (
@@ -60,6 +61,7 @@ SLICE: Final = 0.05 if os.name == "nt" else None
 
 _OK: Final = Outcome.OK
 _ERROR: Final = Outcome.ERROR
+_REJECTED: Final = Outcome.REJECTED
 
 
 class Loop:
@@ -220,7 +222,7 @@ class Loop:
                 kept = self._put(task, pieces)
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its result
             opened[0] = False
-            outcome = _ERROR
+            outcome = _REJECTED if rejects(error) else _ERROR
             self._work.values = None
             pieces = [failure.encode(self._work.describe(error, task.kind))]
             _forget(error)

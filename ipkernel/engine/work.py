@@ -9,6 +9,7 @@ from ipkernel.engine.current import state, uninterrupted
 from ipkernel.engine.namespace import UserNamespace
 from ipkernel.objects.ref import resolving
 from ipkernel.serialize import failure
+from ipkernel.serialize.dependent import rejects
 from ipkernel.serialize.functions import FunctionStore, load_call
 from ipkernel.serialize.payload import dumps, loads
 from ipkernel.wire.messages import Kind
@@ -119,7 +120,9 @@ class Work:
     def _item(self, func: Callable[..., Any], items: tuple[Any, ...]) -> Any:
         try:
             return func(*items)
-        except Exception as error:  # noqa: BLE001 - the result is the exception
+        except Exception as error:
+            if rejects(error):  # the chunk goes to another engine
+                raise
             return failure.ItemFailure(failure.encode(self.describe(error, Kind.MAP)))
 
     def execute(self, payload: Any, digest: bytes) -> Pieces:

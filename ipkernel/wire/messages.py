@@ -91,6 +91,8 @@ class Outcome(IntEnum):
     """An encoded :class:`Reason`: no engine could ever run it."""
     TIMEOUT = 5
     """An encoded :class:`Reason`: it ran for longer than it was allowed to."""
+    REJECTED = 6
+    """As for ERROR, from an engine only: another engine may be able to run it."""
 
 
 class Stream(IntEnum):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import ipkernel as ipp
 from ipkernel import errors
 from ipkernel.client.client import Client
 from ipkernel.cluster.cluster import Cluster
@@ -136,3 +137,27 @@ def test_a_failure_spreads_at_once_also_to_other_clients(rc, directory, tmp_path
             other.load_balanced_view(after=bad).apply_async(int).get(timeout=60)
         with pytest.raises(errors.InvalidDependency, match="12345 is not known"):
             other.load_balanced_view(after=12345).apply_async(int).get(timeout=60)
+
+
+def test_a_call_goes_to_the_engine_that_can_run_it(rc):
+    rc[1].execute("import os; os.environ['ONLY_HERE'] = '1'", block=True)
+
+    @ipp.require("os")
+    def here():
+        import os
+
+        if "ONLY_HERE" not in os.environ:
+            raise ipp.TaskRejectError("it has nothing")
+        return os.environ["ONLY_HERE"]
+
+    view = rc.load_balanced_view()
+    results = [view.apply_async(here) for _ in range(6)]
+    assert {ar.get(timeout=60) for ar in results} == {"1"}
+    assert {ar.engine_id for ar in results} == {1}
+    nowhere = view.apply_async(ipp.require("no_such_module_anywhere")(abs), 1)
+    with pytest.raises(errors.ImpossibleDependency) as caught:
+        nowhere.get(timeout=60)
+    assert str(caught.value).count("cannot import no_such_module_anywhere") == 2
+    with pytest.raises(errors.UnmetDependency, match="cannot import no_such") as caught:
+        rc[0].apply_async(ipp.require("no_such_module_anywhere")(abs), 1).get(timeout=60)
+    assert isinstance(caught.value, errors.RemoteError)

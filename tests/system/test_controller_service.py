@@ -12,10 +12,12 @@ from twisted.internet.task import deferLater
 
 from ipkernel.controller import service
 from ipkernel.errors import ConnectError, KernelError
+from ipkernel.serialize import failure
 from ipkernel.wire.messages import (
     Assign,
     Closing,
     Dependency,
+    Done,
     EngineJoined,
     EngineLeft,
     Fetch,
@@ -505,3 +507,22 @@ async def test_a_task_waits_for_one_of_another_session_and_follows_it():
         host.done(host.of(Assign)[1])
         await yours.until(lambda: len(yours.of(Finished)) == 2)
         assert decode_reason(results(yours)[never]).kind == "dependency"
+
+
+@inreactor
+async def test_a_task_that_a_host_s_engine_rejects_goes_to_another():
+    async with world() as w:
+        host = await w.host(2)
+        host.working = False
+        client = await w.client()
+        task = submit(client, 1)
+        told = failure.encode(failure.describe(LookupError("not here")))
+        for count in (1, 2):
+            await host.until(lambda n=count: len(host.of(Assign)) == n)
+            message = host.of(Assign)[-1]
+            host.channel.send(
+                Done(task, message.engine, Outcome.REJECTED, 1.0, 2.0, len(told)), told
+            )
+        await client.until(lambda: client.of(Finished))
+        assert {m.engine for m in host.of(Assign)} == set(host.grant.engines)
+        assert decode_reason(results(client)[task]).text.count("LookupError: not here") == 2

@@ -448,8 +448,13 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------ work
 
-    @rule(pick=PICK, count=st.integers(1, 30), seconds=DURATIONS, bad=st.booleans())
-    def done(self, pick: int, count: int, seconds: float, bad: bool) -> None:
+    @rule(
+        pick=PICK,
+        count=st.integers(1, 30),
+        seconds=DURATIONS,
+        outcome=st.sampled_from([Outcome.OK, Outcome.OK, Outcome.ERROR, Outcome.REJECTED]),
+    )
+    def done(self, pick: int, count: int, seconds: float, outcome: Outcome) -> None:
         found = self.an_engine(pick, True)
         if found is None:
             return
@@ -457,7 +462,6 @@ class Machine(RuleBasedStateMachine):
         ending = engine.queue[:count]
         engine.queue = engine.queue[count:]
         engine.begun -= set(ending)
-        outcome = Outcome.ERROR if bad else Outcome.OK
         items: list[Item] = [
             (Done(tid, number, outcome, self.now, self.now + seconds, 3), b"res") for tid in ending
         ]

@@ -1,0 +1,72 @@
+"""Engines that reject tasks: each task is offered to the others, until none is left."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ipkernel.controller.core import Core
+from ipkernel.controller.nearness import best_host
+from ipkernel.controller.slots import Engine
+from ipkernel.controller.tasks import Payload, Task
+from ipkernel.wire.messages import Outcome, Reason
+
+#: Characters of what an engine says that are kept.
+_TOLD: Final = 300
+
+
+class _Told(msgspec.Struct):
+    """What of an exception, as engines describe it, is of interest here."""
+
+    ename: str
+    evalue: str
+
+
+_told = msgspec.msgpack.Decoder(_Told)
+
+
+def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
+    """Take back a load-balanced task that an engine rejected; it stands on no engine any more.
+
+    Args:
+        core: The scheduler's tables.
+        engine: Who rejected it.
+        task: The task.
+        payload: Why, as engines describe exceptions.
+
+    Returns:
+        False for a task that is bound to this engine: it has failed.
+    """
+    if task.target >= 0:
+        return False
+    why = _why(payload)
+    task.note(core.now, f"engine {engine.id} rejected it: {why}")
+    refused = core.refused.setdefault(task.id, {})
+    refused[engine.id] = f"engine {engine.id} on {engine.host.name}: {why}"
+    engine.bytes -= task.message.size
+    engine.running.discard(task.id)
+    if task.cancelled:
+        text = "cancelled; an engine had it and rejected it"
+        core.end(task, Outcome.ABORTED, Reason("aborted", text))
+        return True
+    engines = core.engines
+    chosen = task.message.targets or engines
+    left = [n for n in chosen if n not in refused and (e := engines.get(n)) and e.usable]
+    if not left:
+        text = f"no engine can run this task; {'; '.join(refused.values())}"
+        core.end(task, Outcome.IMPOSSIBLE, Reason("dependency", text[:4000]))
+        return True
+    task.message = msgspec.structs.replace(task.message, targets=sorted(left))
+    if task.near:
+        task.near = best_host(core, task.message)
+    core.requeue_first(task)
+    return True
+
+
+def _why(payload: Payload) -> str:
+    try:
+        told = _told.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "it did not say why"
+    return (f"{told.ename}: {told.evalue}" if told.evalue else told.ename)[:_TOLD]
