@@ -6,6 +6,7 @@ agree with each other and with the model: nothing lost, nothing ended twice, nob
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -246,9 +247,9 @@ class Machine(RuleBasedStateMachine):
         retries: int,
         digest: bytes,
         size: int,
-        terms: Terms | None,
-        others: list[int],
-        follows: bool,
+        terms: Terms | None = None,
+        others: Sequence[int] = (),
+        follows: bool = False,
     ) -> None:
         session = self.a_session(pick)
         if session is None:
