@@ -48,11 +48,13 @@ class Questions:
         """Return what the controller knows of each engine, by id."""
         return {info.engine: info for info in self.status().engines}
 
-    def explain(self, jobs: Any) -> list[TaskStory]:
+    def explain(self, jobs: Any = (), *, label: str = "") -> list[TaskStory]:
         """Return where tasks are, how they came there and why.
 
         Args:
             jobs: Task ids, indices in the history or results, one or a list.
+            label: The tasks with this label that have not ended, too, whoever submitted them: the
+                oldest 1024.
         """
         from ipkernel.wire.records import TaskQuery, TaskStories, pack, unpack
 
@@ -61,6 +63,11 @@ class Questions:
         for start in range(0, len(ids), 1024):
             query = pack(TaskQuery(tasks=ids[start : start + 1024]))
             stories += unpack(TaskStories, self._call("explain", query)).stories
+        if label:
+            answer = self._call("explain", pack(TaskQuery(label=label)))
+            stories += [
+                story for story in unpack(TaskStories, answer).stories if story.task not in ids
+            ]
         return stories
 
     def _task_id(self, job: Any) -> int:

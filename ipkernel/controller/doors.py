@@ -18,6 +18,7 @@ from zope.interface import implementer
 from ipkernel.errors import KernelError
 from ipkernel.wire.doors import RIAdminDoor, RIClientDoor, RIEngineDoor, RIMonitorDoor
 from ipkernel.wire.records import (
+    MAX_STORIES,
     ClientHello,
     EngineAnswer,
     EngineOrder,
@@ -67,7 +68,11 @@ class _Door(Referenceable):
         return pack(status)
 
     def _explain(self, query: bytes) -> bytes:
-        tasks = read_request(TaskQuery, query).tasks
+        request = read_request(TaskQuery, query)
+        tasks = request.tasks
+        if request.label:
+            found = self._controller.scheduler.labelled(request.label, MAX_STORIES - len(tasks))
+            tasks = list(dict.fromkeys([*tasks, *found]))
         return pack(TaskStories(stories=[self._controller.explain(task) for task in tasks]))
 
     def _order(

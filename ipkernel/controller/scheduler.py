@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from ipkernel.controller import clients, dependencies, draining, losses
@@ -175,6 +176,11 @@ class Scheduler:
             failed=core.totals.failed,
             aborted=core.totals.aborted,
         )
+
+    def labelled(self, label: str, limit: int) -> list[int]:
+        """Return the oldest tasks with a label that have not ended, at most so many."""
+        found = (tid for tid, task in self._core.tasks.items() if task.message.label == label)
+        return list(islice(found, limit))
 
     def explain(self, task: int) -> TaskStory:
         """Return where a task is, why it is there, and how it came there."""

@@ -8,7 +8,7 @@ can be added without breaking a peer that is one release behind.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -297,14 +297,20 @@ class Status(Record):
     restarts: int = 0
 
 
+#: Tasks that are told of at once.
+MAX_STORIES: Final = 1024
+
+
 class TaskQuery(Record):
     """Ask for the story of tasks.
 
     Attributes:
         tasks: Task ids.
+        label: With this label, those tasks that have not ended too, up to :data:`MAX_STORIES`.
     """
 
-    tasks: Annotated[list[int], Meta(max_length=1024)] = []
+    tasks: Annotated[list[int], Meta(max_length=MAX_STORIES)] = []
+    label: Annotated[str, Meta(max_length=256)] = ""
 
 
 class TaskStory(Record):
@@ -328,7 +334,7 @@ class TaskStory(Record):
 class TaskStories(Record):
     """The answer to a :class:`TaskQuery`."""
 
-    stories: Annotated[list[TaskStory], Meta(max_length=1024)] = []
+    stories: Annotated[list[TaskStory], Meta(max_length=MAX_STORIES)] = []
 
 
 def pack(record: Record) -> bytes:

@@ -336,11 +336,13 @@ class FakeController:
             return pack(self.status())
         if method == "explain":
             waiting = {item[1] for item in self.queue}
+            query = unpack(TaskQuery, request)
+            found = [item[1] for item in self.queue if item[0].label == query.label != ""]
             return pack(
                 TaskStories(
                     stories=[
                         TaskStory(task=task, state="ready" if task in waiting else "finished")
-                        for task in unpack(TaskQuery, request).tasks
+                        for task in [*query.tasks, *found]
                     ]
                 )
             )

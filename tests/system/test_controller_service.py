@@ -268,6 +268,23 @@ async def test_explain_tells_stories():
 
 
 @inreactor
+async def test_tasks_are_found_by_their_label():
+    async with world() as w:
+        client, other = await w.client(), await w.client()
+        mine = [submit(client, n, label="fit") for n in range(3)]
+        submit(client, 3, label="another")
+        yours = submit(other, 0, label="fit")
+        while len(w.controller.scheduler.tasks) < 5:
+            await deferLater(reactor, 0.01)
+        query = TaskQuery(tasks=[mine[0]], label="fit")
+        answer = await client.ask("explain", query, TaskStories)
+        assert sorted(story.task for story in answer.stories) == sorted([*mine, yours])
+        full = TaskQuery(tasks=list(range(1023)), label="fit")
+        answer = await client.ask("explain", full, TaskStories)
+        assert len(answer.stories) == 1024
+
+
+@inreactor
 async def test_orders_go_to_the_right_hosts_and_answers_are_merged():
     async with world() as w:
         one, two = await w.host(2), await w.host(1)

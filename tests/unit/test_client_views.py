@@ -514,3 +514,20 @@ def test_a_task_that_timed_out_raises_what_it_is():
     reason = Reason("timeout", "the task ran for longer than its timeout of 1 s")
     with pytest.raises(errors.TaskTimeout, match="longer than its timeout of 1 s"):
         raise failure_of(reason)
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_tasks_are_explained_by_their_label(fake, rc):
+    fake.held = True
+    view = rc.load_balanced_view()
+    with view.temp_flags(label="fit"):
+        first, second = view.apply_async(int), view.apply_async(int)
+    other = view.apply_async(int)
+    assert [s.task for s in rc.explain(label="fit")] == [*first.msg_ids, *second.msg_ids]
+    both = rc.explain([first, other], label="fit")
+    assert [s.task for s in both] == [*first.msg_ids, *other.msg_ids, *second.msg_ids]
+    assert rc.explain(label="no such label") == rc.explain() == []
+    fake.held = False
+    fake.release()

@@ -168,3 +168,17 @@ def test_a_task_that_timed_out_has_failed_and_is_not_run_again() -> None:
     assert c.finished(task).outcome is Outcome.TIMEOUT
     assert c.scheduler.totals.failed == 1
     assert not c.scheduler.tasks
+
+
+# ----------------------------------------------------------------------------------- labels
+
+
+def test_tasks_that_have_not_ended_are_found_by_their_label() -> None:
+    c = Cluster(engines=1, clients=2)
+    first = c.submit(2, label="fit")
+    c.submit(label="other")
+    second = c.submit(2, label="fit", session=2)
+    assert c.scheduler.labelled("fit", 10) == [*first, *second]
+    assert c.scheduler.labelled("fit", 3) == [*first, second[0]]
+    c.done(first[0])
+    assert c.scheduler.labelled("fit", 10) == [first[1], *second]
