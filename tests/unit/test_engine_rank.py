@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -62,8 +63,15 @@ def test_a_daemon_that_does_not_start(tmp_path):
     )
 
 
-def test_a_place_that_somebody_else_has_taken(tmp_path, monkeypatch):
-    path = rank.socket_path("x", str(tmp_path))
+@pytest.fixture
+def short_path():
+    """A directory whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield directory
+
+
+def test_a_place_that_somebody_else_has_taken(short_path, monkeypatch):
+    path = rank.socket_path("x", short_path)
     monkeypatch.setattr(rank, "peer_user", lambda sock: os.geteuid() + 1)
     with listen(path) as listening:
         with pytest.raises(OSError, match="it belongs to another user"):

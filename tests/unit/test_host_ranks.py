@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -21,7 +22,7 @@ from ipkernel.host.rankplace import Ranks, exit_of, read_verdict, take_ranks
 from ipkernel.host.ranks import RankStarter
 from ipkernel.host.starters import RANKS
 
-TOKEN = "ab" * 32
+TOKEN = secrets.token_hex(32)
 
 
 class Reactor(Clock):
