@@ -56,8 +56,8 @@ class Relayed(Protocol):
             self.other.transport.write(data)  # type: ignore[union-attr]
             return
         self.head += data
-        if len(self.head) < 33:
-            return
+        if len(self.head) < 33 or self.net.halves.get(self.head[1:33]) is self:
+            return  # the rest, or the other half, is still to come
         assert self.head[:1] == b"R"
         partner = self.net.halves.pop(self.head[1:33], None)
         if partner is None:
