@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 import psutil
 
+from tests.support.components import free_ports, skip_if
 from tests.support.leaks import COOKIE
 
 __all__ = ["GridSite", "needs_grid_engine"]
@@ -88,14 +88,7 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "Grid Engine needs root, for namespaces"
 
 
-def _needs() -> Any:
-    import pytest
-
-    why = "" if os.environ.get("CI") else missing()  # in CI a missing one is a failure
-    return pytest.mark.skipif(bool(why), reason=why or "-")
-
-
-needs_grid_engine: Final = _needs()
+needs_grid_engine: Final = skip_if(missing())
 
 
 class GridSite:
@@ -204,7 +197,7 @@ class GridSite:
             programs=_ROOT / "lib" / "gridengine",
             share=_ROOT / "share" / "gridengine",
         )
-        master, execution = _free_ports(2)
+        master, execution = free_ports(2)
         settings = {
             "SGE_ROOT": str(site / "sge"),
             "SGE_CELL": "default",
@@ -239,12 +232,3 @@ class GridSite:
             ("history", "qacct"),
         ):
             self.options[option] = shlex.join([*self._entering, command])
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()

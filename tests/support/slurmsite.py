@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from tests.support.components import free_ports, skip_if
 from tests.support.leaks import COOKIE
 
 __all__ = ["SlurmSite", "needs_slurm", "needs_torque_commands"]
@@ -73,15 +74,8 @@ def missing(*programs: str) -> str:
     )
 
 
-def _needs(*programs: str) -> Any:
-    import pytest
-
-    why = "" if os.environ.get("CI") else missing(*programs)  # in CI a missing one is a failure
-    return pytest.mark.skipif(bool(why), reason=why or "-")
-
-
-needs_slurm: Final = _needs(*_PROGRAMS)
-needs_torque_commands: Final = _needs(*_PROGRAMS, "qsub", "qstat", "qdel")
+needs_slurm: Final = skip_if(missing(*_PROGRAMS))
+needs_torque_commands: Final = skip_if(missing(*_PROGRAMS, "qsub", "qstat", "qdel"))
 
 
 class SlurmSite:
@@ -176,7 +170,7 @@ class SlurmSite:
             (self.directory / name).mkdir()
         (self.directory / "munge.key").write_bytes(secrets.token_bytes(128))
         (self.directory / "munge.key").chmod(0o600)
-        controller_port, *ports = _free_ports(self._nodes + 1)
+        controller_port, *ports = free_ports(self._nodes + 1)
         nodes = "\n".join(
             f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} "
             f"CPUs={self._cpus} State=UNKNOWN"
@@ -238,12 +232,3 @@ class SlurmSite:
                 )
                 raise RuntimeError(f"{what}; ended: {ended}{logs}")
             time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
