@@ -13,7 +13,7 @@ import pytest
 
 import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
-from tests.support.terminal import COMMAND, Terminal
+from tests.support.terminal import COMMAND, Terminal, good, run
 
 
 @pytest.fixture(autouse=True)
@@ -21,16 +21,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     yield tmp_path / "ipython"
     run("stop", "--all", "--quiet")
-
-
-def run(*arguments):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
-
-
-def good(*arguments):
-    done = run(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 def over(process):

@@ -12,7 +12,7 @@ import pytest
 import ipkernel
 from ipkernel.cluster.configuration import load
 from ipkernel.cluster.directory import ClusterDirectory
-from tests.support.terminal import COMMAND, Terminal
+from tests.support.terminal import COMMAND, Terminal, good, run
 
 
 @pytest.fixture(autouse=True)
@@ -20,16 +20,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     yield tmp_path / "ipython"
     run("stop", "--all", "--quiet")
-
-
-def run(*arguments):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
-
-
-def good(*arguments):
-    done = run(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 def test_a_cluster_is_as_its_file_says(monkeypatch):

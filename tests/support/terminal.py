@@ -49,3 +49,15 @@ class Terminal:
             self.process.kill()
             self.process.wait()
             os.close(self.master)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``ipcluster`` without a terminal, to its end."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def good(*arguments: str) -> str:
+    """Run ``ipcluster``, which must succeed and complain of nothing; return what it prints."""
+    done = run(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
