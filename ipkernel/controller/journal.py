@@ -14,18 +14,29 @@ from msgspec import Struct
 from zope.interface import Interface, implementer
 
 from ipkernel.controller.tasks import Payload
-from ipkernel.wire.messages import Finished, Message
+from ipkernel.wire.messages import Finished, Message, Output
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
 
+class LifeBegan(Struct, frozen=True, eq=False):
+    """A controller has started, with what was recorded before.
+
+    ``life`` is the number that peers know it by.
+    """
+
+    life: int
+    time: float
+
+
 class SessionBegan(Struct, frozen=True, eq=False):
-    """A client opened a session."""
+    """A client opened a session; ``tub_id`` is what it proves itself by when it comes back."""
 
     session: int
     time: float
     client: str
+    tub_id: str = ""
 
 
 class SessionClosed(Struct, frozen=True, eq=False):
@@ -38,12 +49,37 @@ class SessionClosed(Struct, frozen=True, eq=False):
 class Submitted(Struct, frozen=True, eq=False):
     """What a client sent at once: submissions and functions with their payloads, in order.
 
-    Other kinds of message among ``items`` need not be kept.
+    Other kinds of message among ``items`` need not be kept. ``taken`` counts all messages of the
+    session up to the last of these.
     """
 
     session: int
     time: float
     items: list[tuple[Message, Payload]]
+    taken: int = 0
+
+
+class Assigned(Struct, frozen=True, eq=False):
+    """These tasks go to engines of a host: ``engines`` names one for each of ``tasks``."""
+
+    host: int
+    tasks: list[int]
+    engines: list[int]
+
+
+class Again(Struct, frozen=True, eq=False):
+    """A task that was with an engine waits once more, after so many attempts."""
+
+    task: int
+    time: float
+    attempts: int
+    note: str
+
+
+class Printed(Struct, frozen=True, eq=False):
+    """Output of tasks that have not ended, in order."""
+
+    items: list[tuple[Output, Payload]]
 
 
 class Ended(Struct, frozen=True, eq=False):
@@ -60,7 +96,37 @@ class Forgotten(Struct, frozen=True, eq=False):
     tasks: list[int]
 
 
-Record: TypeAlias = SessionBegan | SessionClosed | Submitted | Ended | Forgotten
+class HostCame(Struct, frozen=True, eq=False):
+    """A host daemon joined with these engines, or has these engines from now on."""
+
+    host: int
+    time: float
+    name: str
+    pid: int
+    tub_id: str
+    engines: list[int]
+
+
+class HostWent(Struct, frozen=True, eq=False):
+    """A host is lost for good; what it had begun was decided on."""
+
+    host: int
+    time: float
+
+
+Record: TypeAlias = (
+    LifeBegan
+    | SessionBegan
+    | SessionClosed
+    | Submitted
+    | Assigned
+    | Again
+    | Printed
+    | Ended
+    | Forgotten
+    | HostCame
+    | HostWent
+)
 
 
 class IJournal(Interface):

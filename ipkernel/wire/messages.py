@@ -267,12 +267,21 @@ class Output(Message, tag=6):
     """Engine to host to controller to client: output of a task while it runs.
 
     ``task`` is 0 for output that belongs to no task.
+
+    Attributes:
+        task: Its id.
+        engine: Where it runs.
+        stream: What kind of output.
+        size: Length of the payload.
+        serial: Counts what the host's daemon has sent, from 1, so that output which comes a second
+            time, after a connection was lost, is known; 0 where nobody counts.
     """
 
     task: TaskId
     engine: EngineId
     stream: Stream
     size: Size
+    serial: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
 
 
 class EngineJoined(Message, tag=7):
@@ -595,6 +604,34 @@ class Draining(Message, tag=31):
     reason: Text
 
 
+class Holding(Message, tag=32):
+    """Host to a controller that was started again: these tasks an engine has begun or will begin.
+
+    Attributes:
+        engine: Its id.
+        epoch: Which of the processes with this id; see :class:`EngineJoined`.
+        tasks: What is with the engine, in order; it has begun the first of them.
+    """
+
+    engine: EngineId
+    epoch: Annotated[int, Meta(ge=0)]
+    tasks: Tasks
+
+
+class Held(Message, tag=33):
+    """Host, or client, to a controller that was started again: all objects that it has or uses.
+
+    Attributes:
+        objects: From a host, what is in its store; from a client, what it has references to.
+        lengths: From a host, their lengths in bytes; from a client, empty.
+        last: Whether this is the last of several such messages.
+    """
+
+    objects: Objects
+    lengths: Annotated[list[Bytes], Meta(max_length=MAX_LIST)] = []
+    last: bool = True
+
+
 class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
@@ -628,7 +665,7 @@ AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Submit, Function, Cancel, Fetch, Finished, Output, EngineJoined, EngineLeft, Closing,
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
     EngineSetup, ObjectMade, Release, Seek, Source, Provide, NotProvided, Copied, Free, HostAccess,
-    HostGone, Relay, SessionGone, Measured, Draining,
+    HostGone, Relay, SessionGone, Measured, Draining, Holding, Held,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.

@@ -35,6 +35,33 @@ class Record(Struct, frozen=True, kw_only=True):
     __repr__ = discreet_repr
 
 
+class Resume(Record):
+    """Whoever had a session with this controller, or the one before it, wants to go on with it.
+
+    Attributes:
+        number: Of the session, or of the host.
+        life: Which life of the controller it has spoken to last; see :class:`Resumed`.
+        received: How many messages of that life it has taken.
+    """
+
+    number: Annotated[int, Meta(ge=0, lt=1 << 40)]
+    life: Annotated[int, Meta(ge=0, lt=1 << 62)]
+    received: Annotated[int, Meta(ge=0, lt=1 << 62)]
+
+
+class Resumed(Record):
+    """The controller's side of a session that goes on.
+
+    Attributes:
+        same: Whether it is the same life of the controller: each side then sends what the other
+            has not taken yet, and nothing else has changed.
+        taken: How many messages of the session, counted from its beginning, are safe here.
+    """
+
+    same: bool
+    taken: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+
+
 class ClientHello(Record):
     """A client introduces itself.
 
@@ -45,6 +72,7 @@ class ClientHello(Record):
         host: Host name of the client.
         pid: Process id of the client.
         user: Login name, for status displays only.
+        resume: The session to go on with, or None for a new one.
     """
 
     protocol: int = PROTOCOL
@@ -53,6 +81,7 @@ class ClientHello(Record):
     host: Text = ""
     pid: int = 0
     user: Text = ""
+    resume: Resume | None = None
 
 
 class EngineInfo(Record):
@@ -105,6 +134,9 @@ class SessionGrant(Record):
         engines: All engines that the controller knows now.
         version: The controller's ipkernel version.
         python: The controller's Python version.
+        life: Which life of the controller it is: another number after each start.
+        resumed: What becomes of the session that the client wants to go on with; None when it is a
+            new one, because none was asked for or because the controller does not know that.
     """
 
     session: int
@@ -114,6 +146,8 @@ class SessionGrant(Record):
     version: Text = ""
     python: Text = ""
     protocol: int = PROTOCOL
+    life: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+    resumed: Resumed | None = None
 
 
 class StoreAccess(Record):
@@ -152,6 +186,7 @@ class HostHello(Record):
         job_size: How many ranks that has, on all hosts; ``engines`` then are ranks. The engines
             get these numbers as ids, or others that follow each other as they do. 0 when they
             have their ids already.
+        resume: The host that it was before, or None when it comes for the first time.
     """
 
     host: Text
@@ -168,6 +203,7 @@ class HostHello(Record):
     restarts: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
     job: Annotated[str, Meta(max_length=64)] = ""
     job_size: Annotated[int, Meta(ge=0, le=MAX_LIST)] = 0
+    resume: Resume | None = None
 
 
 class HostGrant(Record):
@@ -178,6 +214,8 @@ class HostGrant(Record):
         ticket: Good for one channel from the asking Tub, within seconds.
         engines: One id per slot.
         cluster: Name of the cluster.
+        life: Which life of the controller it is: another number after each start.
+        resumed: As for :class:`SessionGrant`.
     """
 
     host_id: int
@@ -185,6 +223,8 @@ class HostGrant(Record):
     engines: Engines
     cluster: Text = ""
     protocol: int = PROTOCOL
+    life: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+    resumed: Resumed | None = None
 
 
 class EngineOrder(Record):
