@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of
+from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, is_plain
 from ipkernel.controller.objectchecks import validate_objects
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_WINDOW
@@ -38,6 +38,7 @@ def _check_places(core: Core) -> None:
                 assert task.priority == priority, task
                 assert not priority or line.session in core.lines.ranked
                 assert task.target < 0, task
+                assert not line.plain or is_plain(task.message), task
                 assert choice_of(task.message.targets) == line.choice, task
                 assert task.near == line.near, task
                 places[task.id] += 1

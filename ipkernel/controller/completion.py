@@ -25,6 +25,7 @@ from ipkernel.wire.messages import (
 
 _FINISHED = State.FINISHED
 _RUNNING = State.RUNNING
+_OK = Outcome.OK
 _REJECTED = Outcome.REJECTED
 
 
@@ -63,6 +64,7 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         return start + 1
     tasks = core.tasks
     assigned_pop = engine.assigned.pop
+    running = engine.running
     ended_append = core.ended.append
     plain = session.attached and not core.watchers
     send = core.client_items(owner).append if plain else None
@@ -83,14 +85,20 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
                 core.objects.stray(host.id, message.object)
             continue
         outcome = message.outcome
-        if outcome is _REJECTED:
-            if reject(core, engine, task, payload):
-                freed(core, engine)
-                continue
-            outcome = Outcome.ERROR
+        if outcome is _OK:
+            task.state = _FINISHED
+            good += 1
+        else:
+            if outcome is _REJECTED:
+                if reject(core, engine, task, payload):
+                    freed(core, engine)
+                    continue
+                outcome = Outcome.ERROR
+            task.state = ENDS[outcome]
+            core.count_end(outcome)
         del tasks[tid]
-        if task.state is _RUNNING:
-            engine.running.discard(tid)
+        if running:
+            running.discard(tid)
         began = message.started
         completed = message.completed
         submit = task.message
@@ -98,12 +106,6 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         size += length
         charge += length if task.target < 0 else task.charge
         done += 1
-        if outcome == 0:
-            task.state = _FINISHED
-            good += 1
-        else:
-            task.state = ENDS[outcome]
-            core.count_end(outcome)
         seconds += completed - began
         finished = Finished(tid, outcome, number, began, completed, message.size, task.attempts + 1)
         if submit.needs or message.object:

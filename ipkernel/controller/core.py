@@ -29,6 +29,7 @@ from ipkernel.wire.messages import (
     ForgetFunctions,
     Outcome,
     Reason,
+    Submit,
     encode_reason,
 )
 
@@ -317,6 +318,7 @@ class Core:
         priority = task.priority
         if priority:
             self.lines.ranked.add(line.session)
+        line.plain = line.plain and is_plain(task.message)
         line.level(priority).append(task)
         self.lines.grown(line, 1)
 
@@ -346,6 +348,7 @@ class Core:
             return
         task.state = State.READY
         line = self.line_of(task)
+        line.plain = line.plain and is_plain(task.message)
         line.level(task.priority).appendleft(task)
         self.lines.grown(line, 1)
 
@@ -355,6 +358,11 @@ class Core:
         line = self.lines.line(session.id, choice_of(task.message.targets), task.near)
         line.held = session.held
         return line
+
+
+def is_plain(message: Submit) -> bool:
+    """Tell whether an engine needs to be told no more of a task than what to do."""
+    return not message.needs and not message.keep and message.terms is None
 
 
 def choice_of(targets: list[int]) -> tuple[int, ...]:

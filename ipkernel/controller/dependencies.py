@@ -137,15 +137,15 @@ def settle(core: Core) -> None:
     ended = core.ended
     awaited = core.awaited
     while core.settled < len(ended):
-        batch = [message for message, _ in ended[core.settled :]]
-        core.settled = len(ended)
-        core.history.add(batch)
+        batch = ended[core.settled :] if core.settled else ended
+        start, core.settled = core.settled, len(ended)
+        core.history.add(batch, core.settled - start)
         if core.refused:
-            for message in batch:
+            for message, _ in batch:
                 core.refused.pop(message.task, None)
         if not awaited:
             continue
-        for message in batch:
+        for message, _ in list(batch):
             for child in awaited.pop(message.task, ()):
                 wait = core.waits.get(child)
                 if wait is None:

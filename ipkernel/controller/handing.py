@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from ipkernel.controller.core import Core
+from ipkernel.controller.core import Core, is_plain
 from ipkernel.controller.events import Item
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_BYTES, Engine
@@ -26,10 +26,10 @@ def assign(core: Core, engine: Engine, task: Task, items: list[Item]) -> None:
     digest = message.digest
     if digest and digest not in engine.host.known:
         send_function(core, engine, task)
-    if message.needs or message.keep or message.terms is not None:
-        made = _in_full(message, task.id, engine.id, engine.epoch)
-    else:
+    if is_plain(message):
         made = Assign(task.id, engine.id, message.kind, message.size, digest, engine.epoch)
+    else:
+        made = _in_full(message, task.id, engine.id, engine.epoch)
     items.append((made, task.payload))
 
 
@@ -67,6 +67,7 @@ def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
     known = host.known
     assigned = engine.assigned
     append = core.host_items(host.id).append
+    plain = line.plain
     queue = line.queue
     popleft = queue.popleft
     size = engine.bytes
@@ -88,10 +89,10 @@ def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
         digest = message.digest
         if digest and digest not in known:
             send_function(core, engine, task)
-        if message.needs or message.keep or message.terms is not None:
-            append((_in_full(message, tid, number, epoch), task.payload))
-        else:
+        if plain:
             append((Assign(tid, number, message.kind, length, digest, epoch), task.payload))
+        else:
+            append((_in_full(message, tid, number, epoch), task.payload))
         taken += 1
     engine.bytes = size
     return taken

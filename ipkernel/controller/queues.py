@@ -42,17 +42,20 @@ class Line:
         turning: Whether the line stands in the rotation.
         held: The session's client does not take its results: nothing of it is to be started.
         near: The host that is best for its tasks, or 0.
+        plain: Whether engines need to be told no more of its tasks than what to do.
         loose: It has waited for that host for too long: any engine will do.
     """
 
     __slots__ = (
-        "choice", "count", "held", "loose", "lower", "near", "priority", "queue", "session", "turning",
+        "choice", "count", "held", "loose", "lower", "near", "plain", "priority", "queue", "session",
+        "turning",
     )  # fmt: skip
 
     def __init__(self, session: int, choice: Choice, near: int = 0) -> None:
         self.session = session
         self.choice = choice
         self.near = near
+        self.plain = True
         self.loose = False
         self.queue: deque[Task] = deque()
         self.priority = 0
@@ -107,6 +110,7 @@ class Line:
         """Forget the tasks that are to be skipped: there are no others."""
         self.queue.clear()
         self.lower.clear()
+        self.plain = True
 
 
 def _priority_of(level: tuple[int, deque[Task]]) -> int:

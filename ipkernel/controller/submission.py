@@ -53,15 +53,13 @@ def from_client(core: Core, event: FromClient) -> None:
             if type(message) is Submit:
                 lasting = True
                 tid = message.task
-                if not message.targets and not message.needs and message.terms is None:
+                if message.terms is None and not (message.targets or message.needs or message.keep):
                     if tid >> 40 != number or tid in tasks:
                         raise _BrokenRules(f"task id {tid} is taken or of another session")
                     if message.digest and message.digest not in functions:
                         _unknown_function(core, message, tid)
                         continue
-                    task = new_task(tid, message, payload, now)
-                    task.state = ready
-                    tasks[tid] = task
+                    task = tasks[tid] = new_task(tid, message, payload, now, -1, ready)
                     append(task)
                     added += 1
                     size += message.size
