@@ -25,6 +25,7 @@ from ipkernel.host.options import add_log_options, add_restarts_option
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from ipkernel.controller.nearby import NearDoor
     from ipkernel.controller.service import Controller
     from ipkernel.controller.state import Kept
     from ipkernel.wire.tub import SecureTub
@@ -120,6 +121,7 @@ class _Run:
         self._directory = directory
         self._kept_path = directory.security / "ipcontroller.json"
         self._controller: Controller | None = None
+        self._near: NearDoor | None = None
         self._problem = ""
         self._reactor: Any = None
 
@@ -165,6 +167,8 @@ class _Run:
             pass  # it is stopping already
 
     async def _begin(self) -> None:
+        from ipkernel.controller.doors import monitor_methods
+        from ipkernel.controller.nearby import NearDoor
         from ipkernel.controller.service import Controller
         from ipkernel.controller.state import Kept
         from ipkernel.wire.furl import hints, write_furl
@@ -184,6 +188,8 @@ class _Run:
         Kept(port, kept.swissnums).save(self._kept_path)
         for role, furl in controller.open_doors(kept.swissnums).items():
             write_furl(self._directory.furl_file(role), furl)
+        self._near = NearDoor(self._reactor, monitor_methods(controller))
+        self._near.listen(self._directory.question_socket)
         _calm_collector()
         emit("ready", pid=os.getpid(), location=",".join(tub.locationHints))
 
@@ -201,6 +207,8 @@ class _Run:
             ) from None
 
     def _stop(self) -> Deferred[None] | None:
+        if self._near is not None:
+            self._near.close()
         if self._controller is None:
             return None
         return self._controller.stop()

@@ -26,13 +26,10 @@ def status_command(options: argparse.Namespace) -> int:
     """Show the state of a cluster, as the controller tells it."""
     directory = common.running_directory(options)
     with _importing():  # most of the time that this command takes
-        from twisted.internet import reactor  # noqa: F401
-
-        import ipkernel.wire.tub  # noqa: F401
-        from ipkernel.cluster import doors
+        from ipkernel.cluster import monitoring
         from ipkernel.cluster.joining import standings
 
-    status = doors.status(directory)
+        status = monitoring.status(directory)
     missing = standings(directory, status.hosts)
     if options.output == "json":
         import msgspec

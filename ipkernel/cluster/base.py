@@ -250,10 +250,10 @@ class ClusterBase:
         return any(host.connected for host in self._status().hosts)
 
     def _status(self) -> Status:
-        from ipkernel.cluster import doors
+        from ipkernel.cluster import monitoring
 
         with self._explained():
-            return doors.status(self.directory)
+            return monitoring.status(self.directory)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -181,6 +181,11 @@ class ClusterDirectory:
             raise ValueError(f"unknown role {role!r}: the roles are {', '.join(_ROLES)}")
         return self.security / f"ipcontroller-{role}.furl"
 
+    @property
+    def question_socket(self) -> Path:
+        """Where a controller of this machine answers what the monitor role may ask."""
+        return self.security / "ipcontroller.sock"
+
     def pid_files(self) -> list[Path]:
         """Return the pid files, the controller's first."""
         try:

@@ -268,9 +268,13 @@ def leftovers() -> Iterator[Finding]:
 def cluster(directory: ClusterDirectory) -> Iterator[Finding]:
     """Tell how a cluster that runs is."""
     from ipkernel.cluster import doors
+    from ipkernel.wire.records import Status
 
     try:
-        status = doors.status(directory)
+        # By the door, not by the short way: whether it can be reached is what is asked here.
+        status = doors.ask_monitor(
+            directory, f"asking cluster {directory.name} for its state", "status", None, Status
+        )
     except (KernelError, TimeoutError) as error:
         yield Finding("controller", PROBLEM, str(error), "see 'ipcluster logs ipcontroller'")
         return

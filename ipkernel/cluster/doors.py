@@ -77,8 +77,17 @@ def _run(what: str, start: Callable[[], Coroutine[Any, Any, T]], timeout: float 
     return run_in_reactor(start_reactor(), start, what, timeout)
 
 
-def status(directory: ClusterDirectory) -> Status:
-    """Return the state of a cluster, by its monitor door.
+def ask_monitor(
+    directory: ClusterDirectory, what: str, method: str, request: Record | None, answer: type[R]
+) -> R:
+    """Ask something by the monitor door.
+
+    Args:
+        directory: The cluster's directory.
+        what: What this is about, for messages.
+        method: Of the door.
+        request: Its argument, or None.
+        answer: The kind of answer.
 
     Raises:
         ConnectError: The controller cannot be reached.
@@ -86,11 +95,11 @@ def status(directory: ClusterDirectory) -> Status:
         TimeoutError: There was no answer.
     """
 
-    async def ask() -> Status:
+    async def ask() -> R:
         async with Door(directory, "monitor") as door:
-            return await door.ask("status", None, Status)
+            return await door.ask(method, request, answer)
 
-    return _run(f"asking cluster {directory.name} for its state", ask, 2 * TIMEOUT)
+    return _run(what, ask, 2 * TIMEOUT)
 
 
 def order(

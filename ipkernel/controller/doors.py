@@ -164,3 +164,13 @@ DOORS: dict[str, type[_Door]] = {
     "monitor": MonitorDoor,
     "admin": AdminDoor,
 }
+
+
+def monitor_methods(controller: Controller) -> dict[str, Callable[[bytes], Any]]:
+    """Return what the monitor role may ask, by name.
+
+    Args:
+        controller: Who answers.
+    """
+    door = MonitorDoor(controller)
+    return {name: getattr(door, f"remote_{name}") for name in RIMonitorDoor.names()}

@@ -32,7 +32,7 @@ from ipkernel.engine import native
 from ipkernel.engine.place import PlaceUnknown, RankPlace, find_place
 from ipkernel.host.options import SLOTS
 from ipkernel.host.starters import RANKS
-from ipkernel.objects.addresses import peer_user
+from ipkernel.wire.peers import peer_user
 
 __all__ = ["JOB", "main", "socket_path"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import struct
 import sys
 from functools import cache
 from typing import Final
 
 from attrs import frozen
 
-__all__ = ["LocalAddress", "listen", "machine_id", "native_sockets", "parse_address", "peer_user"]
+__all__ = ["LocalAddress", "listen", "machine_id", "native_sockets", "parse_address"]
 
 #: An address of the kernel's own name space for UNIX sockets has at most this many bytes.
 _LONGEST_NAME: Final = 106
@@ -20,8 +19,6 @@ _LONGEST_NAME: Final = 106
 _BACKLOG: Final = 256
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _NETWORK: Final = "/proc/self/ns/net"
-#: ``struct ucred``: process, user, group.
-_CREDENTIALS: Final = struct.Struct("3i")
 
 
 @frozen
@@ -76,18 +73,6 @@ def parse_address(text: str) -> LocalAddress:
 
 def _has_abstract_sockets() -> bool:
     return sys.platform == "linux" and hasattr(socket, "SO_PEERCRED")
-
-
-def peer_user(sock: socket.socket) -> int:
-    """Return the user at the other end of a connected UNIX socket; our own where nobody can tell.
-
-    What a socket was bound to is free for everybody once it is given up.
-    """
-    if not hasattr(socket, "SO_PEERCRED"):
-        return os.geteuid()
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    user: int = _CREDENTIALS.unpack(credentials)[1]
-    return user
 
 
 def native_sockets() -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.objects.addresses import LocalAddress, peer_user
+from ipkernel.objects.addresses import LocalAddress
 from ipkernel.objects.localwire import (
     Attach,
     Hello,
@@ -29,6 +29,7 @@ from ipkernel.objects.localwire import (
     raised_by,
     replies,
 )
+from ipkernel.wire.peers import peer_user
 
 __all__ = ["Connection", "Releases"]
 

@@ -16,10 +16,11 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from zope.interface import implementer
 
-from ipkernel.objects.addresses import LocalAddress, listen, peer_user
+from ipkernel.objects.addresses import LocalAddress, listen
 from ipkernel.objects.localsession import Answer, LocalSession, Subjects
 from ipkernel.objects.localwire import LIMIT, WireError, encode, requests
 from ipkernel.objects.store import HostStore
+from ipkernel.wire.peers import peer_user
 
 __all__ = ["LocalServer"]
 

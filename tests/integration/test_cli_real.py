@@ -159,3 +159,47 @@ def test_list_is_quick():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_status_is_quick():
+    """On the controller's machine it needs neither Twisted nor Foolscap, and says the same."""
+    good("start", "-n", "1", "--daemonize")
+    code = (
+        "import sys; from ipkernel.cli.ipcluster import main; main(['status', '--json'])\n"
+        "print([m for m in ('twisted', 'foolscap', 'IPython', 'asyncio') if m in sys.modules])"
+    )
+    said = {}
+    for way in ("native", "portable"):
+        environment = {**os.environ, "IPKERNEL_PORTABLE": "1" if way == "portable" else ""}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        *lines, modules = done.stdout.splitlines()
+        said[way] = json.loads("\n".join(lines))
+        directory = ClusterDirectory.named()
+        near = way == "native" and directory.question_socket.exists()
+        assert (modules == "[]") is near
+    assert said["native"]["pid"] == said["portable"]["pid"]
+    assert said["native"].keys() == said["portable"].keys()
+    good("stop")
+    assert not directory.question_socket.exists()
+
+
+def test_status_after_the_controller_was_killed():
+    """Its socket is still there, and nobody takes it for a controller; the next one does."""
+    good("start", "-n", "1", "--daemonize")
+    directory = ClusterDirectory.named()
+    controller = directory.controller()
+    there = directory.question_socket.exists()
+    process = psutil.Process(controller.pid)
+    controller.kill()
+    psutil.wait_procs([process], 60)
+    assert directory.question_socket.exists() is there
+    assert run("status").returncode == 3
+    good("stop")
+    good("start", "-n", "1", "--daemonize")
+    assert "1 engine" in good("status")

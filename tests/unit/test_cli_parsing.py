@@ -387,6 +387,7 @@ def test_hosts_that_failed_are_not_counted_when_a_cluster_is_ready(capsys, home)
 def test_ctrl_c_before_anything_was_asked_leaves_nothing(monkeypatch, home):
     from ipkernel.cluster import doors
     from ipkernel.cluster.directory import ClusterDirectory
+    from ipkernel.wire.records import Status
 
     given = []
 
@@ -397,7 +398,7 @@ def test_ctrl_c_before_anything_was_asked_leaves_nothing(monkeypatch, home):
     monkeypatch.setattr(doors, "start_reactor", lambda: None)
     monkeypatch.setattr(doors, "run_in_reactor", interrupted)
     for ask in (
-        lambda: doors.status(ClusterDirectory.named()),
+        lambda: doors.ask_monitor(ClusterDirectory.named(), "x", "status", None, Status),
         lambda: doors.order(ClusterDirectory.named(), "restart_engines"),
         lambda: doors.start_engines(ClusterDirectory.named(), 1, 1.0),
     ):
