@@ -124,6 +124,9 @@ def _check_sessions(core: Core) -> None:
         assert session.attached or session.open
         assert session.held or number not in core.parked
         assert session.function_bytes == sum(map(len, session.functions.values()))
+    for tid, asked in core.askers.items():
+        assert core.tasks[tid].cancelled
+        assert 0 < len(asked) == len(set(asked)) <= MAX_WATCHERS
     for watched, watchers in core.watchers.items():
         assert watched in core.tasks
         assert 0 < len(watchers) == len(set(watchers)) <= MAX_WATCHERS

@@ -66,7 +66,7 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
     assigned_pop = engine.assigned.pop
     running = engine.running
     ended_append = core.ended.append
-    plain = session.attached and not core.watchers
+    plain = session.attached and not core.watchers and not core.askers
     send = core.client_items(owner).append if plain else None
     done = good = size = charge = 0
     seconds = 0.0

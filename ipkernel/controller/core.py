@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 
 from ipkernel.controller.events import Item, Result
 from ipkernel.controller.history import History
@@ -25,11 +25,15 @@ from ipkernel.controller.sessions import Retained, Session
 from ipkernel.controller.slots import READY, Engine, Ladder
 from ipkernel.controller.tasks import ENDS, QUEUED, Payload, State, Task
 from ipkernel.wire.messages import (
+    MAX_LIST,
+    Cancelled,
+    Fate,
     Finished,
     ForgetFunctions,
     Outcome,
     Reason,
     Submit,
+    decode_reason,
     encode_reason,
 )
 
@@ -40,6 +44,10 @@ if TYPE_CHECKING:
 _DIGESTS = 1 << 14
 #: At most so many sessions wait for the result of one task of another session.
 MAX_WATCHERS: Final = 64
+
+
+Question: TypeAlias = tuple[int, int]
+"""A request to abort tasks: the session that has asked, and its number for it."""
 
 
 class Totals(Struct):
@@ -71,6 +79,8 @@ class Core:
         history: How the latest tasks ended.
         settled: Of how many of ``ended`` those that wait for them know.
         watchers: Sessions that asked for the result of another one's task, by task.
+        askers: Who wants to know how the abort of a task goes, which its host is asked for:
+            pairs of a session and its number for the question.
         retained: Results of clients that have gone.
         objects: Large values, wherever they are.
         departed: Sessions that are no more, but have results among ``retained``; what they refer
@@ -98,6 +108,7 @@ class Core:
         self.history = History()
         self.settled = 0
         self.watchers: dict[int, list[int]] = {}
+        self.askers: dict[int, list[Question]] = {}
         self.retained = retained
         self.objects = Directory()
         self.departed: set[int] = set()
@@ -110,6 +121,7 @@ class Core:
         self._to_hosts: dict[int, list[Item]] = {}
         self._to_clients: dict[int, list[Item]] = {}
         self._to_all: list[Item] = []
+        self._answers: dict[Question, list[tuple[int, Fate]]] = {}
         self._rest: list[Instruction] = []
 
     # ------------------------------------------------------------- what goes out
@@ -140,9 +152,30 @@ class Core:
         """End the connection of a client that broke the rules."""
         self._rest.append(DropClient(session, reason))
 
+    def answer(self, question: Question, task: int, fate: Fate) -> None:
+        """Tell a client what became of a task that it wanted aborted."""
+        answers = self._answers.get(question)
+        if answers is None:
+            answers = self._answers[question] = []
+        answers.append((task, fate))
+
+    def _send_answers(self) -> None:
+        for (number, serial), answers in self._answers.items():
+            session = self.sessions.get(number)
+            if session is None or not session.attached:
+                continue
+            items = self.client_items(number)
+            for start in range(0, len(answers), MAX_LIST):
+                some = answers[start : start + MAX_LIST]
+                message = Cancelled(serial, [task for task, _ in some], [fate for _, fate in some])
+                items.append((message, b""))
+        self._answers = {}
+
     def take_instructions(self) -> list[Instruction]:
         """Return what was gathered since the last call, what is to be committed first."""
         out: list[Instruction] = []
+        if self._answers:
+            self._send_answers()
         records = self.records
         if self.ended:
             records.append(Ended(self.now, self.ended))
@@ -177,6 +210,10 @@ class Core:
         item = (message, payload)
         self.ended.append(item)
         task = message.task
+        if self.askers and (asked := self.askers.pop(task, None)):
+            fate = _fate_of(message, payload)
+            for question in asked:
+                self.answer(question, task, fate)
         session = self.sessions.get(task >> 40)
         receivers = []
         if session is not None and session.attached:
@@ -363,6 +400,16 @@ class Core:
 def is_plain(message: Submit) -> bool:
     """Tell whether an engine needs to be told no more of a task than what to do."""
     return not message.needs and not message.keep and message.terms is None
+
+
+def _fate_of(message: Finished, payload: Payload) -> Fate:
+    """Return what became of a task that was to be aborted, by how it ended."""
+    if message.outcome is not Outcome.ABORTED:
+        return Fate.ENDED
+    try:
+        return decode_reason(payload).fate or Fate.INTERRUPTED
+    except MsgspecError:
+        return Fate.INTERRUPTED
 
 
 def choice_of(targets: list[int]) -> tuple[int, ...]:

@@ -33,6 +33,8 @@ def explain(core: Core, number: int) -> TaskStory:
 
 
 def _reason(core: Core, task: Task) -> str:
+    if task.state is State.RUNNING and task.cancelled:
+        return f"it was cancelled, and the host of engine {task.engine} was asked to end it"
     if task.state is State.RUNNING:
         return f"engine {task.engine} is running it"
     if task.state is State.ASSIGNED:

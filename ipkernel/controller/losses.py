@@ -20,7 +20,7 @@ from ipkernel.controller.events import (
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import DEAD, READY, RESTARTING, STARTING, Engine
 from ipkernel.controller.tasks import QUEUED, State, Task, clock
-from ipkernel.wire.messages import EngineJoined, EngineLeft, Outcome, Reason
+from ipkernel.wire.messages import EngineJoined, EngineLeft, Fate, Outcome, Reason
 
 
 @frozen
@@ -224,7 +224,9 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
         task.note(core.now, f"engine {engine.id} was lost before it began: {loss.text}"[:500])
     what = "while it ran this task" if begun else "before it ran this task"
     if task.cancelled:
-        core.end(task, Outcome.ABORTED, Reason("aborted", "cancelled; then its engine was lost"))
+        fate = Fate.KILLED if begun else Fate.DEQUEUED
+        text = f"cancelled; then {loss.reason(engine, what).text}"[:4000]
+        core.end(task, Outcome.ABORTED, Reason("aborted", text, engine.id, fate=fate))
         return False
     if begun and not loss.excused and task.attempts > task.message.retries:
         core.end(task, Outcome.LOST, loss.reason(engine, what))

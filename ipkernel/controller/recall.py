@@ -1,39 +1,74 @@
-"""Taking tasks back that have not started: for an idle engine, or because they are cancelled."""
+"""Taking tasks back: for an idle engine, or because they are cancelled, and then running ones too."""
 
 from __future__ import annotations
 
 from ipkernel.controller import losses
-from ipkernel.controller.core import Core
+from ipkernel.controller.core import MAX_WATCHERS, Core, Question
+from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import PREFETCH, Engine
 from ipkernel.controller.tasks import State, Task
-from ipkernel.wire.messages import Outcome, Reason, Reclaim
+from ipkernel.wire.messages import Cancel, Fate, Interrupt, Outcome, Reason, Reclaim
 
 
-def cancel(core: Core, wanted: list[int]) -> None:
-    """Abort those of these tasks that have not started.
+def cancel(core: Core, session: Session, message: Cancel) -> None:
+    """Abort tasks, whoever has submitted them, and tell the client what became of each.
 
-    Tasks that wait here end at once. Those at a host are asked back; what the host has begun
-    meanwhile runs to its end.
+    Tasks that wait here end at once. Those at a host are asked back, and interrupted if it has sent
+    them to their engine.
     """
-    asked: dict[Engine, list[int]] = {}
-    for tid in wanted:
+    question = (session.id, message.serial)
+    answer = core.answer if message.serial else _nothing
+    reclaimed: dict[Engine, list[int]] = {}
+    interrupted: dict[Engine, list[int]] = {}
+    over: set[int] | None = None
+    for tid in dict.fromkeys(message.tasks):
         task = core.tasks.get(tid)
-        if task is None or task.cancelled:
+        if task is None:
+            if over is None:
+                over = {ended.task for ended, _ in core.ended}
+            known = tid in over or tid in core.retained or core.history.find(tid) is not None
+            answer(question, tid, Fate.ENDED if known else Fate.UNKNOWN)
             continue
-        if task.state is State.ASSIGNED:
-            task.cancelled = True
-            task.note(core.now, "its client cancelled it; its host was asked to give it back")
-            asked.setdefault(core.engines[task.engine], []).append(tid)
-        elif task.state is not State.RUNNING:
+        if task.state is not State.ASSIGNED and task.state is not State.RUNNING:
             core.end_queued(task, Outcome.ABORTED, aborted(task))
-    for engine, tasks in asked.items():
+            answer(question, tid, Fate.DEQUEUED)
+            continue
+        if message.serial:
+            _ask(core, tid, question)
+        if task.cancelled:
+            continue
+        task.cancelled = True
+        engine = core.engines[task.engine]
+        interrupted.setdefault(engine, []).append(tid)
+        if task.state is State.ASSIGNED:
+            task.note(core.now, "cancelled; its host was asked to give it back, or to end it")
+            reclaimed.setdefault(engine, []).append(tid)
+        else:
+            task.note(core.now, "cancelled; its host was asked to end it")
+    for engine, tasks in reclaimed.items():
         reclaim(core, engine, tasks)
+    for engine, tasks in interrupted.items():
+        order = Interrupt(engine.id, engine.epoch, tasks, message.grace)
+        core.host_items(engine.host.id).append((order, b""))
+
+
+def _nothing(question: Question, task: int, fate: Fate) -> None:
+    """Tell nobody."""
+
+
+def _ask(core: Core, task: int, question: Question) -> None:
+    """Have a client told what becomes of a task."""
+    asked = core.askers.setdefault(task, [])
+    if question not in asked:
+        asked.append(question)
+        del asked[:-MAX_WATCHERS]
 
 
 def aborted(task: Task) -> Reason:
     """Return the reason of a task that was cancelled before it began."""
     where = f" for engine {task.target}" if task.target >= 0 else ""
-    return Reason("aborted", f"cancelled before it began, while it waited{where}")
+    text = f"cancelled before it began, while it waited{where}"
+    return Reason("aborted", text, fate=Fate.DEQUEUED)
 
 
 def reclaim(core: Core, engine: Engine, tasks: list[int]) -> None:

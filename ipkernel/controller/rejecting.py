@@ -10,7 +10,7 @@ from ipkernel.controller.core import Core
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import Payload, Task
-from ipkernel.wire.messages import Outcome, Reason
+from ipkernel.wire.messages import Fate, Outcome, Reason
 
 #: Characters of what an engine says that are kept.
 _TOLD: Final = 300
@@ -48,7 +48,7 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
     engine.running.discard(task.id)
     if task.cancelled:
         text = "cancelled; an engine had it and rejected it"
-        core.end(task, Outcome.ABORTED, Reason("aborted", text))
+        core.end(task, Outcome.ABORTED, Reason("aborted", text, fate=Fate.DEQUEUED))
         return True
     engines = core.engines
     chosen = task.message.targets or engines

@@ -203,7 +203,7 @@ def _other(core: Core, session: Session, message: Message, payload: Payload) -> 
         session.keep_function(message.digest, payload)
     elif kind is Cancel:
         assert isinstance(message, Cancel)
-        recall.cancel(core, message.tasks)
+        recall.cancel(core, session, message)
     elif kind is Fetch:
         assert isinstance(message, Fetch)
         for task in message.tasks:

@@ -29,14 +29,19 @@ class Interrupts:
             True when an interrupt arrives while it is not, and is for somebody.
         due: Tells whether an interrupt that arrives while no task is open is for somebody: for a
             task that is being loaded, or that was sent and has not begun.
+        meant: Tells whether an interrupt is for the present task or the next one at all: the daemon
+            may mean one that has ended meanwhile.
     """
 
     def __init__(self) -> None:
         self.open = [False, False]
         self.due: Callable[[], bool] = lambda: True
+        self.meant: Callable[[], bool] = lambda: True
 
         # A plain function: a bound method would be a new object at each look.
         def interrupted(signum: int, frame: FrameType | None) -> None:
+            if not self.meant():
+                return
             if self.open[0]:
                 raise KeyboardInterrupt
             self.open[1] = self.due()

@@ -76,7 +76,8 @@ class Loop:
         objects: The engine's connection to the store of its host.
         identity: The record that says which task runs.
         progress: Its first item counts the tasks that were started; shared with the daemon, so
-            that it knows which ones a crash has cost.
+            that it knows which ones a crash has cost. The second says which of them, counted from
+            1, an interrupt is for; 0 for any.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Loop:
         #: The engine's connection to the store of its host.
         self.objects = objects if objects is not None else EngineObjects(interrupts.open)
         self._state = identity
-        self._progress = progress if progress is not None else [0]
+        self._progress = progress if progress is not None else [0, 0]
+        self._ended = 0
         self._lock = threading.Lock()
         self._flusher = _Flusher(self._flush_late)
         self._pending = 0
@@ -110,6 +112,7 @@ class Loop:
         self._waiting = False
         self._look = looks_at(sock)
         interrupts.due = self._is_due
+        interrupts.meant = self._is_meant
         identity.loop = self
         work.opened = interrupts.open
 
@@ -186,6 +189,11 @@ class Loop:
         """
         return not self._waiting or self._link.partial or bool(self._look(0))
 
+    def _is_meant(self) -> bool:
+        """Tell whether an interrupt is for the task that runs, or that comes next."""
+        wanted = self._progress[1]
+        return not wanted or wanted == self._ended + 1
+
     def _handle(self, message: Message, payload: Any) -> None:
         if isinstance(message, Function):
             self._work.store.add(message.digest, payload)
@@ -233,6 +241,7 @@ class Loop:
         if streams.synchronised or streams.out.marked or streams.err.marked:
             streams.finish()
         mine.task = 0
+        self._ended += 1
         opened[1] = False  # whoever sent it late meant this task
         if _signal.getsignal(_SIGINT) is not self._interrupts._handler:
             self._interrupts.restore()

@@ -49,7 +49,8 @@ def run_engine(
         token: Tells the daemon which engine this is, where the socket itself does not.
         synchronised: See :class:`~ipkernel.engine.streams.Streams`.
         lifeline: Descriptor whose end of file means that the daemon is gone.
-        progress: Descriptor of shared memory in which to count the tasks that were started.
+        progress: Descriptor of shared memory in which to count the tasks that were started, and
+            where the daemon says which of them an interrupt is for.
         farewell: Is called last before the process ends in order, or because of a SIGTERM, with
             the number of that signal, otherwise 0.
     """
@@ -60,7 +61,7 @@ def run_engine(
     interrupts.install()
     namespace = UserNamespace()
     namespace.install()
-    counter = [0] if progress is None else _map(progress)
+    counter = [0, 0] if progress is None else _map(progress)
     loop = Loop(sock, Work(namespace), streams, interrupts, progress=counter)
     _leave_on_sigterm(streams, farewell)
     if hasattr(os, "register_at_fork"):
@@ -77,7 +78,7 @@ def run_engine(
 def _map(descriptor: int) -> memoryview:
     import mmap
 
-    shared = mmap.mmap(descriptor, 8)
+    shared = mmap.mmap(descriptor, 16)
     os.close(descriptor)
     return memoryview(shared).cast("Q")
 

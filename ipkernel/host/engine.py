@@ -31,17 +31,21 @@ Forward = Callable[[Output, bytes], None]
 
 @mutable
 class Limit:
-    """How long the task that an engine runs may take.
+    """When the task that an engine runs has to end.
 
     Attributes:
         task: The task.
-        seconds: How long.
-        interrupted: When it was interrupted because of that, by the reactor's clock, or 0.
+        seconds: How long it may run, or 0.0 for as long as it likes.
+        aborted: Whether it was interrupted because it is to be aborted, and not for its time.
+        grace: Seconds that it has to end after the interrupt.
+        interrupted: When it was interrupted, by the reactor's clock, or 0.
         killed: Whether its engine was killed because of that.
     """
 
     task: int
     seconds: float
+    aborted: bool = False
+    grace: float = 0.0
     interrupted: float = 0.0
     killed: bool = False
 
@@ -72,6 +76,8 @@ class Engine:
         waits: For each task that waits for objects, what fires when they are there.
         leases: For each task that is ready but not sent, the objects that are leased for it.
         limit: That of the task that it runs, if that has one.
+        doomed: Tasks in flight behind that one which are to be aborted, with the seconds that each
+            then has to end.
         paused: Nothing is to be sent to it for a moment.
         on_output: Is called when output has arrived while something is held.
     """
@@ -109,6 +115,7 @@ class Engine:
         self.waits: dict[int, Deferred[list[Placed]]] = {}
         self.leases: dict[int, list[Placed]] = {}
         self.limit: Limit | None = None
+        self.doomed: dict[int, float] = {}
         self.paused = False
         self.on_output: Callable[[Engine], None] | None = None
         self._markers: list[Markers] = []
@@ -191,6 +198,22 @@ class Engine:
     def begun_tasks(self) -> int | None:
         """How many tasks its process has started, None when that is not counted."""
         return self.progress[0] if self.progress is not None else None
+
+    def aim(self) -> bool:
+        """Say that the next interrupt is for the first task in flight, or for none if that is over.
+
+        Returns:
+            False when that cannot be said.
+        """
+        if self.progress is None:
+            return False
+        self.progress[1] = self.lane.finished + 1
+        return True
+
+    def aim_at_any(self) -> None:
+        """Say that the next interrupt is for whatever runs."""
+        if self.progress is not None:
+            self.progress[1] = 0
 
     def finish_output(self) -> None:
         """Take in what is left in the pipes of a process that has ended, and close them."""

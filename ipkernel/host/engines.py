@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from ipkernel.host.engine import Engine
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
-from ipkernel.host.limits import TimeLimits
+from ipkernel.host.limits import Limits
 from ipkernel.host.needs import NoObjects, Objects
 from ipkernel.host.output import LOG_BOUNDS, LogBounds
 from ipkernel.host.processes import GROUP_SIGNALS, Exit
@@ -91,7 +91,7 @@ class Engines:
         self._changed = changed
         self._supervisor = Supervisor()
         self._engines: dict[str, Engine] = {}
-        self._limits = TimeLimits(
+        self._limits = Limits(
             reactor,
             uplink,
             host,
@@ -534,17 +534,24 @@ class Engines:
         """
         chosen = [engine for engine in self._chosen(ids) if engine.pid]
         for engine in chosen:
-            self._signal(engine, number)
+            engine.aim_at_any()
+            self._signal(engine, number, number in GROUP_SIGNALS)
         return [engine.id for engine in chosen]
 
     def _interrupt(self, engine: Engine) -> None:
-        self._signal(engine, int(signal.SIGINT))
+        """Interrupt the task that an engine runs, and no other, even if it ends just now.
+
+        What it has started itself is interrupted too, unless that could be another task's already.
+        """
+        alone = len(engine.lane.flight) == 1
+        if engine.aim() or alone:
+            self._signal(engine, int(signal.SIGINT), alone)
 
     def _resume(self, engine: Engine) -> None:
         self._traffic.feed(engine)
 
-    def _signal(self, engine: Engine, number: int) -> None:
-        self._starter.signal(engine.key, number, number in GROUP_SIGNALS)
+    def _signal(self, engine: Engine, number: int, group: bool) -> None:
+        self._starter.signal(engine.key, number, group)
 
     def stop(
         self, reason: str = "the host daemon stops", *, excused: bool = False

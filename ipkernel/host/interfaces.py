@@ -53,7 +53,8 @@ class Begun:
         out: Reading end of its standard output.
         err: Reading end of its standard error.
         link: The daemon's end of its link, or None when the engine will connect.
-        progress: Counts the tasks that it has started, or None when nobody counts.
+        progress: Counts the tasks that it has started; its second item says which of them an
+            interrupt is meant for, 0 for any. None when nobody counts.
         pid: Its process id, or 0 when that is reported later.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ipkernel.host.engine import Engine
-from ipkernel.host.limits import TimeLimits
+from ipkernel.host.limits import Limits
 from ipkernel.host.needs import Needs, Objects, Uplink
 from ipkernel.wire.link import Received
 from ipkernel.wire.messages import (
@@ -16,6 +16,7 @@ from ipkernel.wire.messages import (
     EngineHello,
     ForgetFunctions,
     Function,
+    Interrupt,
     Message,
     Output,
     Reclaim,
@@ -46,7 +47,7 @@ class Traffic:
         engines: All engines by the key of their slot; changes as they come and go.
         hello: Is called with an engine that has said hello, and its process id.
         objects: Brings objects that tasks need.
-        limits: Ends tasks that run for too long.
+        limits: Ends tasks that run for too long, or are to be aborted.
 
     Attributes:
         by_id: The engines that have an id.
@@ -59,7 +60,7 @@ class Traffic:
         engines: Mapping[str, Engine],
         hello: Callable[[Engine, int], None],
         objects: Objects,
-        limits: TimeLimits,
+        limits: Limits,
     ) -> None:
         self.by_id: dict[int, Engine] = {}
         self._reactor = reactor
@@ -103,6 +104,8 @@ class Traffic:
                 self._functions[message.digest] = bytes(payload)
             elif isinstance(message, Reclaim):
                 self._reclaim(message)
+            elif isinstance(message, Interrupt):
+                self._interrupt(message)
             elif isinstance(message, ForgetFunctions):
                 self._forget(message)
             else:
@@ -120,6 +123,19 @@ class Traffic:
             if held:
                 self.feed(engine)
         self._uplink.send(Returned(message.engine, tasks))
+
+    def _interrupt(self, message: Interrupt) -> None:
+        """End tasks that an engine has, each when it runs; what is over by now is left alone."""
+        engine = self.by_id.get(message.engine)
+        if engine is None or not engine.takes(message.epoch):
+            return
+        wanted = set(message.tasks)
+        grace = message.grace / 1000.0
+        engine.doomed.update(
+            (sent.task, grace) for sent, _ in engine.lane.flight if sent.task in wanted
+        )
+        if engine.doomed:
+            self._limits.doom(engine)
 
     def _forget(self, message: ForgetFunctions) -> None:
         for digest in message.digests:
@@ -162,6 +178,8 @@ class Traffic:
         first = engine.lane.flight[0][0]
         if first.limit:
             self._limits.begin(engine, first)
+        if engine.doomed:
+            self._limits.doom(engine)
         if self._ticking is None:
             self._ticking = self._reactor.callLater(REPORT_AFTER, self._tick)
 
@@ -229,6 +247,8 @@ class Traffic:
         if lane.flight:
             engine.since = self._reactor.seconds()
             self._runs(engine)
+        elif engine.doomed:  # all of them were faster
+            engine.doomed.clear()
         if lane.waiting:
             self.feed(engine)
         if self._uplink.backlog > OUTPUT_LIMIT and self._choked is None:
@@ -262,6 +282,9 @@ class Traffic:
     def lost(self, engine: Engine, begun: int | None) -> tuple[list[int], list[int]]:
         """Empty an engine's lane because its process is gone; see :meth:`Lane.lost`."""
         self._needs.lost(engine)
+        limit = engine.limit
+        if begun is None and limit is not None and limit.killed:
+            begun = engine.lane.finished + 1  # it hung in that task for a while
         started, rest = engine.lane.lost(begun)
         return self._limits.lost(engine, started), rest
 

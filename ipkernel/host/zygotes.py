@@ -52,7 +52,7 @@ def spawn_zygote(name: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 def shared_counter() -> tuple[int, memoryview]:
-    """Return a descriptor of shared memory, and the number in it as an item of a view."""
+    """Return a descriptor of shared memory, and the two numbers in it as items of a view."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("ipkernel-progress", os.MFD_CLOEXEC)
     else:
@@ -62,7 +62,7 @@ def shared_counter() -> tuple[int, memoryview]:
             descriptor = os.dup(file.fileno())
     try:
         os.ftruncate(descriptor, mmap.PAGESIZE)
-        return descriptor, memoryview(mmap.mmap(descriptor, 8)).cast("Q")
+        return descriptor, memoryview(mmap.mmap(descriptor, 16)).cast("Q")
     except OSError:
         os.close(descriptor)
         raise

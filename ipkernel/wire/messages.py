@@ -53,6 +53,8 @@ Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
 """A time, or how long something takes: a number that can be shown, so neither NaN nor infinite."""
 HostNumber = Annotated[int, Meta(ge=0, lt=1 << 40)]
 """A host daemon, as the controller counts them from 1; 0 stands for "none"."""
+Grace = Annotated[int, Meta(ge=0, le=1 << 32)]
+"""Milliseconds from an interrupt to the end of an engine that does not react to it."""
 Hints = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
 Engines = Annotated[list[EngineId], Meta(max_length=MAX_LIST)]
 
@@ -93,6 +95,21 @@ class Outcome(IntEnum):
     """An encoded :class:`Reason`: it ran for longer than it was allowed to."""
     REJECTED = 6
     """As for ERROR, from an engine only: another engine may be able to run it."""
+
+
+class Fate(IntEnum):
+    """What became of a task whose client wanted it aborted."""
+
+    DEQUEUED = 1
+    """It had not begun, and never will."""
+    INTERRUPTED = 2
+    """It was interrupted while it ran."""
+    KILLED = 3
+    """It ran and did not react to the interrupt, or its engine was lost: that is started again."""
+    ENDED = 4
+    """It had ended already, or did so in spite of it."""
+    UNKNOWN = 5
+    """The controller knows no such task, or none any more."""
 
 
 class Stream(IntEnum):
@@ -224,9 +241,17 @@ class Function(Message, tag=2):
 
 
 class Cancel(Message, tag=3):
-    """Client to controller: abort these tasks where they have not started."""
+    """Client to controller: abort these tasks.
+
+    Attributes:
+        tasks: Which.
+        serial: The client's own number for this request; 0 if it wants no :class:`Cancelled`.
+        grace: Milliseconds that a task which runs has to end after it was interrupted.
+    """
 
     tasks: Tasks
+    serial: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+    grace: Grace = 1000
 
 
 class Fetch(Message, tag=4):
@@ -632,6 +657,39 @@ class Held(Message, tag=33):
     last: bool = True
 
 
+class Cancelled(Message, tag=34):
+    """Controller to client: what became of tasks that it wanted aborted, as soon as that is known.
+
+    Attributes:
+        serial: That of the :class:`Cancel`; several answers may add up to all of its tasks.
+        tasks: The tasks of which this tells.
+        fates: What became of each.
+    """
+
+    serial: Annotated[int, Meta(ge=1, lt=1 << 62)]
+    tasks: Tasks
+    fates: Annotated[list[Fate], Meta(max_length=MAX_LIST)]
+
+
+class Interrupt(Message, tag=35):
+    """Controller to host: end those of these tasks that have been sent to the engine's process.
+
+    Each is interrupted while it runs, and neither before nor after. If it does not end, the
+    process is. Tasks that wait at the host are not meant: a :class:`Reclaim` goes ahead of this.
+
+    Attributes:
+        engine: The engine's id.
+        epoch: That of the process; see :class:`Assign`.
+        tasks: Which.
+        grace: Milliseconds that each has to end.
+    """
+
+    engine: EngineId
+    epoch: Annotated[int, Meta(ge=0)]
+    tasks: Tasks
+    grace: Grace = 1000
+
+
 class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
@@ -647,6 +705,7 @@ class Reason(Struct, frozen=True):
         uptime: Seconds the engine lived.
         memory: Bytes of resident memory when last seen, or 0.
         last_output: The last lines that it printed.
+        fate: How it was aborted; None for what was not.
     """
 
     kind: Annotated[str, Meta(max_length=16)]
@@ -659,13 +718,15 @@ class Reason(Struct, frozen=True):
     uptime: float = 0.0
     memory: int = 0
     last_output: Lines = []
+    fate: Fate | None = None
 
 
 AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Submit, Function, Cancel, Fetch, Finished, Output, EngineJoined, EngineLeft, Closing,
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
     EngineSetup, ObjectMade, Release, Seek, Source, Provide, NotProvided, Copied, Free, HostAccess,
-    HostGone, Relay, SessionGone, Measured, Draining, Holding, Held,
+    HostGone, Relay, SessionGone, Measured, Draining, Holding, Held, Cancelled,
+    Interrupt,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.

@@ -39,7 +39,7 @@ class Bench:
         self.interrupts = Interrupts()
         self.streams = Streams(descriptors=(self.pipes[0][1], self.pipes[1][1]))
         self.namespace = UserNamespace()
-        self.progress = [0]
+        self.progress = [0, 0]
         self.loop = Loop(
             theirs,
             Work(self.namespace),

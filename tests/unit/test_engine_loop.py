@@ -199,6 +199,45 @@ def test_an_interrupt_hits_the_task_and_only_it(bench: Bench) -> None:
     assert loads(done[second][1]) == 1
 
 
+@pytest.mark.parametrize("meant", [0, 1, 2, 3, 4])
+def test_an_interrupt_may_say_which_task_it_is_for(bench: Bench, meant: int) -> None:
+    """It comes while the second of three tasks runs, and is for nobody but that."""
+
+    def interrupted() -> int:
+        from ipkernel.engine.current import state
+
+        assert state.loop is not None
+        state.loop._progress[1] = meant
+        signal.raise_signal(signal.SIGINT)
+        return 2
+
+    tasks = [bench.submit(abs, -1), bench.submit(interrupted), bench.submit(abs, -3)]
+    done = bench.run()
+    assert [loads(done[task][1]) for task in (tasks[0], tasks[2])] == [1, 3]
+    if meant in (0, 2):
+        assert decode(done[tasks[1]][1]).ename == "KeyboardInterrupt"
+    else:
+        assert loads(done[tasks[1]][1]) == 2
+
+
+@pytest.mark.parametrize(("meant", "hits"), [(0, True), (1, False), (2, True), (3, False)])
+def test_an_interrupt_for_a_task_that_is_over_is_not_for_the_next(meant: int, hits: bool) -> None:
+    """It comes between the first task and the second, which is in the socket already."""
+    bench = Bench()
+    try:
+        bench.loop._ended = bench.progress[0] = 1
+        bench.progress[1] = meant
+        Interrupting(bench, after=True)
+        second = bench.submit(abs, -2)
+        done = bench.run()
+        if hits:
+            assert decode(done[second][1]).ename == "KeyboardInterrupt"
+        else:
+            assert loads(done[second][1]) == 2
+    finally:
+        bench.close()
+
+
 @pytest.fixture(params=["poll", "select", "slices"])
 def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "poll":

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from ipkernel.errors import ObjectLost, StoreFull
 from ipkernel.host.dispatch import Lane
 from ipkernel.host.engine import Engine
-from ipkernel.host.limits import TimeLimits
+from ipkernel.host.limits import Limits
 from ipkernel.host.needs import NoObjects
 from ipkernel.host.processes import Exit
 from ipkernel.host.traffic import Traffic
@@ -118,7 +118,7 @@ class Scene:
         self.up: list[tuple[Any, Any]] = []
         self.objects: Any = Objects() if objects is None else objects
         self.engines: dict[str, Engine] = {}
-        limits = TimeLimits(Clock(), self, "here", interrupt=print, kill=print, resume=print)
+        limits = Limits(Clock(), self, "here", interrupt=print, kill=print, resume=print)
         self.traffic = Traffic(Clock(), self, self.engines, lambda *_: None, self.objects, limits)
         for number in range(engines):
             engine = self.engines[str(number + 1)] = Engine(

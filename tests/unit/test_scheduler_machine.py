@@ -52,26 +52,31 @@ from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
     Assign,
     Cancel,
+    Cancelled,
     Dependency,
     Done,
     Draining,
     EngineJoined,
     EngineLeft,
+    Fate,
     Fetch,
     Finished,
     ForgetFunctions,
     Function,
+    Interrupt,
     Kind,
     Message,
     Outcome,
     Output,
     Past,
+    Reason,
     Reclaim,
     Returned,
     Started,
     Stream,
     Submit,
     Terms,
+    encode_reason,
 )
 from ipkernel.wire.records import StoreAccess
 
@@ -89,6 +94,7 @@ class EngineModel:
         self.queue: list[int] = []
         self.begun: set[int] = set()
         self.asked: list[list[int]] = []
+        self.doomed: set[int] = set()
 
 
 class Machine(RuleBasedStateMachine):
@@ -112,6 +118,8 @@ class Machine(RuleBasedStateMachine):
         self.ended: dict[int, Outcome] = {}
         self.delivered: dict[int, int] = {}
         self.cancelled: set[int] = set()
+        self.serial = 0
+        self.asking: dict[tuple[int, int], set[int]] = {}  # what each cancel has no answer for
         self.functions: dict[int, set[bytes]] = {}
         self.dead_sessions: set[int] = set()
         self.leaving: set[int] = set()  # hosts
@@ -178,6 +186,11 @@ class Machine(RuleBasedStateMachine):
                 self.known[host].difference_update(message.digests)
             elif isinstance(message, Reclaim):
                 engines[message.engine].asked.append(list(message.tasks))
+            elif isinstance(message, Interrupt):
+                assert engines[message.engine].ready
+                assert self.cancelled.issuperset(message.tasks), "nobody wants them to end"
+                assert set(message.tasks) <= set(engines[message.engine].queue)
+                engines[message.engine].doomed.update(message.tasks)
             else:
                 self.about_objects_at_host(host, message)
         for number in fresh:
@@ -191,8 +204,18 @@ class Machine(RuleBasedStateMachine):
             if isinstance(message, Finished):
                 self.attached[session].append((message, payload))
                 self.delivered[message.task] = self.delivered.get(message.task, 0) + 1
+            elif isinstance(message, Cancelled):
+                self.answered(session, message)
             else:
                 self.about_objects_at_client(session, message)
+
+    def answered(self, session: int, message: Cancelled) -> None:
+        """A client hears what became of tasks that it wanted aborted: once, and the truth."""
+        open_ones = self.asking[session, message.serial]
+        for tid, fate in zip(message.tasks, message.fates, strict=True):
+            open_ones.remove(tid)
+            assert fate is not Fate.UNKNOWN
+            assert fate is Fate.ENDED or self.ended[tid] is Outcome.ABORTED
 
     def at_all_clients(self, items: list[Item]) -> None:
         assert all(isinstance(m, EngineJoined | EngineLeft) for m, _ in items)
@@ -293,7 +316,33 @@ class Machine(RuleBasedStateMachine):
             start = other % len(tasks)
             wanted = tasks[start : start + count]
             self.cancelled.update(wanted)
-            self.do(FromClient(session, [(Cancel(wanted), b"")], self.now))
+            self.serial += 1
+            serial = self.serial if count % 3 else 0
+            if serial:
+                self.asking[session, serial] = set(wanted)
+            self.do(FromClient(session, [(Cancel(wanted, serial), b"")], self.now))
+
+    @rule(pick=PICK, fate=st.sampled_from([Fate.INTERRUPTED, Fate.KILLED, None]))
+    def ends_what_runs(self, pick: int, fate: Fate | None) -> None:
+        """A host has interrupted a task, or its engine does not react and is killed."""
+        found = [e for e in self.ready_engines() if e[2].queue and e[2].queue[0] in e[2].doomed]
+        if not found:
+            return
+        host, number, engine = found[pick % len(found)]
+        tid = engine.queue.pop(0)
+        engine.begun.discard(tid)
+        payload = encode_reason(Reason("aborted", "cancelled", fate=fate)) if fate else b"?"
+        done = Done(tid, number, Outcome.ABORTED, self.now, self.now, len(payload))
+        items: list[Item] = [(done, payload)]
+        if fate is Fate.KILLED:
+            self.hosts[host][number] = EngineModel()
+            if self.s.engines[number].ending:
+                del self.hosts[host][number]
+                self.draining.pop(number, None)
+            for other in engine.begun:
+                self.begun_count[other] = self.begun_count.get(other, 0) + 1
+            items.append((EngineLeft(number, "killed", True, sorted(engine.begun)), b""))
+        self.do(FromHost(host, items, self.now))
 
     @precondition(lambda self: self.submitted)
     @rule(pick=PICK, other=PICK, count=st.integers(1, 20))
@@ -311,6 +360,7 @@ class Machine(RuleBasedStateMachine):
         if session is None:
             return
         results = self.attached.pop(session)
+        self.asking = {key: tasks for key, tasks in self.asking.items() if key[0] != session}
         self.held.discard(session)
         undelivered = list(results[len(results) - min(keep, len(results)) :])
         undelivered = [(m, p) for m, p in undelivered if m.task in self.submitted]
@@ -600,6 +650,8 @@ class Machine(RuleBasedStateMachine):
         self.s.validate()
         assert not self.s.tasks, "tasks are left over though every engine is idle"
         assert not self.busy, "nobody was told that an engine has drained"
+        assert not any(self.asking.values()), "nobody said what became of a cancelled task"
+        assert not self.s._core.askers
         self.nothing_is_lost()
 
 
