@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-__all__ = ["Gauge", "Reading", "private_memory"]
+__all__ = ["Gauge", "Reading", "private_memory", "process_lives"]
 
 
 @frozen
@@ -75,6 +75,18 @@ class Gauge:
             return int(process.num_fds() if os.name == "posix" else process.num_handles())
         except self._gone:
             return -1
+
+
+def process_lives(pid: int) -> bool:
+    """Tell whether there is a process of this machine that has not ended."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # it is somebody else's
+        return True
 
 
 def private_memory(pid: int) -> int:

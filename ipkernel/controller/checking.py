@@ -95,7 +95,8 @@ def _check_engines(core: Core) -> None:
         assert engine.running == running
         wanted = len(engine.assigned) if engine.open_for_any() else -1
         assert engine.rung == wanted, (number, engine.rung, wanted)
-        assert engine.state == "ready" or not engine.assigned
+        assert engine.state in ("ready", "away") or not engine.assigned
+        assert engine.host.away is None or engine.state in ("away", "dead"), number
         assert engine.usable or not engine.assigned or engine.ending or engine.draining
         assert not engine.host.draining or engine.draining
         assert engine.draining or engine not in core.draining
@@ -121,7 +122,7 @@ def _check_sessions(core: Core) -> None:
     for number, session in core.sessions.items():
         assert session.open == tasks[number], (number, session.open, tasks[number])
         assert session.bytes == size[number]
-        assert session.attached or session.open
+        assert session.attached or session.open or session.until
         assert session.held or number not in core.parked
         assert session.function_bytes == sum(map(len, session.functions.values()))
     for tid, asked in core.askers.items():

@@ -10,6 +10,7 @@ from ipkernel.controller.events import (
     SessionDetached,
     SessionHeld,
     SessionOpened,
+    SessionResumed,
     Undelivered,
 )
 from ipkernel.controller.journal import SessionBegan
@@ -20,8 +21,33 @@ from ipkernel.controller.tasks import QUEUED, Task
 def opened(core: Core, event: SessionOpened) -> None:
     """A client has come."""
     core.sessions[event.session] = Session(event.session, event.client, event.now, event.tub_id)
-    core.records.append(SessionBegan(event.session, event.now, event.client))
+    core.records.append(SessionBegan(event.session, event.now, event.client, event.tub_id))
     holdings.client_came(core, core.sessions[event.session])
+
+
+def resumed(core: Core, event: SessionResumed) -> None:
+    """A client has come back: what was kept for it goes to it, and it is as it was."""
+    session = core.sessions.get(event.session)
+    if session is None or session.attached:
+        return
+    session.attached = True
+    session.until = 0.0
+    if event.client:
+        session.client = event.client
+    holdings.client_came(core, session)
+    items = core.client_items(session.id)
+    kept = core.retained
+    for task in [t for t in kept if t >> 40 == session.id]:
+        found = kept.take(task)
+        assert found is not None
+        output, result = found
+        items += output
+        items.append(result)
+        if result[0].object:
+            core.objects.refer(session.id, result[0].object)
+        core.not_retained(task)
+    for task in kept.with_output(session.id):
+        items += kept.take_output(task)
 
 
 def detached(core: Core, event: SessionDetached) -> None:
@@ -41,8 +67,15 @@ def detached(core: Core, event: SessionDetached) -> None:
         core.watchers[task].remove(session.id)
         if not core.watchers[task]:
             del core.watchers[task]
-    if not session.open:
-        core.retire(session)
+    session.until = event.now + event.keep if event.keep else 0.0
+    core.retire_if_over(session)
+
+
+def expire(core: Core) -> None:
+    """Let go of results, and of sessions, that were kept long enough."""
+    core.forget(core.retained.expire(core.now))
+    for session in [s for s in core.sessions.values() if s.until]:
+        core.retire_if_over(session)
 
 
 def undelivered(core: Core, event: Undelivered) -> None:

@@ -37,6 +37,7 @@ def from_host(core: Core, event: FromHost) -> None:
     items = event.items
     start = 0
     end = len(items)
+    host.taken += end
     while start < end:
         message = items[start][0]
         if type(message) is Done:

@@ -118,6 +118,7 @@ class Core:
         self.records: list[Record] = []
         self.ended: list[Result] = []
         self.forgotten: list[int] = []
+        self._closed: list[Record] = []
         self._to_hosts: dict[int, list[Item]] = {}
         self._to_clients: dict[int, list[Item]] = {}
         self._to_all: list[Item] = []
@@ -184,6 +185,9 @@ class Core:
         if self.forgotten:
             records.append(Forgotten(self.now, self.forgotten))
             self.forgotten = []
+        if self._closed:
+            records += self._closed
+            self._closed = []
         if records:
             out.append(Commit(records))
             self.records = []
@@ -311,11 +315,18 @@ class Core:
         """Note that so many tasks of a session with so many bytes have ended."""
         session.open -= tasks
         session.bytes -= size
-        if not session.open and not session.attached:
-            self.retire(session)
+        if not session.open:
+            self.retire_if_over(session)
 
-    def retire(self, session: Session) -> None:
-        """Forget a session whose client is gone and whose tasks have all ended."""
+    def retire_if_over(self, session: Session) -> None:
+        """Forget a session that has no task if its client is gone, and is not waited for."""
+        if session.open or session.attached:
+            return
+        if session.until and (session.until > self.now or self.retained.of_session(session.id)):
+            return
+        self._retire(session)
+
+    def _retire(self, session: Session) -> None:
         del self.sessions[session.id]
         self.lines.forget(session.id)
         self.parked.pop(session.id, None)
@@ -324,7 +335,7 @@ class Core:
             self.departed.add(session.id)
         else:
             self.objects.leave(session.id)
-        self.records.append(SessionClosed(session.id, self.now))
+        self._closed.append(SessionClosed(session.id, self.now))
         self._rest.append(SessionEnded(session.id))
 
     def _forget_functions(self, session: Session) -> None:

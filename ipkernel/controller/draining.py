@@ -7,7 +7,7 @@ from ipkernel.controller.core import Core
 from ipkernel.controller.events import EnginesDraining
 from ipkernel.controller.instructions import EnginesDrained
 from ipkernel.controller.registry import Host
-from ipkernel.controller.slots import READY, Engine
+from ipkernel.controller.slots import AWAY, READY, Engine
 from ipkernel.controller.tasks import State, Task
 from ipkernel.wire.messages import EngineJoined, EngineLeft
 
@@ -34,7 +34,7 @@ def keep(core: Core, engine: Engine) -> None:
     if engine.draining and not engine.host.draining:
         engine.draining = ""
         core.draining.pop(engine, None)
-        if engine.state == READY:
+        if _is_known(engine):
             host = engine.host
             core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
 
@@ -49,8 +49,13 @@ def _begin(core: Core, engine: Engine, reason: str) -> None:
     tasks = [t.id for t in engine.assigned.values() if _others_can_run(core, t)]
     if tasks:
         recall.reclaim(core, engine, tasks)
-    if engine.state == READY:  # to clients it is as good as gone: they send it nothing more
+    if _is_known(engine):  # to clients it is as good as gone: they send it nothing more
         core.tell_all((EngineLeft(engine.id, reason, excused=True), b""))
+
+
+def _is_known(engine: Engine) -> bool:
+    """Tell whether clients have been told that an engine is there."""
+    return (engine.before if engine.state == AWAY else engine.state) == READY
 
 
 def _others_can_run(core: Core, task: Task) -> bool:

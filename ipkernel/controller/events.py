@@ -43,12 +43,25 @@ class SessionOpened(Struct, frozen=True, eq=False):
     tub_id: str = ""
 
 
+class SessionResumed(Struct, frozen=True, eq=False):
+    """A client has come back to its session, which the scheduler knows."""
+
+    session: int
+    now: float
+    client: str = ""
+
+
 class SessionDetached(Struct, frozen=True, eq=False):
-    """A client has gone. ``undelivered`` are results that it did not acknowledge."""
+    """A client has gone. ``undelivered`` are results that it did not acknowledge.
+
+    It may come back: for ``keep`` seconds its session is kept even if it has no task, and as long
+    as it has results that nobody has fetched. 0.0 if it said that it will not.
+    """
 
     session: int
     undelivered: list[Result]
     now: float
+    keep: float = 0.0
 
 
 class Undelivered(Struct, frozen=True, eq=False):
@@ -97,8 +110,35 @@ class HostJoined(Struct, frozen=True, eq=False):
     facts: HostFacts = HostFacts()
 
 
+class HostAway(Struct, frozen=True, eq=False):
+    """A host daemon's connection is gone, but it may come back until a certain time."""
+
+    host: int
+    reason: str
+    until: float
+    now: float
+
+
+class HostBack(Struct, frozen=True, eq=False):
+    """A host daemon that was away is connected again.
+
+    Attributes:
+        host: Its number.
+        now: When.
+        engines: All engines that it has, those that are not known yet included.
+        joined: None if it goes on where it was. Otherwise it has lost nothing but its place: it
+            comes to a controller that was started again, and says anew who it is, and then what
+            its engines have.
+    """
+
+    host: int
+    now: float
+    engines: list[int]
+    joined: HostJoined | None = None
+
+
 class HostLost(Struct, frozen=True, eq=False):
-    """A host daemon's connection is gone, and with it all of its engines."""
+    """A host daemon is gone for good, and with it all of its engines."""
 
     host: int
     reason: str
@@ -153,10 +193,13 @@ Event: TypeAlias = (
     FromClient
     | FromHost
     | SessionOpened
+    | SessionResumed
     | SessionDetached
     | Undelivered
     | SessionHeld
     | HostJoined
+    | HostAway
+    | HostBack
     | HostLost
     | EnginesAdded
     | EnginesEnding

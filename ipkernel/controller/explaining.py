@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import dependencies
+from ipkernel.controller import away, dependencies
 from ipkernel.controller.core import Core
 from ipkernel.controller.sessions import RETAIN_SECONDS
-from ipkernel.controller.slots import READY, RESTARTING, Engine
+from ipkernel.controller.slots import AWAY, READY, RESTARTING, Engine
 from ipkernel.controller.tasks import State, Task, clock
 from ipkernel.wire.records import TaskStory
 
@@ -36,7 +36,8 @@ def _reason(core: Core, task: Task) -> str:
     if task.state is State.RUNNING and task.cancelled:
         return f"it was cancelled, and the host of engine {task.engine} was asked to end it"
     if task.state is State.RUNNING:
-        return f"engine {task.engine} is running it"
+        absent = away.why(core.engines[task.engine])
+        return f"engine {task.engine} is running it" + (f"; {absent}" if absent else "")
     if task.state is State.ASSIGNED:
         return _assigned(core, task)
     if task.id in core.waits:
@@ -55,6 +56,9 @@ def _assigned(core: Core, task: Task) -> str:
     lacking = core.objects.why(engine.host.id, task.message.needs) if task.message.needs else ""
     if lacking:
         return f"it waits at engine {engine.id} for what it needs: {lacking}"
+    absent = away.why(engine)
+    if absent:
+        return f"it is with engine {engine.id}: {absent}"
     head = next(iter(engine.assigned))
     if head == task.id:
         return f"engine {engine.id} has it and is about to run it, or has just begun"
@@ -63,6 +67,9 @@ def _assigned(core: Core, task: Task) -> str:
 
 def _bound(engine: Engine) -> str:
     queue = len(engine.direct) - engine.shelved
+    absent = away.why(engine)
+    if absent:
+        return f"it waits for engine {engine.id}: {absent}"
     if engine.state != READY:
         doing = "restarted" if engine.state == RESTARTING else "started"
         why = f" ({engine.reason})" if engine.reason else ""
@@ -83,11 +90,15 @@ def _bound(engine: Engine) -> str:
 def _shared(core: Core, task: Task) -> str:
     targets = task.message.targets
     some = [e for n in targets if (e := core.engines.get(n))] if targets else core.engines.values()
+    some = list(some)
     alive = sum(1 for e in some if e.state == READY and e.usable)
     line = core.line_of(task)
     which = "engines" if not targets else "engines that it may run on"
     if not alive:
-        coming = sum(1 for e in some if e.usable)
+        coming = sum(1 for e in some if e.usable and e.state != AWAY)
+        absent = next((text for e in some if (text := away.why(e))), "")
+        if absent and not coming:
+            return f"no {which} to be had now: {absent}"
         hope = f"{coming} are being started" if coming else "it waits for one to join"
         return f"no {which}: {hope}"
     near = core.hosts.get(task.near)

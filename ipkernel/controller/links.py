@@ -8,8 +8,6 @@ from typing import Any, Final
 
 from ipkernel.controller.events import (
     FromClient,
-    FromHost,
-    HostLost,
     Item,
     Result,
     SessionDetached,
@@ -21,7 +19,6 @@ from ipkernel.controller.sessions import Session
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.messages import Finished, Output
-from ipkernel.wire.outage import notice_outage
 
 #: Bytes that may be queued on a client's channel; beyond, its results wait here.
 MAX_BACKLOG: Final = 8 << 20
@@ -35,10 +32,6 @@ _OVERHEAD: Final = 128
 MAX_QUEUED: Final = 512 << 20
 #: Seconds between two looks at a client that takes its results slowly.
 _POLL: Final = 0.01
-#: Seconds after which a host is lost whose machine does not answer any more.
-OUTAGE: Final = 10
-#: Seconds of silence that are told when a host is lost.
-SILENT: Final = 5.0
 #: Seconds within which a peer must open the channel that it was granted.
 OPEN_TIME: Final = 30.0
 #: Messages, and bytes with their overhead, that may wait for a peer to open its channel.
@@ -125,8 +118,8 @@ class Link:
         if self.channel is not None and not self.gone:
             self.channel.acknowledge(count)
 
-    def lost(self, reason: str) -> None:
-        """The peer is gone; further calls do nothing."""
+    def lost(self, reason: str, *, final: bool = False) -> None:
+        """The connection is lost, and with ``final`` the peer; further calls do nothing."""
         if self.gone:
             return
         self.gone = True
@@ -137,7 +130,7 @@ class Link:
         if self._watch is not None:  # the connection may live on, and would keep all of this
             self.reference.dontNotifyOnDisconnect(self._watch)
             self._watch = None
-        self._event_of_loss(reason)
+        self._event_of_loss(reason, final)
         self._early = []
         self._ended(self)
         if self.channel is not None:
@@ -146,7 +139,7 @@ class Link:
     def _received(self, channel: Channel, items: list[Any]) -> None:
         raise AssertionError("a link knows what it receives")
 
-    def _event_of_loss(self, reason: str) -> None:
+    def _event_of_loss(self, reason: str, final: bool) -> None:
         raise AssertionError("a link knows what its loss means")
 
     def _channel_lost(self, channel: Channel, reason: str) -> None:
@@ -161,41 +154,6 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class HostLink(Link):
-    """The link to a host daemon.
-
-    Attributes:
-        host: The host's number.
-        tub_id: Its TubID.
-    """
-
-    def __init__(
-        self, reactor: Any, turn: Turn, ended: Callable[[Any], None], host: int, tub_id: str
-    ) -> None:
-        super().__init__(reactor, turn, ended)
-        self.host = host
-        self.tub_id = tub_id
-        self._heard = reactor.seconds()
-
-    def opened(self, channel: Channel) -> None:
-        """The host has opened its channel."""
-        super().opened(channel)
-        if not self.gone:
-            notice_outage(channel.transport, OUTAGE)
-
-    def _received(self, channel: Channel, items: list[Item]) -> None:
-        if not self.gone:
-            turn = self._turn
-            self._heard = turn.now()
-            turn.add(FromHost(self.host, items, self._heard), self, len(items))
-
-    def _event_of_loss(self, reason: str) -> None:
-        silent = self._turn.now() - self._heard
-        if silent >= SILENT:  # it says something every other second
-            reason += f"; nothing was heard of it for {silent:.0f} s"
-        self._turn.add(HostLost(self.host, reason, self._turn.now()))
 
 
 class ClientLink(Link):
@@ -352,7 +310,7 @@ class ClientLink(Link):
 
     # -------------------------------------------------------------------------- loss
 
-    def _event_of_loss(self, reason: str) -> None:
+    def _event_of_loss(self, reason: str, final: bool) -> None:
         if self._poll is not None:
             self._poll.cancel()
             self._poll = None

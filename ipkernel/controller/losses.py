@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 from attrs import frozen
 
-from ipkernel.controller import draining, holdings
+from ipkernel.controller import away, draining, holdings
 from ipkernel.controller.core import Core, no_engine
 from ipkernel.controller.events import (
     EnginesAdded,
@@ -18,7 +18,7 @@ from ipkernel.controller.events import (
     HostLost,
 )
 from ipkernel.controller.registry import Host
-from ipkernel.controller.slots import DEAD, READY, RESTARTING, STARTING, Engine
+from ipkernel.controller.slots import AWAY, DEAD, READY, RESTARTING, STARTING, Engine
 from ipkernel.controller.tasks import QUEUED, State, Task, clock
 from ipkernel.wire.messages import EngineJoined, EngineLeft, Fate, Outcome, Reason
 
@@ -75,6 +75,8 @@ def engines_added(core: Core, event: EnginesAdded) -> None:
     for number in event.engines:
         engine = Engine(number, host, event.now)
         engine.draining = host.draining
+        if host.away is not None:
+            away.put_away(core, engine)
         host.engines[number] = engine
         core.engines[number] = engine
 
@@ -84,23 +86,14 @@ def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
     engine = host.engines.get(message.engine)
     if engine is None or engine.state == READY:
         return
-    if engine.state != STARTING:
+    if engine.state not in (STARTING, AWAY):
         engine.restarts += 1
     engine.state = READY
     engine.reason = ""
     engine.pid = message.pid
     engine.epoch = message.epoch
     engine.since = core.now
-    for task in engine.direct:
-        if task.state is State.WAITING:
-            task.state = State.READY
-    for parked in core.parked.values():
-        for task in parked:
-            if task.target == engine.id and task.state is State.WAITING:
-                task.state = State.READY
-    core.ladder.update(engine)
-    if engine.direct:
-        core.pending[engine] = None
+    away.resume(core, engine)
     if not engine.draining:
         core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
 
@@ -202,9 +195,7 @@ def _leave_queue(core: Core, engine: Engine, loss: Loss) -> None:
     direct = [t for t in engine.direct if t.state in QUEUED]
     parked = [t for tasks in list(core.parked.values()) for t in tasks if t.target == engine.id]
     if engine.usable:
-        for task in (*direct, *parked):
-            if task.state is State.READY:
-                task.state = State.WAITING
+        away.suspend(core, engine)
         return
     engine.direct = deque()
     engine.shelved = 0

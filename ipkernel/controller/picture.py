@@ -8,6 +8,7 @@ from collections.abc import Callable, Container
 from typing import Any, Final
 
 from ipkernel._version import __version__
+from ipkernel.controller import away
 from ipkernel.controller.registry import Host
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.slots import READY, Engine
@@ -128,7 +129,7 @@ def engine_info(engine: Engine, now: float) -> EngineInfo:
         host=engine.host.name,
         pid=engine.pid,
         state="draining" if drains else engine.state,
-        reason=(engine.draining if drains else engine.reason)[:4000],
+        reason=(engine.draining if drains else away.why(engine) or engine.reason)[:4000],
         queued=len(engine.assigned) - running + len(engine.direct) - engine.shelved,
         running=running,
         completed=engine.completed,

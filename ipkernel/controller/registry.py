@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+from msgspec import Struct
+
 from ipkernel.controller.events import HostFacts
 from ipkernel.controller.slots import Engine
+from ipkernel.controller.tasks import clock
 from ipkernel.objects.tickets import make_ticket
 from ipkernel.wire.messages import HostAccess, Vitals
 from ipkernel.wire.records import StoreAccess
@@ -105,8 +108,28 @@ class Ids:
         return any(number in block for block in self._blocks.values())
 
 
+class Absence(Struct, frozen=True):
+    """A host is away: its connection is lost, and it may come back.
+
+    Attributes:
+        since: When it was lost.
+        until: When the host is given up.
+        reason: Why it was lost.
+    """
+
+    since: float
+    until: float
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"its host is away since {clock(self.since)} ({self.reason[:1000]}); "
+            f"it has until {clock(self.until)} to come back"
+        )
+
+
 class Host:
-    """One host daemon that is connected.
+    """One host daemon that is connected, or may come back.
 
     Attributes:
         id: Its number in this cluster.
@@ -121,11 +144,13 @@ class Host:
         ends: When its walltime is over, or 0.0.
         draining: Why its engines get nothing more, or empty.
         vitals: What the daemon used when it was measured last, or None.
+        taken: How many of its messages were dealt with.
+        away: Why, and how long, it may be away; None while it is connected.
     """
 
     __slots__ = (
-        "_store", "draining", "ends", "engines", "facts", "id", "known", "name", "pid", "since",
-        "told", "tub_id", "vitals",
+        "_store", "away", "draining", "ends", "engines", "facts", "id", "known", "name", "pid",
+        "since", "taken", "told", "tub_id", "vitals",
     )  # fmt: skip
 
     def __init__(
@@ -150,6 +175,8 @@ class Host:
         self.ends = now + facts.left if facts.left else 0.0
         self.draining = ""
         self.vitals: Vitals | None = None
+        self.taken = 0
+        self.away: Absence | None = None
         self._store = store  # with a secret: only tickets made of it leave this object
 
     @property

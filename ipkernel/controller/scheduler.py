@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from ipkernel.controller import clients, dependencies, draining, losses
+from ipkernel.controller import away, clients, dependencies, draining, losses, returning
 from ipkernel.controller.assignment import fill
 from ipkernel.controller.checking import validate
 from ipkernel.controller.completion import from_host
@@ -19,11 +19,14 @@ from ipkernel.controller.events import (
     Event,
     FromClient,
     FromHost,
+    HostAway,
+    HostBack,
     HostJoined,
     HostLost,
     SessionDetached,
     SessionHeld,
     SessionOpened,
+    SessionResumed,
     Tick,
     Undelivered,
 )
@@ -41,17 +44,20 @@ from ipkernel.wire.records import QueueCounts, TaskStory
 
 
 def _tick(core: Core, event: Tick) -> None:
-    core.forget(core.retained.expire(event.now))
+    clients.expire(core)
 
 
 _PARTS: dict[type, Callable[[Core, Any], None]] = {
     FromClient: from_client,
     FromHost: from_host,
     SessionOpened: clients.opened,
+    SessionResumed: clients.resumed,
     SessionDetached: clients.detached,
     Undelivered: clients.undelivered,
     SessionHeld: clients.held,
     HostJoined: losses.host_joined,
+    HostAway: away.host_away,
+    HostBack: returning.host_back,
     HostLost: losses.host_lost,
     EnginesAdded: losses.engines_added,
     EnginesEnding: losses.engines_ending,

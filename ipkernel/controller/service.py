@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, fail
 
 from ipkernel._version import __version__
 from ipkernel.controller.doors import DOORS
-from ipkernel.controller.events import HostFacts, HostJoined, SessionOpened, Tick
+from ipkernel.controller.events import SessionOpened, Tick
+from ipkernel.controller.hosts import HOST_GRACE, Hosts, plain
 from ipkernel.controller.instructions import (
     DropClient,
     EnginesDrained,
@@ -26,7 +27,7 @@ from ipkernel.controller.instructions import (
     ToHost,
 )
 from ipkernel.controller.journal import MemoryJournal
-from ipkernel.controller.links import ClientLink, HostLink, Link
+from ipkernel.controller.links import ClientLink, Link
 from ipkernel.controller.orders import Orders
 from ipkernel.controller.picture import Picture
 from ipkernel.controller.relays import Relays
@@ -65,10 +66,12 @@ class Controller:
         scheduler: Decides which task runs where.
         on_shutdown: Is called when an admin asks the controller to end, with the reason.
         restarts: How often it has been started again, for status.
+        host_grace: Seconds within which a host may come back whose connection is lost.
 
     Attributes:
         tub: As given.
         scheduler: As given.
+        life: The number of this life of the controller; another one after each start.
         orders: Carries out orders to engines.
         relays: Connects peers that cannot reach each other.
     """
@@ -82,6 +85,7 @@ class Controller:
         scheduler: Scheduler | None = None,
         on_shutdown: Callable[[str], None] | None = None,
         restarts: int = 0,
+        host_grace: float = HOST_GRACE,
     ) -> None:
         self.tub = tub
         self.scheduler = scheduler if scheduler is not None else Scheduler()
@@ -94,14 +98,23 @@ class Controller:
             journal if journal is not None else MemoryJournal(),
             self._follow,
         )
-        self.orders = Orders(self._reactor, self.scheduler, self._turn, self._call_host)
+        self.life = secrets.randbelow(1 << 61) + 1
+        self._hosts = Hosts(
+            self._reactor,
+            self.scheduler,
+            self._turn,
+            self._admit,
+            cluster=cluster,
+            life=self.life,
+            grace=host_grace,
+            gone=self._signal_gone,
+        )
+        self.orders = Orders(self._reactor, self.scheduler, self._turn, self._hosts.call)
         self.relays = tub.relays = Relays(self._reactor)
         self._clients: dict[int, ClientLink] = {}
-        self._hosts: dict[int, HostLink] = {}
         # Task ids contain the session's number. Hosts may outlive a controller and report tasks
         # of the last one, so that two should not begin to count at the same number.
         self._next_session = secrets.randbelow(1 << 21) + 1
-        self._next_host = 1
         self._picture = Picture(self.scheduler, self._turn.now, restarts)
         self._closing = ""
         self._all_gone: Deferred[None] | None = None
@@ -125,7 +138,7 @@ class Controller:
 
     def shutdown(self, reason: str) -> None:
         """Begin to stop, soon: whoever asked for it gets an answer first."""
-        reason = _plain(reason)
+        reason = plain(reason)
         logger.info("asked to stop: %s", reason)
         if self._on_shutdown is not None:
             self._reactor.callLater(0, self._on_shutdown, reason)
@@ -144,15 +157,16 @@ class Controller:
         self._closing = reason[:1000] or "the controller was stopped"
         logger.info("stopping: %s", self._closing)
         item = (Closing(self._closing), b"")
-        links: list[Link] = [*self._clients.values(), *self._hosts.values()]
+        hosts = self._hosts.links
+        links: list[Link] = [*self._clients.values(), *hosts.values()]
         for link in links:
             link.deliver([item])
         gone: Deferred[None] = Deferred()
-        for host in self._hosts.values():
+        for host in hosts.values():
             if host.reference is not None:
                 asked = call(host.reference, "stop", self._closing.encode()[:4096])
                 asked.addErrback(lambda failure: failure.trap(KernelError))
-        if self._hosts:
+        if hosts:
             self._all_gone = gone
             timer = self._reactor.callLater(STOP_TIME, self._waited_enough)
             gone.addCallback(lambda _: timer.cancel() if timer.active() else None)
@@ -161,8 +175,8 @@ class Controller:
         return gone.addCallback(lambda _: self._close())
 
     def _waited_enough(self) -> None:
-        left = [self.scheduler.hosts[n].name for n in self._hosts if n in self.scheduler.hosts]
-        logger.warning("hosts that did not stop in time: %s", ", ".join(left))
+        left = ", ".join(map(self._hosts.name, self._hosts.links))
+        logger.warning("hosts that did not stop in time: %s", left)
         self._signal_gone()
 
     def _signal_gone(self) -> None:
@@ -175,8 +189,9 @@ class Controller:
             self._ticking.cancel()
             self._ticking = None
         self.orders.close()
-        for link in [*self._clients.values(), *self._hosts.values()]:
-            link.lost(self._closing)
+        for client in list(self._clients.values()):
+            client.lost(self._closing, final=True)
+        self._hosts.close(self._closing)
         settled = self._turn.settled()
         settled.addCallback(lambda _: self.relays.close())
         return settled.addCallback(lambda _: self.tub.stopService()).addCallback(lambda _: None)
@@ -207,7 +222,7 @@ class Controller:
             return fail(ConnectError(text))
         number = self._next_session
         self._next_session += 1
-        who = _plain(f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})")
+        who = plain(f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})")
         link = ClientLink(
             self._reactor,
             self._turn,
@@ -229,6 +244,7 @@ class Controller:
                 engines=self._picture.engines(),
                 version=__version__,
                 python=platform.python_version(),
+                life=self.life,
             )
 
         return self._turn.settled().addCallback(grant)
@@ -271,47 +287,7 @@ class Controller:
         refused = self._refusal(hello.protocol, hello.version)
         if refused:
             return fail(ConnectError(refused))
-        tub_id = peer_tub_id(host)
-        for known in [h for h in self._hosts.values() if h.tub_id == tub_id]:
-            known.lost("it registered anew")
-
-        def register(_: None) -> Deferred[HostGrant]:
-            return self._register(host, hello, tub_id)
-
-        return self._turn.settled().addCallback(register)
-
-    def _register(self, host: Any, hello: HostHello, tub_id: str) -> Deferred[HostGrant]:
-        number = self._next_host
-        self._next_host += 1
-        if hello.job_size:
-            ids = self.scheduler.take_ids_for_ranks(hello.engines, hello.job, hello.job_size)
-        else:
-            ids = self.scheduler.take_ids(hello.slots, hello.engines)
-        link = HostLink(self._reactor, self._turn, self._host_ended, number, tub_id)
-        self._hosts[number] = link
-        name = _plain(hello.host)
-        now = self._turn.now()
-        facts = HostFacts(
-            _plain(hello.launcher), _plain(hello.label), hello.left, hello.restarts, hello.job
-        )
-        joined = HostJoined(number, name, hello.pid, ids, now, tub_id, hello.store, facts)
-        self._turn.add(joined)
-        ticket = self._admit(link, host)
-        logger.info("host %s (pid %d) joined with engines %s", name, hello.pid, ids)
-        grant = HostGrant(host_id=number, ticket=ticket, engines=ids, cluster=self._cluster)
-        return self._turn.settled().addCallback(lambda _: grant)
-
-    def _host_ended(self, link: HostLink) -> None:
-        self._hosts.pop(link.host, None)
-        logger.info("host %d is gone", link.host)
-        if not self._hosts:
-            self._signal_gone()
-
-    def _call_host(self, host: int, method: str, request: bytes) -> Deferred[bytes]:
-        link = self._hosts.get(host)
-        if link is None or link.reference is None:
-            return fail(ConnectError("the host is not connected"))
-        return call(link.reference, method, request)
+        return self._hosts.register(host, hello)
 
     # ---------------------------------------------------------------------- instructions
 
@@ -319,9 +295,7 @@ class Controller:
         for instruction in instructions:
             kind = type(instruction)
             if kind is ToHost:
-                host = self._hosts.get(instruction.host)  # type: ignore[union-attr]
-                if host is not None:
-                    host.deliver(instruction.items)  # type: ignore[union-attr]
+                self._hosts.deliver(instruction.host, instruction.items)  # type: ignore[union-attr]
             elif kind is ToClient:
                 self._to_client(instruction)  # type: ignore[arg-type]
             elif kind is ToAllClients:
@@ -357,28 +331,25 @@ class Controller:
     def _join(self, instruction: JoinPeers) -> None:
         """Give a token to two peers, with which they may connect here and meet each other."""
         number = instruction.host
+        hosts = self._hosts.links
         asker: Link | None
         if instruction.session:
             asker, who = self._clients.get(instruction.session), f"session {instruction.session}"
         else:
-            asker, who = self._hosts.get(instruction.asker), self._host_name(instruction.asker)
-        host = self._hosts.get(number)
+            asker, who = hosts.get(instruction.asker), self._hosts.name(instruction.asker)
+        host = hosts.get(number)
         if asker is None:
             return
         if host is None:
             asker.deliver([(Relay(number, b"", f"host {number} is gone"), b"")])
             return
         try:
-            token = self.relays.open(f"{who} with {self._host_name(number)}")
+            token = self.relays.open(f"{who} with {self._hosts.name(number)}")
         except TransferError as error:
             asker.deliver([(Relay(number, b"", str(error)), b"")])
             return
         asker.deliver([(Relay(number, token), b"")])
         host.deliver([(Relay(0, token), b"")])
-
-    def _host_name(self, number: int) -> str:
-        host = self.scheduler.hosts.get(number)
-        return f"host {host.name if host is not None else number}"
 
     def _acknowledge_late(self) -> None:
         for client in self._clients.values():
@@ -397,10 +368,5 @@ class Controller:
             cluster=self._cluster,
             location=",".join(self.tub.locationHints),
             clients=len(self._clients),
-            connected=self._hosts.keys(),
+            connected=self._hosts.links.keys(),
         )
-
-
-def _plain(text: str) -> str:
-    """Return what others said without anything that could forge a log line or a screen."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -39,6 +39,9 @@ class Session:
         function_bytes: Their size.
         recent: The targets of its latest load-balanced task that had some, and their line.
         tub_id: The client's TubID.
+        taken: How many of its messages were dealt with.
+        until: Until when it is kept for its client, which has gone, though nothing of it is left;
+            0.0 if that will not come back.
     """
 
     __slots__ = (
@@ -52,7 +55,9 @@ class Session:
         "open",
         "recent",
         "since",
+        "taken",
         "tub_id",
+        "until",
     )
 
     def __init__(self, number: int, client: str, now: float, tub_id: str = "") -> None:
@@ -67,6 +72,8 @@ class Session:
         self.function_bytes = 0
         self.recent: tuple[list[int], Line] | None = None
         self.tub_id = tub_id
+        self.taken = 0
+        self.until = 0.0
 
     def keep_function(self, digest: bytes, blob: Payload) -> bool:
         """Keep a function; return False when the session has too many of them."""
@@ -130,6 +137,10 @@ class Retained:
     def of_session(self, session: int) -> int:
         """Return how many results of a session's tasks are here."""
         return self._sessions.get(session, 0)
+
+    def with_output(self, session: int) -> list[int]:
+        """Return the tasks of a session of which output is here."""
+        return [task for task in self._output if task >> 40 == session]
 
     def since(self, task: int) -> float:
         """Return when the result of ``task``, which must be here, was put here."""

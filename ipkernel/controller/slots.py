@@ -32,6 +32,7 @@ STARTING: Final = "starting"
 READY: Final = "ready"
 RESTARTING: Final = "restarting"
 DEAD: Final = "dead"
+AWAY: Final = "away"
 
 
 class Engine:
@@ -40,7 +41,9 @@ class Engine:
     Attributes:
         id: Its number.
         host: The host that it runs on.
-        state: ``starting``, ``ready``, ``restarting`` or ``dead``.
+        state: ``starting``, ``ready``, ``restarting``, ``dead`` or ``away``, when its host is: then
+            nothing is assigned to it, and what it has it keeps.
+        before: Its state before it was away.
         reason: Why it is not ready.
         pid: Its process, or 0.
         epoch: Which of the processes with this id it is; assignments name it.
@@ -66,6 +69,7 @@ class Engine:
 
     __slots__ = (
         "assigned",
+        "before",
         "bytes",
         "completed",
         "direct",
@@ -95,6 +99,7 @@ class Engine:
         self.id = number
         self.host = host
         self.state = STARTING
+        self.before = STARTING
         self.reason = ""
         self.pid = 0
         self.epoch = 0

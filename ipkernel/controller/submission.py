@@ -38,6 +38,7 @@ def from_client(core: Core, event: FromClient) -> None:
         return
     number = session.id
     now = event.now
+    session.taken += len(event.items)
     tasks = core.tasks
     functions = session.functions
     new_task = core.new_task
@@ -78,7 +79,7 @@ def from_client(core: Core, event: FromClient) -> None:
     if added:
         _grown(core, session, line, added, size)
     if lasting:
-        core.records.append(Submitted(number, now, items))
+        core.records.append(Submitted(number, now, items, session.taken))
 
 
 def _grown(core: Core, session: Session, line: Line, count: int, size: int) -> None:

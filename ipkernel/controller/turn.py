@@ -22,8 +22,8 @@ class Source(Protocol):
     def processed(self, count: int) -> None:
         """So many of its messages are safe now."""
 
-    def lost(self, reason: str) -> None:
-        """Nothing more is to be expected of it."""
+    def lost(self, reason: str, *, final: bool) -> None:
+        """Nothing more is to be expected of it, and with ``final`` of its successors."""
 
 
 class Turn:
@@ -163,6 +163,6 @@ class Turn:
                 logger.exception("the instructions of a turn could not be followed")
         failed, self._failed = self._failed, []
         for source in failed:
-            source.lost("internal error: its messages could not be dealt with")
+            source.lost("internal error: its messages could not be dealt with", final=True)
         for done in settled:
             done.callback(None)

@@ -386,6 +386,7 @@ class HostDaemon:
             await self.engines.stop()
         channel, self._channel = self._channel, None
         if channel is not None:
+            channel.send(Closing("the host daemon stops"))  # so that nobody waits for it
             channel.flush_now()
             channel.close("the host daemon stops")
         if self._storage is not None:

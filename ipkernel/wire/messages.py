@@ -350,7 +350,7 @@ class EngineLeft(Message, tag=8):
 
 
 class Closing(Message, tag=9):
-    """Controller to client and host: the controller is about to stop."""
+    """Controller to client and host: the controller is about to stop. Host to controller: I stop."""
 
     reason: Text
 

@@ -91,7 +91,8 @@ class EngineInfo(Record):
         engine: Its id.
         host: Host name.
         pid: Process id, 0 while it is starting.
-        state: ``"starting"``, ``"ready"``, ``"draining"``, ``"restarting"`` or ``"dead"``.
+        state: ``"starting"``, ``"ready"``, ``"draining"``, ``"restarting"``, ``"away"`` when its
+            host is, or ``"dead"``.
         reason: Why it is not ready, with what is known of its last death.
         queued: Tasks assigned to it and not yet started.
         running: Tasks that it runs now.

@@ -8,7 +8,7 @@ sends again what the other says it has not taken. So nothing is lost and nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ipkernel.wire.link import Payload
 from ipkernel.wire.messages import Message
@@ -48,6 +48,11 @@ class Replay:
         """Keep a message; the caller sends it on the connection, if there is one."""
         self._kept.append((message, payload))
         self.bytes += message.size
+
+    def extend(self, items: Sequence[tuple[Message, Payload]]) -> None:
+        """Keep messages with their payloads, as :meth:`add` does."""
+        self._kept.extend(items)
+        self.bytes += sum([message.size for message, _ in items])
 
     def acknowledged(self, count: int) -> list[tuple[Message, Payload]]:
         """Forget what the other end has acknowledged on this connection.

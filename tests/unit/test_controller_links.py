@@ -10,9 +10,10 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from ipkernel.controller.events import HostJoined, SessionOpened
+from ipkernel.controller.hostlink import HostLink
 from ipkernel.controller.instructions import Instruction, ToAllClients, ToClient, ToHost
 from ipkernel.controller.journal import Forgotten, IJournal, MemoryJournal, Submitted
-from ipkernel.controller.links import ClientLink, HostLink
+from ipkernel.controller.links import ClientLink
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.memory import MemoryChannel, memory_channels

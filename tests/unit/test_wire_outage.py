@@ -10,7 +10,7 @@ from OpenSSL import SSL
 from twisted.internet.task import Clock
 
 from ipkernel.controller.events import HostLost
-from ipkernel.controller.links import HostLink
+from ipkernel.controller.hostlink import HostLink
 from ipkernel.wire.messages import Started
 from ipkernel.wire.outage import notice_outage
 
@@ -95,7 +95,7 @@ def test_how_long_nothing_was_heard_of_a_host(silence: float, said: str) -> None
     turn = Turn()
     link = HostLink(turn.clock, turn, lambda link: None, 1, "tub")  # type: ignore[arg-type]
     turn.clock.advance(5.0)
-    link._received(None, [(Started([]), b"")])  # type: ignore[arg-type]
+    link._received(link.make_channel(), [(Started([]), b"")])
     turn.clock.advance(silence)
     link.lost("connection lost")
     lost = turn.events[-1]
