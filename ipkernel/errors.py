@@ -34,6 +34,7 @@ __all__ = [
     "ImpossibleDependency",
     "InvalidDependency",
     "InvalidEngineID",
+    "JournalError",
     "KernelError",
     "LauncherError",
     "NoEnginesRegistered",
@@ -131,6 +132,10 @@ class LauncherError(KernelError):
 
 class ClusterError(KernelError):
     """A cluster is not in the state that the request needs."""
+
+
+class JournalError(KernelError):
+    """The controller's journal cannot be used, or could not be written."""
 
 
 class ConfigurationError(KernelError):

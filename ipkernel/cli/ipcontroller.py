@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ipkernel.controller.nearby import NearDoor
     from ipkernel.controller.service import Controller
+    from ipkernel.controller.sqlitejournal import SqliteJournal
     from ipkernel.controller.state import Kept
     from ipkernel.wire.tub import SecureTub
 
@@ -51,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="HINTS",
         default="",
         help="where others reach this host, such as 'node1' or 'tcp:10.0.0.1:4711,tcp:node1:4711'",
+    )
+    p.add_argument(
+        "--journal",
+        choices=("process", "power", "off"),
+        default="process",
+        help="what the journal outlives: the end of the process, a loss of power too, or nothing "
+        "(default: process)",
     )
     p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
     p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
@@ -180,7 +188,11 @@ class _Run:
         kept = Kept.load(self._kept_path)
         tub = make_tub(Identity.load_or_create(security / "ipcontroller.pem"), self._reactor)
         self._controller = controller = Controller(
-            tub, cluster=options.cluster, on_shutdown=self._end, restarts=options.restarts
+            tub,
+            cluster=options.cluster,
+            journal=self._open_journal(),
+            on_shutdown=self._end,
+            restarts=options.restarts,
         )
         port = await self._listen(tub, kept)
         if options.location:
@@ -192,6 +204,21 @@ class _Run:
         self._near.listen(self._directory.question_socket)
         _calm_collector()
         emit("ready", pid=os.getpid(), location=",".join(tub.locationHints))
+
+    def _open_journal(self) -> SqliteJournal | None:
+        level = self._options.journal
+        if level == "off":
+            return None
+        from ipkernel.controller.sqlitejournal import SqliteJournal
+
+        journal = SqliteJournal(
+            self._directory.state / "journal.sqlite",
+            cluster=self._options.cluster,
+            reactor=self._reactor,
+            power=level == "power",
+        )
+        self._reactor.addSystemEventTrigger("after", "shutdown", journal.close)
+        return journal
 
     async def _listen(self, tub: SecureTub, kept: Kept) -> int:
         options = self._options

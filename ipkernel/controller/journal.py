@@ -2,12 +2,14 @@
 
 The rule: inbound event, transition, commit, and only then release what goes out. Records hold
 references to the messages and payloads themselves, so to make one costs next to nothing; how they
-are encoded is the business of the journal that keeps them.
+are encoded is the business of the journal that keeps them: :mod:`ipkernel.controller.rows` does it
+for :mod:`ipkernel.controller.sqlitejournal`. The tags are part of that format, and so is the order
+of the fields: new ones come last, with a default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
 
-class LifeBegan(Struct, frozen=True, eq=False):
+class LifeBegan(Struct, frozen=True, eq=False, array_like=True, tag=1):
     """A controller has started, with what was recorded before.
 
     ``life`` is the number that peers know it by.
@@ -30,7 +32,7 @@ class LifeBegan(Struct, frozen=True, eq=False):
     time: float
 
 
-class SessionBegan(Struct, frozen=True, eq=False):
+class SessionBegan(Struct, frozen=True, eq=False, array_like=True, tag=2):
     """A client opened a session; ``tub_id`` is what it proves itself by when it comes back."""
 
     session: int
@@ -39,14 +41,14 @@ class SessionBegan(Struct, frozen=True, eq=False):
     tub_id: str = ""
 
 
-class SessionClosed(Struct, frozen=True, eq=False):
+class SessionClosed(Struct, frozen=True, eq=False, array_like=True, tag=3):
     """Nothing of this session is left: no client, no task, no result."""
 
     session: int
     time: float
 
 
-class Submitted(Struct, frozen=True, eq=False):
+class Submitted(Struct, frozen=True, eq=False, array_like=True, tag=4):
     """What a client sent at once: submissions and functions with their payloads, in order.
 
     Other kinds of message among ``items`` need not be kept. ``taken`` counts all messages of the
@@ -59,7 +61,7 @@ class Submitted(Struct, frozen=True, eq=False):
     taken: int = 0
 
 
-class Assigned(Struct, frozen=True, eq=False):
+class Assigned(Struct, frozen=True, eq=False, array_like=True, tag=5):
     """These tasks go to engines of a host: ``engines`` names one for each of ``tasks``."""
 
     host: int
@@ -67,7 +69,7 @@ class Assigned(Struct, frozen=True, eq=False):
     engines: list[int]
 
 
-class Again(Struct, frozen=True, eq=False):
+class Again(Struct, frozen=True, eq=False, array_like=True, tag=6):
     """A task that was with an engine waits once more, after so many attempts."""
 
     task: int
@@ -76,27 +78,27 @@ class Again(Struct, frozen=True, eq=False):
     note: str
 
 
-class Printed(Struct, frozen=True, eq=False):
+class Printed(Struct, frozen=True, eq=False, array_like=True, tag=7):
     """Output of tasks that have not ended, in order."""
 
     items: list[tuple[Output, Payload]]
 
 
-class Ended(Struct, frozen=True, eq=False):
+class Ended(Struct, frozen=True, eq=False, array_like=True, tag=8):
     """These tasks have ended, with these results."""
 
     time: float
     items: list[tuple[Finished, Payload]]
 
 
-class Forgotten(Struct, frozen=True, eq=False):
+class Forgotten(Struct, frozen=True, eq=False, array_like=True, tag=9):
     """The results of these tasks were acknowledged by a client, or kept long enough."""
 
     time: float
     tasks: list[int]
 
 
-class HostCame(Struct, frozen=True, eq=False):
+class HostCame(Struct, frozen=True, eq=False, array_like=True, tag=10):
     """A host daemon joined with these engines, or has these engines from now on."""
 
     host: int
@@ -107,7 +109,7 @@ class HostCame(Struct, frozen=True, eq=False):
     engines: list[int]
 
 
-class HostWent(Struct, frozen=True, eq=False):
+class HostWent(Struct, frozen=True, eq=False, array_like=True, tag=11):
     """A host is lost for good; what it had begun was decided on."""
 
     host: int
@@ -129,6 +131,10 @@ Record: TypeAlias = (
 )
 
 
+#: The output of a task, its end, and the payload of that.
+Recorded: TypeAlias = tuple[list[tuple[Output, Payload]], Finished, Payload]
+
+
 class IJournal(Interface):
     """Keeps records, for longer than the process if it can."""
 
@@ -142,8 +148,25 @@ class IJournal(Interface):
         Returns:
             None when they are safe already; otherwise a Deferred that fires when they are. Until
             it has fired nothing that follows from them leaves the controller, and ``commit`` is
-            not called again.
+            not called again. It fails with :class:`~ipkernel.errors.JournalError` when they could
+            not be written; nothing of them is kept then, and the same may be tried again.
         """
+
+    def load() -> Iterator[Record]:
+        """Return what was recorded before and still matters, in the order in which it happened.
+
+        It is called once, before the first commit, and read to its end. Left out are tasks whose
+        results are forgotten, sessions that have been closed (but not the results of their tasks),
+        hosts that are lost, and all lives but the latest. A :class:`Submitted` without items says
+        how many messages of a session were taken. What is not asked for before the first commit is
+        dropped then: the log begins anew.
+        """
+
+    def read(task: int) -> Recorded | None:  # noqa: N805
+        """Return the output, result and its payload of a task that has ended, if they are kept."""
+
+    def close() -> None:
+        """Let go of the files. Nothing is committed or read afterwards."""
 
 
 @implementer(IJournal)
@@ -163,3 +186,14 @@ class MemoryJournal:
         """Count ``records``; nothing has to be waited for."""
         self.commits += 1
         self.records += len(records)
+
+    def load(self) -> Iterator[Record]:
+        """Return nothing: that is what there was before."""
+        return iter(())
+
+    def read(self, task: int) -> Recorded | None:
+        """Return None: nothing is kept."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing."""

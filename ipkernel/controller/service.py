@@ -192,7 +192,7 @@ class Controller:
         for client in list(self._clients.values()):
             client.lost(self._closing, final=True)
         self._hosts.close(self._closing)
-        settled = self._turn.settled()
+        settled = self._turn.stop()
         settled.addCallback(lambda _: self.relays.close())
         return settled.addCallback(lambda _: self.tub.stopService()).addCallback(lambda _: None)
 

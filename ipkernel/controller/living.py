@@ -1,0 +1,359 @@
+"""What in the journal still matters: its own account of it, ids only, independent of the scheduler.
+
+The tasks of a session are numbered as they come, and end about in that order. So this keeps, for
+each session, the range of its numbers, and which of them are forgotten: as sets for chunks of the
+range in which some are and some are not, as one number for a chunk that is forgotten altogether,
+and as nothing for a chunk in which all are live. A million tasks that wait cost a few bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from ipkernel.controller.journal import (
+    Again,
+    Assigned,
+    Ended,
+    Forgotten,
+    HostCame,
+    HostWent,
+    LifeBegan,
+    Printed,
+    Record,
+    SessionBegan,
+    SessionClosed,
+    Submitted,
+)
+from ipkernel.wire.messages import Submit
+
+_BITS: Final = 12
+#: Tasks of one chunk.
+CHUNK: Final = 1 << _BITS
+_CHUNK_OF_SESSION: Final = 40 - _BITS
+#: Of a row with results of several tasks in the index.
+_SEVERAL: Final = -1
+
+
+class _Session:
+    """The tasks of one session: those from ``first`` to before ``end``, without those gone.
+
+    Attributes:
+        first: The first number.
+        end: The number after the last.
+        began: The row with the latest word of its beginning.
+        submitted: The row with its latest submissions.
+        forgotten: How many tasks are forgotten.
+        gone: Which, for chunks of which some are.
+        whole: The chunks of which all are.
+        closed: Whether it is closed; results of its tasks may be kept nevertheless.
+    """
+
+    __slots__ = (
+        "began",
+        "closed",
+        "end",
+        "first",
+        "forgotten",
+        "gone",
+        "submitted",
+        "whole",
+    )
+
+    def __init__(self, first: int) -> None:
+        self.first = self.end = first
+        self.began = self.submitted = -1
+        self.forgotten = 0
+        self.gone: dict[int, set[int]] = {}
+        self.whole: set[int] = set()
+        self.closed = False
+
+    def cover(self, first: int, end: int) -> None:
+        """Take these numbers in."""
+        if self.first == self.end:
+            self.first, self.end = first, end
+            return
+        if first < self.first:
+            chunk = self.first >> _BITS
+            if chunk in self.whole:  # it was, from the old beginning
+                self.whole.discard(chunk)
+                self.gone[chunk] = set(range(self.first, (chunk + 1) << _BITS))
+            self.first = first
+        if end > self.end:
+            self.end = end
+
+    def live(self, task: int) -> bool:
+        if not self.first <= task < self.end:
+            return False
+        chunk = task >> _BITS
+        if chunk in self.whole:
+            return False
+        gone = self.gone.get(chunk)
+        return gone is None or task not in gone
+
+    def forget(self, chunk: int, tasks: Sequence[int]) -> bool:
+        """Forget tasks of one chunk; tell whether nothing of that chunk is left."""
+        if chunk in self.whole:
+            return True
+        if min(tasks) < self.first or max(tasks) >= self.end:  # not all of them are known
+            tasks = [task for task in tasks if self.first <= task < self.end]
+            if not tasks:
+                return False
+        gone = self.gone.get(chunk)
+        if gone is None:
+            gone = self.gone[chunk] = set()
+        before = len(gone)
+        gone.update(tasks)
+        self.forgotten += len(gone) - before
+        low = max(self.first, chunk << _BITS)
+        if len(gone) < ((chunk + 1) << _BITS) - low:
+            return False
+        del self.gone[chunk]
+        self.whole.add(chunk)
+        return True
+
+    @property
+    def count(self) -> int:
+        """How many tasks are live."""
+        return self.end - self.first - self.forgotten
+
+
+class Live:
+    """What of the records in a log still matters, and in which rows results are.
+
+    Rows have numbers that grow; they must be told of in order.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, _Session] = {}
+        self._hosts: dict[int, int] = {}  # the row with the latest word of each
+        self._life = -1  # the row with the latest one
+        # By chunk of tasks: rows with results or output, as pairs of row and task, or _SEVERAL.
+        self._where: dict[int, array[int]] = {}
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are not forgotten."""
+        return sum(session.count for session in self._sessions.values())
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    # ----------------------------------------------------------------------- telling it
+
+    def note(self, row: int, records: Sequence[Record]) -> None:
+        """Take note of records.
+
+        Args:
+            row: Number of the row in which they are.
+            records: Which.
+        """
+        for record in records:
+            kind = type(record)
+            if kind is Submitted:
+                self._submitted(row, record)  # type: ignore[arg-type]
+            elif kind is Ended or kind is Printed:
+                self._written(row, [m.task for m, _ in record.items], kind is Ended)  # type: ignore[union-attr]
+            elif kind is Forgotten:
+                self._forgotten(record.tasks)  # type: ignore[union-attr]
+            elif kind is HostCame:
+                self._hosts[record.host] = row  # type: ignore[union-attr]
+            elif kind is HostWent:
+                self._hosts.pop(record.host, None)  # type: ignore[union-attr]
+            elif kind is LifeBegan:
+                self._life = row
+            elif kind is SessionBegan:
+                self._session(record.session).began = row  # type: ignore[union-attr]
+            elif kind is SessionClosed:
+                self._closed(record.session)  # type: ignore[union-attr]
+
+    def _session(self, number: int) -> _Session:
+        session = self._sessions.get(number)
+        if session is None:
+            session = self._sessions[number] = _Session(number << 40)
+        return session
+
+    def _submitted(self, row: int, record: Submitted) -> None:
+        number = record.session
+        session = self._session(number)
+        session.submitted = row
+        first = end = 0
+        for message, _ in record.items:
+            if type(message) is Submit:
+                task = message.task
+                if task >> 40 != number:
+                    continue  # against the rules: it never was taken in
+                if not end or task < first:
+                    first = task
+                if task >= end:
+                    end = task + 1
+                if not message.spread and len(message.targets) > 1:
+                    end = max(end, task + len(message.targets))
+        if end:
+            session.cover(first, end)
+
+    def _written(self, row: int, tasks: list[int], ended: bool) -> None:
+        if not tasks:
+            return
+        low, high = min(tasks), max(tasks)
+        if ended:
+            self._cover(tasks, low, high)
+        if low >> _BITS == high >> _BITS:
+            self._point(row, low >> _BITS, low if len(tasks) == 1 else _SEVERAL)
+        else:
+            for chunk in {task >> _BITS for task in tasks}:
+                self._point(row, chunk, _SEVERAL)
+
+    def _cover(self, tasks: list[int], low: int, high: int) -> None:
+        """See that tasks that have ended count as known, whether or not they were submitted."""
+        if low >> 40 == high >> 40:
+            self._session(low >> 40).cover(low, high + 1)
+        else:
+            for task in tasks:
+                self._session(task >> 40).cover(task, task + 1)
+
+    def _point(self, row: int, chunk: int, task: int) -> None:
+        where = self._where.get(chunk)
+        if where is None:
+            where = self._where[chunk] = array("q")
+        where.append(row)
+        where.append(task)
+
+    def _forgotten(self, tasks: list[int]) -> None:
+        if not tasks:
+            return
+        if min(tasks) >> _BITS == max(tasks) >> _BITS:
+            self._forget(tasks[0] >> _BITS, tasks)
+            return
+        chunks: dict[int, list[int]] = {}
+        for task in tasks:
+            chunks.setdefault(task >> _BITS, []).append(task)
+        for chunk, some in chunks.items():
+            self._forget(chunk, some)
+
+    def _forget(self, chunk: int, tasks: Sequence[int]) -> None:
+        number = chunk >> _CHUNK_OF_SESSION
+        session = self._sessions.get(number)
+        if session is None:
+            return
+        if session.forget(chunk, tasks):
+            self._where.pop(chunk, None)
+        if session.closed and session.count <= 0:
+            self._drop(number)
+
+    def _closed(self, number: int) -> None:
+        session = self._sessions.get(number)
+        if session is not None:
+            session.closed = True
+            if session.count <= 0:
+                self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        session = self._sessions.pop(number)
+        for chunk in session.gone:
+            self._where.pop(chunk, None)
+
+    def drop_closed(self, kept: set[int]) -> None:
+        """Forget what is known of closed sessions of which nothing is in the log.
+
+        Args:
+            kept: The sessions of which something is.
+        """
+        for number in [n for n, s in self._sessions.items() if s.closed and n not in kept]:
+            session = self._sessions.pop(number)
+            for chunk in range(session.first >> _BITS, (session.end - 1 >> _BITS) + 1):
+                self._where.pop(chunk, None)
+
+    # ----------------------------------------------------------------------- asking it
+
+    def live(self, task: int) -> bool:
+        """Tell whether a task has not been forgotten."""
+        session = self._sessions.get(task >> 40)
+        return session is not None and session.live(task)
+
+    def rows(self, task: int) -> Iterator[int]:
+        """Return the rows that may have output or the result of a task, in order."""
+        where = self._where.get(task >> _BITS)
+        if where is not None and self.live(task):
+            seen = -1
+            for at in range(0, len(where), 2):
+                if where[at + 1] in (task, _SEVERAL) and where[at] != seen:
+                    seen = where[at]
+                    yield seen
+
+    def sift(self, row: int, records: Sequence[Record]) -> list[Record] | None:
+        """Return what of the records in a row still matters, or None if all of them do."""
+        left: list[Record] = []
+        same = True
+        for record in records:
+            kept = self._kept(row, record)
+            same = same and kept is record
+            if kept is not None:
+                left.append(kept)
+        return None if same else left
+
+    def _kept(self, row: int, record: Record) -> Record | None:
+        kind = type(record)
+        if kind is Submitted:
+            return self._kept_submitted(row, record)  # type: ignore[arg-type]
+        if kind is Ended or kind is Printed:
+            live = self.live
+            items = [item for item in record.items if live(item[0].task)]  # type: ignore[union-attr]
+            if len(items) == len(record.items):  # type: ignore[union-attr]
+                return record if items else None
+            if not items:
+                return None
+            return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)  # type: ignore[arg-type]
+        if isinstance(record, Assigned):
+            return self._kept_assigned(record)
+        if isinstance(record, Again):
+            return record if self.live(record.task) else None
+        if isinstance(record, HostCame):
+            return record if self._hosts.get(record.host) == row else None
+        if isinstance(record, LifeBegan):
+            return record if self._life == row else None
+        if isinstance(record, SessionBegan):
+            session = self._sessions.get(record.session)
+            return (
+                record
+                if session is not None and session.began == row and not session.closed
+                else None
+            )
+        return None  # what says that something ended is of no use once that has been dropped
+
+    def _kept_submitted(self, row: int, record: Submitted) -> Record | None:
+        session = self._sessions.get(record.session)
+        if session is None or session.closed:
+            return None
+        items = [
+            item
+            for item in record.items
+            if type(item[0]) is not Submit or _any_live(session, item[0])
+        ]
+        if len(items) == len(record.items):
+            return record if items or session.submitted == row else None
+        if not items and session.submitted != row:
+            return None
+        return Submitted(record.session, record.time, items, record.taken)
+
+    def _kept_assigned(self, record: Assigned) -> Record | None:
+        pairs = [
+            (task, engine)
+            for task, engine in zip(record.tasks, record.engines, strict=True)
+            if self.live(task)
+        ]
+        if len(pairs) == len(record.tasks):
+            return record if pairs else None
+        if not pairs:
+            return None
+        return Assigned(record.host, [t for t, _ in pairs], [e for _, e in pairs])
+
+
+def _any_live(session: _Session, message: Submit) -> bool:
+    if message.spread or len(message.targets) < 2:
+        return session.live(message.task)
+    first = message.task
+    return any(session.live(task) for task in range(first, first + len(message.targets)))

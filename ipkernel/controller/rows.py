@@ -1,0 +1,198 @@
+# mypy: disable-error-code="misc"
+"""How records become rows of the journal: pure, no files.
+
+A row is a MessagePack array of records, each an array whose first element is its number; messages
+are in it as on the wire, and each payload stands beside its message. Rows are of bounded size: what
+one turn has to say may take several. A payload that is longer than a row is followed by *pieces*:
+further rows that hold nothing but its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias, Union
+
+import msgspec
+
+from ipkernel.controller.journal import (
+    Again,
+    Assigned,
+    Ended,
+    Forgotten,
+    HostCame,
+    HostWent,
+    LifeBegan,
+    Printed,
+    Record,
+    SessionBegan,
+    SessionClosed,
+    Submitted,
+)
+from ipkernel.controller.tasks import Payload
+from ipkernel.wire.messages import Finished, Function, Message, Output, Submit
+
+#: What a row should not exceed, in bytes; a piece of a payload never does.
+ROW_BYTES: Final = 1 << 20
+
+_WITH_ITEMS: Final = (Submitted, Printed, Ended)
+_Item: TypeAlias = tuple[Message, Payload]
+
+
+class Row(NamedTuple):
+    """One row.
+
+    Attributes:
+        blob: What is in it.
+        records: The same as records; empty in a piece.
+        pieces: How many rows follow that hold the payload of its only item.
+    """
+
+    blob: Payload
+    records: Sequence[Record]
+    pieces: int = 0
+
+
+# What the decoder makes of the three kinds of record that have items.
+class _Submitted(msgspec.Struct, array_like=True, tag=4):
+    session: int
+    time: float
+    items: list[tuple[Submit | Function, memoryview]]
+    taken: int = 0
+
+
+class _Printed(msgspec.Struct, array_like=True, tag=7):
+    items: list[tuple[Output, memoryview]]
+
+
+class _Ended(msgspec.Struct, array_like=True, tag=8):
+    time: float
+    items: list[tuple[Finished, memoryview]]
+
+
+_Stored = Union[  # noqa: UP007 - msgspec wants a typing object here
+    LifeBegan, SessionBegan, SessionClosed, _Submitted, Assigned, Again, _Printed, _Ended,
+    Forgotten, HostCame, HostWent,
+]  # fmt: skip
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[list[_Stored]] = msgspec.msgpack.Decoder(list[_Stored])
+
+
+def payload_bytes(records: Sequence[Record]) -> int:
+    """Return how many bytes of payload are in ``records``."""
+    size = 0
+    for record in records:
+        if type(record) in _WITH_ITEMS:
+            size += sum([len(payload) for _, payload in record.items])  # type: ignore[union-attr]
+    return size
+
+
+def encode(records: Sequence[Record], payload: int) -> list[Row]:
+    """Return the rows of ``records``, in order.
+
+    Args:
+        records: What is to be kept. Of :class:`Submitted`, only submissions and functions are.
+        payload: Their bytes of payload.
+    """
+    records = [_lasting(record) if type(record) is Submitted else record for record in records]
+    if payload <= ROW_BYTES:
+        return [_row(records)]
+    return list(_divided(records))
+
+
+def _lasting(record: Submitted) -> Submitted:
+    items = record.items
+    lasting = [item for item in items if type(item[0]) is Submit or type(item[0]) is Function]
+    if len(lasting) == len(items):
+        return record
+    return Submitted(record.session, record.time, lasting, record.taken)
+
+
+def _divided(records: Sequence[Record]) -> Iterator[Row]:
+    """Return rows of which none is much longer than it should be."""
+    gathered: list[Record] = []
+    size = 0
+    for record in records:
+        if not isinstance(record, _WITH_ITEMS):
+            gathered.append(record)
+            continue
+        part: list[_Item] = []
+        for item in record.items:
+            length = len(item[1])
+            if size and size + length > ROW_BYTES:
+                if part:
+                    gathered.append(_with(record, part))
+                if gathered:
+                    yield _row(gathered)
+                gathered, part, size = [], [], 0
+            if length > ROW_BYTES:
+                if part:
+                    gathered.append(_with(record, part))
+                if gathered:
+                    yield _row(gathered)
+                gathered, part, size = [], [], 0
+                yield from _long(record, item)
+                continue
+            part.append(item)
+            size += length
+        if part or not record.items:
+            gathered.append(_with(record, part))
+    if gathered:
+        yield _row(gathered)
+
+
+def _row(records: Sequence[Record]) -> Row:
+    return Row(_encode(records), records)
+
+
+def _with(record: Submitted | Printed | Ended, items: list[_Item]) -> Record:
+    """Return the record with these items only."""
+    if isinstance(record, Submitted):
+        return Submitted(record.session, record.time, items, record.taken)
+    if isinstance(record, Printed):
+        return Printed(items)  # type: ignore[arg-type]
+    return Ended(record.time, items)  # type: ignore[arg-type]
+
+
+def _long(record: Submitted | Printed | Ended, item: _Item) -> Iterator[Row]:
+    message, payload = item
+    view = memoryview(payload)
+    pieces = [view[at : at + ROW_BYTES] for at in range(0, len(view), ROW_BYTES)]
+    alone = [_with(record, [(message, b"")])]
+    yield Row(_encode(alone), alone, len(pieces))
+    for piece in pieces:
+        yield Row(piece, ())
+
+
+def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:
+    """Return the records in a row.
+
+    Args:
+        blob: The row.
+        pieces: The rows that follow with the payload of its only item.
+
+    Returns:
+        The records. Their payloads are views of ``blob``.
+
+    Raises:
+        msgspec.MsgspecError: It is not a row.
+        ValueError: There are pieces, but not one item.
+    """
+    stored = _decoder.decode(blob)
+    records = [_restored(record) for record in stored]
+    if pieces:
+        only = records[0] if len(records) == 1 else None
+        if not isinstance(only, _WITH_ITEMS) or len(only.items) != 1:
+            raise ValueError("pieces of a payload without its message")
+        return [_with(only, [(only.items[0][0], b"".join(pieces))])]
+    return records
+
+
+def _restored(stored: _Stored) -> Record:
+    if isinstance(stored, _Submitted):
+        return Submitted(stored.session, stored.time, stored.items, stored.taken)  # type: ignore[arg-type]
+    if isinstance(stored, _Printed):
+        return Printed(stored.items)  # type: ignore[arg-type]
+    if isinstance(stored, _Ended):
+        return Ended(stored.time, stored.items)  # type: ignore[arg-type]
+    return stored

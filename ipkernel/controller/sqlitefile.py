@@ -1,0 +1,120 @@
+"""The file of the journal: an SQLite database with a schema, made, migrated and opened here."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ipkernel.errors import JournalError
+
+#: Tells our files from other SQLite databases: "ipkj".
+APPLICATION_ID: Final = 0x69706B6A
+#: Version of the tables and of what is in the rows.
+SCHEMA: Final = 1
+#: Seconds that the writer waits for another process that has locked the file.
+BUSY_TIME: Final = 0.02
+
+_META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+_LOG: Final = """\
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, pieces INTEGER NOT NULL, blob BLOB NOT NULL
+)"""
+
+#: What makes a file of the next version of one of the version that is the key.
+MIGRATIONS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {}
+
+
+def create(path: Path, cluster: str) -> None:
+    """Make an empty journal, for its owner only. Nothing is done if there is a file.
+
+    Raises:
+        OSError: It cannot be made.
+        sqlite3.Error: Likewise.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if path.stat().st_size:
+            return
+    database = connect(path)
+    try:
+        database.execute("PRAGMA synchronous=OFF")  # there is nothing to lose yet
+        database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(_META)
+        database.execute(_LOG)
+        database.execute("INSERT INTO meta VALUES ('cluster', ?)", (cluster,))
+        database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version={SCHEMA}")
+        database.execute("COMMIT")
+    finally:
+        database.close()
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Return a connection to the database at ``path``, which may be used in any thread."""
+    database = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        timeout=BUSY_TIME,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    database.execute("PRAGMA wal_autocheckpoint=0")
+    return database
+
+
+def check(database: sqlite3.Connection, path: Path, cluster: str) -> None:
+    """See that a database is a journal of this cluster, and bring it up to date.
+
+    Raises:
+        JournalError: It is none, or one of a newer release, or of another cluster.
+        sqlite3.DatabaseError: It is broken.
+    """
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise JournalError(f"{path} is a database of another program: move it away")
+    if version > SCHEMA:
+        raise JournalError(
+            f"{path} was written by a newer release of ipkernel (format {version}; this one "
+            f"reads up to {SCHEMA}): use that release, or move the file away to begin anew"
+        )
+    found = database.execute("SELECT value FROM meta WHERE key = 'cluster'").fetchone()
+    if found is not None and found[0] != cluster:
+        raise JournalError(
+            f"{path} is the journal of cluster {found[0]!r}, not of {cluster!r}: move it away"
+        )
+    if version < SCHEMA:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            for old in range(version, SCHEMA):
+                MIGRATIONS[old](database)
+            database.execute(f"PRAGMA user_version={SCHEMA}")
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+
+def take_lock(path: Path) -> sqlite3.Connection:
+    """Keep every other controller from the journal at ``path``, until the result is closed.
+
+    Raises:
+        JournalError: Another one has it.
+    """
+    beside = path.with_suffix(".lock")
+    os.close(os.open(beside, os.O_CREAT | os.O_RDWR, 0o600))
+    lock = connect(beside)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if "locked" not in str(error):
+            raise
+        raise JournalError(f"another controller uses the journal {path}") from None
+    return lock

@@ -1,0 +1,102 @@
+"""Records for the journal, as hypothesis makes them, and what of them still matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ipkernel.controller.journal import (
+    Again,
+    Assigned,
+    Ended,
+    Forgotten,
+    HostCame,
+    HostWent,
+    LifeBegan,
+    Printed,
+    Record,
+    SessionBegan,
+    SessionClosed,
+    Submitted,
+)
+from ipkernel.wire.messages import Finished, Function, Kind, Outcome, Output, Stream, Submit
+
+WITH_ITEMS = (Submitted, Printed, Ended)
+
+
+def task(session: int, count: int) -> int:
+    """Return the id of a task."""
+    return (session << 40) + count
+
+
+def submit(tid: int, payload: bytes = b"p", targets: tuple[int, ...] = ()) -> tuple[Submit, bytes]:
+    """Return a submission: one load-balanced task, or one for each of ``targets``."""
+    return Submit(tid, Kind.APPLY, len(payload), targets=list(targets), spread=not targets), payload
+
+
+def function(digest: bytes, payload: bytes = b"f") -> tuple[Function, bytes]:
+    """Return a function."""
+    return Function(digest, len(payload)), payload
+
+
+def finished(tid: int, payload: bytes = b"r") -> tuple[Finished, bytes]:
+    """Return a result."""
+    return Finished(tid, Outcome.OK, 0, 1.0, 2.0, len(payload)), payload
+
+
+def output(tid: int, payload: bytes = b"o", serial: int = 0) -> tuple[Output, bytes]:
+    """Return output of a task."""
+    return Output(tid, 0, Stream.STDOUT, len(payload), serial), payload
+
+
+_ids = st.integers(0, (1 << 62) - 1)
+_numbers = st.integers(0, (1 << 40) - 1)
+_times = st.floats(0, 1e11)
+_payloads = st.binary(max_size=40)
+_texts = st.text(max_size=20)
+_engines = st.integers(-1, (1 << 20) - 1)
+_submits = st.builds(
+    lambda tid, payload, targets, label: (
+        Submit(tid, Kind.MAP, len(payload), targets=targets, spread=False, label=label),
+        payload,
+    ),
+    _ids, _payloads, st.lists(_engines, max_size=3), _texts,
+)  # fmt: skip
+_items = st.one_of(_submits, st.builds(function, st.binary(max_size=16), _payloads))
+
+#: Any records, not fitting each other.
+RECORDS = st.one_of(
+    st.builds(LifeBegan, _ids, _times),
+    st.builds(SessionBegan, _numbers, _times, _texts, _texts),
+    st.builds(SessionClosed, _numbers, _times),
+    st.builds(Submitted, _numbers, _times, st.lists(_items, max_size=4), _ids),
+    st.builds(Assigned, _numbers, st.lists(_ids, max_size=3), st.lists(_engines, max_size=3)),
+    st.builds(Again, _ids, _times, st.integers(0, 1 << 20), _texts),
+    st.builds(Printed, st.lists(st.builds(output, _ids, _payloads, _ids), max_size=3)),
+    st.builds(Ended, _times, st.lists(st.builds(finished, _ids, _payloads), max_size=3)),
+    st.builds(Forgotten, _times, st.lists(_ids, max_size=3)),
+    st.builds(HostCame, _numbers, _times, _texts, st.integers(0, 1 << 22), _texts,
+              st.lists(_engines, max_size=3)),
+    st.builds(HostWent, _numbers, _times),
+)  # fmt: skip
+
+
+def plain(record: Record) -> Any:
+    """Return a record as something that can be compared, whatever its payloads are."""
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    if isinstance(record, WITH_ITEMS):
+        fields["items"] = [(message, bytes(payload)) for message, payload in record.items]
+    return type(record).__name__, fields
+
+
+def flat(records: list[Record]) -> list[Any]:
+    """Return records with one item each, to be compared however turns were divided into rows."""
+    found: list[Any] = []
+    for record in records:
+        name, fields = plain(record)
+        if "items" in fields and fields["items"]:
+            found += [(name, {**fields, "items": [item]}) for item in fields["items"]]
+        else:
+            found.append((name, fields))
+    return found
