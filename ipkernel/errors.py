@@ -40,6 +40,7 @@ __all__ = [
     "NoEnginesRegistered",
     "ObjectError",
     "ObjectLost",
+    "QueryError",
     "RemoteError",
     "SecurityError",
     "SerializationError",
@@ -168,6 +169,10 @@ class TransferError(ObjectError):
 
 class InvalidEngineID(KernelError, IndexError):
     """There is no engine with this id."""
+
+
+class QueryError(KernelError, ValueError):
+    """A question about tasks cannot be answered as it was put; also a ``ValueError``."""
 
 
 class SerializationError(KernelError):

@@ -10,7 +10,6 @@ from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
-    from ipkernel.client.questions import Questions
 
 
 def signal_name(sig: int | str) -> str:
@@ -58,45 +57,3 @@ def shutdown(client: Client, targets: Any, restart: bool, hub: bool) -> None:
         _check(answer, "the engines were not restarted")
     else:
         _check(client._call_admin("stop_engines", order), "the engines were not ended")
-
-
-def queue_status(client: Questions, targets: Any, verbose: bool) -> dict[Any, Any]:
-    """Return what engines have to do; see ``Client.queue_status``."""
-    status = client.status()
-    wanted = set(client._build_targets(targets)[1])
-    found: dict[Any, Any] = {
-        info.engine: {"queue": info.queued, "completed": info.completed, "tasks": info.running}
-        for info in status.engines
-        if info.engine in wanted
-    }
-    found["unassigned"] = status.queue.ready + status.queue.waiting
-    if verbose:
-        for engine, tasks in client._outstanding_dict.items():
-            if engine in found:
-                found[engine]["queue"] = sorted(tasks)
-    return found
-
-
-def result_status(client: Questions, tasks: list[int], status_only: bool) -> dict[Any, Any]:
-    """Return which tasks have ended; see ``Client.result_status``."""
-    session = client._session
-    pending: list[int] = []
-    completed: list[int] = []
-    unknown: list[int] = []
-    found: dict[Any, Any] = {"pending": pending, "completed": completed}
-    for task in tasks:
-        record = session.find(task)
-        if record is not None and record.cell is None:
-            pending.append(task)
-        elif record is not None:
-            completed.append(task)
-            if not status_only:
-                found[task] = record.load()[1]
-        elif task in session.history:
-            completed.append(task)  # it has ended, and nobody holds its result
-        else:
-            unknown.append(task)
-    for story in client.explain(unknown) if unknown else ():
-        over = story.state in ("finished", "failed", "aborted")
-        (completed if over else pending).append(story.task)
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ipkernel import errors
@@ -97,15 +98,15 @@ class Questions:
 
         Args:
             targets: Which engines.
-            verbose: Task ids instead of numbers, for what this client knows of.
+            verbose: Lists of task ids instead of numbers; of those that have ended, the latest.
 
         Returns:
             For each engine id a dictionary with ``queue``, ``completed`` and ``tasks`` (running);
-            and under ``"unassigned"`` how many tasks wait for an engine.
+            and under ``"unassigned"`` how many tasks wait for an engine, or which.
         """
-        from ipkernel.client import control
+        from ipkernel.client import finding
 
-        return control.queue_status(self, targets, verbose)
+        return finding.queue_status(self, targets, verbose)
 
     def result_status(self, msg_ids: Any, status_only: bool = True) -> dict[Any, Any]:
         """Return which tasks are pending and which have ended.
@@ -116,14 +117,74 @@ class Questions:
 
         Returns:
             ``pending`` and ``completed``, lists of ids; with ``status_only=False`` also the result, or
-            the exception, of each ended task that this client holds, by id.
-        """
-        from ipkernel.client import control
+            the exception, of each ended task that this client holds, or that nobody has fetched, by
+            id.
 
-        return control.result_status(self, self._ids_of(msg_ids), status_only)
+        Raises:
+            KernelError: The controller does not know one of them.
+        """
+        from ipkernel.client import finding
+
+        return finding.result_status(self, self._ids_of(msg_ids), status_only)
+
+    def hub_history(self) -> list[int]:
+        """Return the ids of the tasks that the controller knows of, of all clients, oldest first.
+
+        Those are the tasks that have not ended, those whose results nobody has fetched, and the
+        latest of the others.
+        """
+        from ipkernel.client import finding
+
+        return finding.history(self)
+
+    def db_query(self, query: Mapping[str, Any], keys: Any = None) -> list[dict[str, Any]]:
+        """Return records of tasks, of all clients, the oldest first; see :doc:`finding`.
+
+        Args:
+            query: Fields with the values that they must have, or with dictionaries of operators,
+                such as ``{"engine_id": 3, "submitted": {"$gt": yesterday}}``. Times are datetimes.
+            keys: The fields that are wanted; None for all. ``msg_id`` is always among them.
+
+        Raises:
+            QueryError: There is no such field or operator, or the value does not fit it.
+        """
+        from ipkernel.client import finding
+
+        return finding.query(self, query, keys)
+
+    def resubmit(
+        self, indices_or_msg_ids: Any = None, metadata: Any = None, block: bool | None = None
+    ) -> Any:
+        """Run tasks that have ended again, with the same content; whoever has submitted them.
+
+        Args:
+            indices_or_msg_ids: A task id, an index in the history, an AsyncResult, or a list; None
+                for the last task.
+            metadata: Has no effect.
+            block: Wait and return the value; by default as ``block``.
+
+        Returns:
+            The AsyncResult of the new tasks, which have ids of their own; or their values.
+
+        Raises:
+            KernelError: One of them has not ended, or what it was made of is not kept any more:
+                it is of tasks that failed and of those whose results nobody has fetched.
+        """
+        from ipkernel.client import finding
+
+        jobs = -1 if indices_or_msg_ids is None else indices_or_msg_ids
+        again = finding.resubmittable(self, self._ids_of(jobs))
+        result = AsyncResult(self._session, _is_single(jobs), "resubmit", owner=self)
+        self._session.submit_again(result, again)
+        return result.get() if (self.block if block is None else block) else result
 
     def get_result(
-        self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = True
+        self,
+        indices_or_msg_ids: Any = None,
+        block: bool | None = None,
+        owner: bool = True,
+        *,
+        label: str = "",
     ) -> Any:
         """Return a result by task id: of this client, or of any other client of the cluster.
 
@@ -134,13 +195,24 @@ class Questions:
                 for the last task.
             block: Wait and return the value; by default as ``block``.
             owner: Has no effect.
+            label: Instead: all tasks with this label that have not ended, or whose results can
+                still be had, as one list.
+
+        Raises:
+            KernelError: There is no task with the label.
         """
-        jobs = -1 if indices_or_msg_ids is None else indices_or_msg_ids
-        single = not isinstance(jobs, (list, tuple, range)) and not (
-            isinstance(jobs, AsyncResult) and not jobs._single
-        )
-        result = AsyncResult(self._session, single, "get_result", owner=self)
-        self._session.fetch(self._ids_of(jobs), result)
+        from ipkernel.client import finding
+        from ipkernel.client.reactor_thread import in_reactor_thread
+
+        jobs: Any = -1 if indices_or_msg_ids is None else indices_or_msg_ids
+        if label:
+            jobs = finding.labelled(self, label)
+        ids = self._ids_of(jobs)
+        strange = [task for task in ids if self._session.find(task) is None]
+        # In the reactor's thread nobody may wait for an answer; the result itself comes anyway.
+        about = {} if in_reactor_thread() else finding.about(self, strange)
+        result = AsyncResult(self._session, _is_single(jobs), "get_result", owner=self)
+        self._session.fetch(ids, result, about)
         return result.get() if (self.block if block is None else block) else result
 
     def purge_local_results(self, jobs: Any = (), targets: Any = ()) -> None:
@@ -163,13 +235,45 @@ class Questions:
             raise RuntimeError(f"{len(pending)} of these tasks are pending; abort them first")
         self._session.forget(ids)
 
+    def purge_hub_results(self, jobs: Any = (), targets: Any = ()) -> None:
+        """Have the controller forget tasks that have ended, with results that nobody has fetched.
+
+        Args:
+            jobs: Task ids, indices in the history, results, a list of these, or ``"all"`` for the
+                tasks of all clients.
+            targets: Tasks that ran on these engines; ``"all"`` for all.
+
+        Raises:
+            KernelError: Some of ``jobs`` have not ended.
+        """
+        from ipkernel.client import finding
+
+        if any(isinstance(which, str) and which == "all" for which in (jobs, targets)):
+            finding.purge(self, everything=True)
+            return
+        ids = self._ids_of(jobs) if isinstance(jobs, (AsyncResult, int)) or jobs else []
+        some = isinstance(targets, int) or targets
+        finding.purge(self, ids, self._build_targets(targets)[1] if some else [])
+
     def purge_results(self, jobs: Any = (), targets: Any = ()) -> None:
-        """As :meth:`purge_local_results`: the controller keeps no result that was delivered."""
+        """Forget tasks that have ended, here and at the controller; who holds a result keeps it.
+
+        Arguments and errors are those of :meth:`purge_local_results` and :meth:`purge_hub_results`.
+        """
         self.purge_local_results(jobs, targets)
+        self.purge_hub_results(jobs, targets)
 
     def purge_everything(self) -> None:
-        """Do not find any result by id any more."""
+        """Forget all tasks that have ended, here and at the controller, of all clients."""
         self._session.forget_all()
+        self.purge_hub_results("all")
 
     def spin(self) -> None:
         """Do nothing; results arrive by themselves."""
+
+
+def _is_single(jobs: Any) -> bool:
+    """Tell whether a user means one task, and so a value, not a list of one."""
+    if isinstance(jobs, AsyncResult):
+        return bool(jobs._single)
+    return not isinstance(jobs, (list, tuple, range))

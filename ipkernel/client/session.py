@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from ipkernel import errors
@@ -201,8 +202,19 @@ class Session(Submission):
 
     # ------------------------------------------------- looking
 
-    def fetch(self, tasks: Sequence[int], result: AsyncResult) -> None:
+    def fetch(
+        self,
+        tasks: Sequence[int],
+        result: AsyncResult,
+        about: Mapping[int, tuple[Kind, str, float]] = MappingProxyType({}),
+    ) -> None:
         """Ask the controller for results of tasks, of this session or of others.
+
+        Args:
+            tasks: Which.
+            result: What becomes of them.
+            about: What is known of those that are not known here: what they are to do, their labels
+                and when they were submitted.
 
         Raises:
             ControllerLost: The connection to the controller is gone.
@@ -213,7 +225,8 @@ class Session(Submission):
             for task in tasks:
                 record = self.find(task)
                 if record is None:
-                    record = TaskRecord(task, Kind.APPLY, -1, "", time.time())
+                    kind, label, submitted = about.get(task) or (Kind.APPLY, "", time.time())
+                    record = TaskRecord(task, kind, -1, label, submitted)
                     self.pending[task] = record
                     wanted.append(task)
                 records.append(record)

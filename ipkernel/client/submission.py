@@ -24,6 +24,7 @@ from ipkernel.wire.messages import (
     Kind,
     Message,
     Release,
+    Resubmit,
     Submit,
     Terms,
 )
@@ -339,6 +340,39 @@ class Submission:
         finally:
             if made is not None:
                 self.objects.references.drop(made)
+        self._wake_once()
+        if self._failure is not None:
+            self._fail_pending()
+
+    def submit_again(
+        self, result: AsyncResult, tasks: Sequence[tuple[int, Kind, int, str, bool]]
+    ) -> None:
+        """Have the controller run tasks again, whose content it keeps.
+
+        Args:
+            result: What becomes of them.
+            tasks: For each its id, what it is to do, its engine or -1, its label, and whether the
+                result is to be a reference.
+
+        Raises:
+            ControllerLost: The connection to the controller is gone.
+        """
+        self._check()
+        now = time.time()
+        result._total = len(tasks)
+        with self._submitting:
+            first = self._next
+            self._next = first + len(tasks)
+            records = []
+            for number, (_, kind, target, label, keep) in enumerate(tasks, first):
+                record = TaskRecord(number, kind, target, label, now, result)
+                record.keep = keep
+                records.append(record)
+            result._records = records
+            result._mark = self.queued_bytes
+            self.pending.update((record.id, record) for record in records)
+            again = [Resubmit(r.id, old[0]) for r, old in zip(records, tasks, strict=True)]
+            self.queue.extend((message, b"") for message in again)
         self._wake_once()
         if self._failure is not None:
             self._fail_pending()

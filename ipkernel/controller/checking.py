@@ -26,6 +26,18 @@ def validate(core: Core) -> None:
     _check_nothing_idles(core)
     _check_objects(core)
     _check_waits(core)
+    _check_labels(core)
+
+
+def _check_labels(core: Core) -> None:
+    open_tasks: dict[str, list[int]] = {}
+    for tid, task in core.tasks.items():
+        if task.message.label:
+            open_tasks.setdefault(task.message.label, []).append(tid)
+    assert len(core.labels) == len(open_tasks)
+    for label, tasks in open_tasks.items():
+        assert core.labels.find(label) == tasks, label
+    assert len(core.origins) == len(core.ended)
 
 
 def _check_places(core: Core) -> None:

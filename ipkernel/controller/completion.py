@@ -67,10 +67,12 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
     assigned_pop = engine.assigned.pop
     running = engine.running
     ended_append = core.ended.append
+    origins_append = core.origins.append
     plain = session.attached and not core.watchers and not core.askers
     send = core.client_items(owner).append if plain else None
     done = good = size = charge = 0
     seconds = 0.0
+    now = core.now
     at = start
     while at < end:
         message, payload = items[at]
@@ -103,6 +105,9 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         began = message.started
         completed = message.completed
         submit = task.message
+        label = submit.label
+        if label:
+            core.labels.ended(label)
         length = submit.size
         size += length
         charge += length if task.target < 0 else task.charge
@@ -115,8 +120,11 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
             item = (finished, payload)
             send(item)
             ended_append(item)
+            origins_append((task.submitted, submit.kind, label, now))
+            if outcome:
+                core.file(task, outcome)
         else:
-            core.deliver(finished, payload)
+            core.deliver(finished, payload, task)
     if done:
         core.totals.finished += good
         engine.bytes -= size

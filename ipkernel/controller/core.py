@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import MsgspecError, Struct
 
+from ipkernel.controller.archive import Archive, Labels
 from ipkernel.controller.events import Item, Result
-from ipkernel.controller.history import History
+from ipkernel.controller.history import History, Origin
 from ipkernel.controller.instructions import (
     Commit,
     DropClient,
@@ -77,6 +78,8 @@ class Core:
         awaited: For each task that others wait for, their ids.
         refused: For each task that engines have rejected, what these said.
         history: How the latest tasks ended.
+        archive: Submissions of tasks that have ended, to run them again.
+        labels: The tasks with each label.
         settled: Of how many of ``ended`` those that wait for them know.
         watchers: Sessions that asked for the result of another one's task, by task.
         askers: Who wants to know how the abort of a task goes, which its host is asked for:
@@ -86,6 +89,7 @@ class Core:
         departed: Sessions that are no more, but have results among ``retained``; what they refer
             to lives as long as those.
         totals: How many tasks have ended.
+        purged: How many of these were forgotten because somebody asked for it.
         now: Time of the latest event.
     """
 
@@ -106,6 +110,8 @@ class Core:
         self.awaited: dict[int, dict[int, None]] = {}
         self.refused: dict[int, dict[int, str]] = {}
         self.history = History()
+        self.archive = Archive()
+        self.labels = Labels(self.tasks)
         self.settled = 0
         self.watchers: dict[int, list[int]] = {}
         self.askers: dict[int, list[Question]] = {}
@@ -113,10 +119,12 @@ class Core:
         self.objects = Directory()
         self.departed: set[int] = set()
         self.totals = Totals()
+        self.purged = 0
         self.now = 0.0
         # what the current call of the scheduler has to say
         self.records: list[Record] = []
         self.ended: list[Result] = []
+        self.origins: list[Origin | None] = []  # of each of those
         self.forgotten: list[int] = []
         self._closed: list[Record] = []
         self._to_hosts: dict[int, list[Item]] = {}
@@ -181,6 +189,7 @@ class Core:
         if self.ended:
             records.append(Ended(self.now, self.ended))
             self.ended = []
+            self.origins = []
             self.settled = 0
         if self.forgotten:
             records.append(Forgotten(self.now, self.forgotten))
@@ -209,10 +218,17 @@ class Core:
 
     # ------------------------------------------------------------- ends of tasks
 
-    def deliver(self, message: Finished, payload: Payload) -> None:
-        """Send a result to whom it concerns, or keep it for whoever comes for it."""
+    def deliver(self, message: Finished, payload: Payload, ended: Task | None = None) -> None:
+        """Send a result to whom it concerns, or keep it for whoever comes for it.
+
+        Args:
+            message: How a task has ended.
+            payload: What belongs to it.
+            ended: The task, or None if it never was taken in.
+        """
         item = (message, payload)
         self.ended.append(item)
+        self.origins.append(None if ended is None else ended.origin(self.now))
         task = message.task
         if self.askers and (asked := self.askers.pop(task, None)):
             fate = _fate_of(message, payload)
@@ -228,8 +244,16 @@ class Core:
             self.client_items(receiver).append(item)
             if message.object:
                 self.objects.refer(receiver, message.object)
+        if ended is not None and (message.outcome is not Outcome.OK or not receivers):
+            self.file(ended, message.outcome)
         if not receivers:
             self.retain(message, payload)
+
+    def file(self, task: Task, outcome: Outcome) -> None:
+        """Keep the submission of a task that has ended, so that it can be run again."""
+        digest = task.message.digest
+        function = self.sessions[task.session].functions.get(digest) if digest else None
+        self.archive.file(task, outcome, function)
 
     def retain(self, message: Finished, payload: Payload) -> None:
         """Keep a result for whoever comes for it, and the object that it is."""
@@ -247,11 +271,18 @@ class Core:
 
     def not_retained(self, task: int) -> None:
         """Let go of the objects that lived for the result of a task, which was kept here."""
+        self.archive.fetched(task)
         self.objects.leave(task)
         session = task >> 40
         if session in self.departed and not self.retained.of_session(session):
             self.departed.discard(session)
             self.objects.leave(session)
+
+    def take_in(self, task: Task) -> None:
+        """Put a task among those that have not ended."""
+        self.tasks[task.id] = task
+        if task.message.label:
+            self.labels.add(task.message.label, task.id)
 
     def reject(self, task: int, outcome: Outcome, reason: Reason) -> None:
         """End a task that never was taken in."""
@@ -263,13 +294,15 @@ class Core:
         """End a task that stands in no queue and on no engine any more."""
         task.state = ENDS[outcome]
         del self.tasks[task.id]
+        if task.message.label:
+            self.labels.ended(task.message.label)
         if task.message.needs:
             self.objects.need_no_more(task.id, task.message.needs)
         self.count_end(outcome)
         payload = encode_reason(reason)
         engine = max(reason.engine, task.engine)
         self.deliver(
-            Finished(task.id, outcome, engine, 0.0, 0.0, len(payload), task.attempts), payload
+            Finished(task.id, outcome, engine, 0.0, 0.0, len(payload), task.attempts), payload, task
         )
         self.discharge(self.sessions[task.session], 1, task.charge)
 

@@ -138,8 +138,9 @@ def settle(core: Core) -> None:
     awaited = core.awaited
     while core.settled < len(ended):
         batch = ended[core.settled :] if core.settled else ended
+        origins = core.origins[core.settled :] if core.settled else core.origins
         start, core.settled = core.settled, len(ended)
-        core.history.add(batch, core.settled - start)
+        core.history.add(batch, origins, core.settled - start)
         if core.refused:
             for message, _ in batch:
                 core.refused.pop(message.task, None)

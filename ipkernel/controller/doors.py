@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from ipkernel.errors import KernelError
 from ipkernel.wire.doors import RIAdminDoor, RIClientDoor, RIEngineDoor, RIMonitorDoor
+from ipkernel.wire.queries import Purge, Search
 from ipkernel.wire.records import (
     MAX_STORIES,
     ClientHello,
@@ -75,6 +76,9 @@ class _Door(Referenceable):
             tasks = list(dict.fromkeys([*tasks, *found]))
         return pack(TaskStories(stories=[self._controller.explain(task) for task in tasks]))
 
+    def _search(self, query: bytes) -> Deferred[bytes]:
+        return _packed(self._controller.inquiries.search(read_request(Search, query)))
+
     def _order(
         self, do: Callable[[EngineOrder], Deferred[EngineAnswer]], order: bytes
     ) -> Deferred[bytes]:
@@ -96,6 +100,14 @@ class ClientDoor(_Door):
     def remote_explain(self, query: bytes) -> bytes:
         """Return where tasks are and why."""
         return self._explain(query)
+
+    def remote_search(self, query: bytes) -> Deferred[bytes]:
+        """Return tasks that are like what is looked for."""
+        return self._search(query)
+
+    def remote_purge(self, order: bytes) -> Deferred[bytes]:
+        """Forget tasks that have ended."""
+        return _packed(self._controller.inquiries.purge(read_request(Purge, order)))
 
     def remote_signal_engines(self, order: bytes) -> Deferred[bytes]:
         """Send a signal to engines."""
@@ -126,6 +138,10 @@ class MonitorDoor(_Door):
     def remote_explain(self, query: bytes) -> bytes:
         """Return where tasks are and why."""
         return self._explain(query)
+
+    def remote_search(self, query: bytes) -> Deferred[bytes]:
+        """Return tasks that are like what is looked for."""
+        return self._search(query)
 
 
 @implementer(RIAdminDoor)

@@ -183,6 +183,13 @@ class EnginesGone(Struct, frozen=True, eq=False):
     now: float
 
 
+class TasksPurged(Struct, frozen=True, eq=False):
+    """A client wants these tasks forgotten, as far as they have ended."""
+
+    tasks: list[int]
+    now: float
+
+
 class Tick(Struct, frozen=True, eq=False):
     """Time has passed: forget what has been kept long enough."""
 
@@ -205,5 +212,6 @@ Event: TypeAlias = (
     | EnginesEnding
     | EnginesDraining
     | EnginesGone
+    | TasksPurged
     | Tick
 )

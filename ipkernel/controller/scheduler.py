@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
-from ipkernel.controller import away, clients, dependencies, draining, losses, returning
+from ipkernel.controller import again, away, clients, dependencies, draining, losses, returning
 from ipkernel.controller.assignment import fill
 from ipkernel.controller.checking import validate
 from ipkernel.controller.completion import from_host
@@ -27,6 +26,7 @@ from ipkernel.controller.events import (
     SessionHeld,
     SessionOpened,
     SessionResumed,
+    TasksPurged,
     Tick,
     Undelivered,
 )
@@ -34,12 +34,14 @@ from ipkernel.controller.explaining import explain
 from ipkernel.controller.holdings import settle
 from ipkernel.controller.instructions import Instruction
 from ipkernel.controller.objects import Directory
+from ipkernel.controller.querying import Searching
 from ipkernel.controller.recall import relieve
 from ipkernel.controller.registry import Host
 from ipkernel.controller.sessions import Retained, Session
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.submission import from_client
 from ipkernel.controller.tasks import CheckedTask, State, Task
+from ipkernel.wire.queries import Search
 from ipkernel.wire.records import QueueCounts, TaskStory
 
 
@@ -63,6 +65,7 @@ _PARTS: dict[type, Callable[[Core, Any], None]] = {
     EnginesEnding: losses.engines_ending,
     EnginesDraining: draining.engines_draining,
     EnginesGone: losses.engines_gone,
+    TasksPurged: again.purged,
     Tick: _tick,
 }
 
@@ -164,6 +167,11 @@ class Scheduler:
         """How many tasks have ended."""
         return self._core.totals
 
+    @property
+    def purged(self) -> int:
+        """How many tasks that had ended were forgotten because somebody asked for it."""
+        return self._core.purged
+
     def counts(self) -> QueueCounts:
         """Return how many tasks are in each state, without looking at each task."""
         core = self._core
@@ -185,8 +193,15 @@ class Scheduler:
 
     def labelled(self, label: str, limit: int) -> list[int]:
         """Return the oldest tasks with a label that have not ended, at most so many."""
-        found = (tid for tid, task in self._core.tasks.items() if task.message.label == label)
-        return list(islice(found, limit))
+        return self._core.labels.find(label)[:limit]
+
+    def search(self, query: Search) -> Searching:
+        """Return a search for tasks, which has not begun.
+
+        Raises:
+            QueryError: The query is wrong; the text says where and why.
+        """
+        return Searching(self._core, query)
 
     def explain(self, task: int) -> TaskStory:
         """Return where a task is, why it is there, and how it came there."""

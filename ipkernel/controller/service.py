@@ -16,6 +16,7 @@ from ipkernel._version import __version__
 from ipkernel.controller.doors import DOORS
 from ipkernel.controller.events import SessionOpened, Tick
 from ipkernel.controller.hosts import HOST_GRACE, Hosts, plain
+from ipkernel.controller.inquiries import Inquiries
 from ipkernel.controller.instructions import (
     DropClient,
     EnginesDrained,
@@ -73,6 +74,7 @@ class Controller:
         scheduler: As given.
         life: The number of this life of the controller; another one after each start.
         orders: Carries out orders to engines.
+        inquiries: Answers long questions about tasks.
         relays: Connects peers that cannot reach each other.
     """
 
@@ -110,6 +112,7 @@ class Controller:
             gone=self._signal_gone,
         )
         self.orders = Orders(self._reactor, self.scheduler, self._turn, self._hosts.call)
+        self.inquiries = Inquiries(self._reactor, self.scheduler, self._turn)
         self.relays = tub.relays = Relays(self._reactor)
         self._clients: dict[int, ClientLink] = {}
         # Task ids contain the session's number. Hosts may outlive a controller and report tasks
@@ -189,6 +192,7 @@ class Controller:
             self._ticking.cancel()
             self._ticking = None
         self.orders.close()
+        self.inquiries.close()
         for client in list(self._clients.values()):
             client.lost(self._closing, final=True)
         self._hosts.close(self._closing)

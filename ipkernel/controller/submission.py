@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import dependencies, holdings, recall
+from ipkernel.controller import again, dependencies, holdings, recall
 from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, no_engine
 from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
@@ -20,11 +20,14 @@ from ipkernel.wire.messages import (
     Message,
     Outcome,
     Reason,
+    Resubmit,
     Submit,
     encode_reason,
 )
 
 _READY = State.READY
+#: Messages, beside submissions, of which the client must not be told that they are safe before.
+_LASTING = (Function, Resubmit)
 
 
 class _BrokenRules(Exception):
@@ -61,6 +64,8 @@ def from_client(core: Core, event: FromClient) -> None:
                         _unknown_function(core, message, tid)
                         continue
                     task = tasks[tid] = new_task(tid, message, payload, now, -1, ready)
+                    if message.label:
+                        core.labels.add(message.label, tid)
                     append(task)
                     added += 1
                     size += message.size
@@ -71,7 +76,7 @@ def from_client(core: Core, event: FromClient) -> None:
                 if added:
                     _grown(core, session, line, added, size)
                     added = size = 0
-                lasting |= type(message) is Function
+                lasting |= type(message) in _LASTING
                 _other(core, session, message, payload)
                 append = line.level(0).append
     except _BrokenRules as fault:
@@ -133,7 +138,7 @@ def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> 
     terms = message.terms
     waits = terms is not None and (terms.after is not None or terms.follow is not None)
     task = core.new_task(message.task, message, payload, core.now)
-    core.tasks[task.id] = task
+    core.take_in(task)
     session.open += 1
     session.bytes += message.size
     if message.needs:
@@ -173,7 +178,7 @@ def _direct(
         core.reject(tid, Outcome.IMPOSSIBLE, no_engine(core, [target]))
         return
     task = core.new_task(tid, message, payload, core.now, target)
-    core.tasks[tid] = task
+    core.take_in(task)
     if message.needs:
         core.objects.need(tid, message.needs)
     session.open += 1
@@ -205,12 +210,33 @@ def _other(core: Core, session: Session, message: Message, payload: Payload) -> 
     elif kind is Cancel:
         assert isinstance(message, Cancel)
         recall.cancel(core, session, message)
+    elif kind is Resubmit:
+        assert isinstance(message, Resubmit)
+        _again(core, session, message)
     elif kind is Fetch:
         assert isinstance(message, Fetch)
         for task in message.tasks:
             _fetch(core, session, task)
     elif not holdings.from_client(core, session, message):
         raise _BrokenRules(f"a client does not send {kind.__name__}")
+
+
+def _again(core: Core, session: Session, message: Resubmit) -> None:
+    """Take in a task with the content of one that has ended."""
+    if message.task >> 40 != session.id or message.task in core.tasks:
+        raise _BrokenRules(f"task id {message.task} is taken or of another session")
+    filed = core.archive.find(message.of)
+    if filed is None:
+        reason = Reason("limit", again.why_not(core, message.of))
+        core.reject(message.task, Outcome.IMPOSSIBLE, reason)
+        return
+    items = again.submission_of(core, session, message, filed)
+    core.records.append(Submitted(session.id, core.now, items))
+    for part, payload in items:
+        if isinstance(part, Submit):
+            _targeted(core, session, part, payload)
+        else:
+            _other(core, session, part, payload)
 
 
 def _fetch(core: Core, session: Session, task: int) -> None:

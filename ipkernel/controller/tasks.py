@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
-from ipkernel.wire.messages import Outcome, Submit
+from ipkernel.wire.messages import Kind, Outcome, Submit
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
@@ -134,6 +134,11 @@ class Task(Struct, gc=False, eq=False):
         if self.target < 0 or len(message.targets) < 2:
             return message.size
         return message.size // len(message.targets)
+
+    def origin(self, ended: float) -> tuple[float, Kind, str, float]:
+        """Return what is remembered of it when it has ended, and when the end was told."""
+        message = self.message
+        return self.submitted, message.kind, message.label, ended
 
     def note(self, now: float, text: str) -> None:
         """Write an unusual step into its story."""

@@ -75,6 +75,14 @@ class RIClientDoor(RemoteInterface):
         """Answers TaskStories for a TaskQuery."""
         return ANSWER
 
+    def search(query=REQUEST):
+        """Answers a Page of tasks for a Search."""
+        return ANSWER
+
+    def purge(order=REQUEST):
+        """Forget tasks that have ended; answers Purged for a Purge."""
+        return ANSWER
+
     def signal_engines(order=REQUEST):
         """Send a signal to engines; answers an EngineAnswer."""
         return ANSWER
@@ -105,6 +113,10 @@ class RIMonitorDoor(RemoteInterface):
 
     def explain(query=REQUEST):
         """Answers TaskStories for a TaskQuery."""
+        return ANSWER
+
+    def search(query=REQUEST):
+        """Answers a Page of tasks for a Search."""
         return ANSWER
 
 

@@ -690,6 +690,18 @@ class Interrupt(Message, tag=35):
     grace: Grace = 1000
 
 
+class Resubmit(Message, tag=38):
+    """Client to controller: run a task that has ended again, with the same content.
+
+    Attributes:
+        task: The id of the new task, of the client's own session.
+        of: The task that has ended, of any session.
+    """
+
+    task: TaskId
+    of: TaskId
+
+
 class Reason(Struct, frozen=True):
     """Why a task ended without a result of its own, as data.
 
@@ -726,7 +738,7 @@ AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
     EngineSetup, ObjectMade, Release, Seek, Source, Provide, NotProvided, Copied, Free, HostAccess,
     HostGone, Relay, SessionGone, Measured, Draining, Holding, Held, Cancelled,
-    Interrupt,
+    Interrupt, Resubmit,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.

@@ -17,9 +17,12 @@ import weakref
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from ipkernel.client.client import Client
 from ipkernel.client.engines import Engines
 from ipkernel.client.session import Session
+from ipkernel.controller.querying import compile_test
 from ipkernel.objects import INLINE_LIMIT, new_object_id
 from ipkernel.objects.ref import resolving
 from ipkernel.serialize import failure
@@ -42,12 +45,14 @@ from ipkernel.wire.messages import (
     Provide,
     Reason,
     Release,
+    Resubmit,
     Seek,
     Source,
     Stream,
     Submit,
     encode_reason,
 )
+from ipkernel.wire.queries import Every, Node, Page, Purge, Purged, Search, Test
 from ipkernel.wire.records import (
     EngineAnswer,
     EngineInfo,
@@ -145,6 +150,8 @@ class FakeController:
         self.messages: list[Any] = []
         self.signals: list[tuple[str, list[int]]] = []
         self.admin: list[tuple[str, bytes]] = []
+        self.purges: list[Purge] = []
+        self.paused: dict[int, list[list[Any]]] = {}
         self.kept: dict[int, tuple[Finished, bytes]] = {}
         self._turn = 0
         self._lock = threading.RLock()
@@ -212,6 +219,10 @@ class FakeController:
             for task in message.tasks:
                 if task in self.kept:
                     self.session.received([self.kept[task]])
+        elif isinstance(message, Resubmit):
+            finished, answer = self.kept[message.of]
+            again = msgspec.structs.replace(finished, task=message.task)
+            self.session.received([(again, answer)])
         elif isinstance(message, ObjectMade):
             assert message.owner == self.session.number
             if message.host:
@@ -346,9 +357,57 @@ class FakeController:
                     ]
                 )
             )
+        if method == "search":
+            return pack(self.search(unpack(Search, request)))
+        if method == "purge":
+            self.purges.append(unpack(Purge, request))
+            return pack(Purged(count=1))
         order = unpack(EngineOrder, request)
         self.signals.append((order.signal or method, order.engines))
         return pack(EngineAnswer(engines=order.engines))
+
+    def search(self, request: Search) -> Page:
+        """Answer in pages of two rows, from what waits and from ``kept``."""
+        rows = self.paused.pop(request.more, None)
+        if rows is None:
+            wanted = [row for row in self.rows() if suits(request.where, row)]
+            rows = [[row.get(key) for key in request.keys] for row in wanted]
+        more = 0
+        if len(rows) > 2:
+            more = len(self.paused) + 1
+            self.paused[more] = rows[2:]
+        return Page(rows=rows[:2], more=more)
+
+    def rows(self) -> list[dict[str, Any]]:
+        waiting = [
+            {
+                "msg_id": task,
+                "submitted": 1000.0 + index,
+                "engine_id": target if target >= 0 else None,
+                "state": "ready",
+                "label": message.label or None,
+                "method": message.kind.name.lower(),
+                "kept": False,
+                "resubmittable": False,
+            }
+            for index, (message, task, target, _) in enumerate(self.queue)
+        ]
+        ended = [
+            {
+                "msg_id": task,
+                "submitted": 500.0,
+                "completed": message.completed,
+                "engine_id": message.engine,
+                "state": "finished",
+                "status": "ok",
+                "label": "old",
+                "method": "apply",
+                "kept": True,
+                "resubmittable": True,
+            }
+            for task, (message, _) in self.kept.items()
+        ]
+        return waiting + ended
 
     def call_admin(self, method: str, request: bytes, timeout: float = 30.0) -> bytes | None:
         self.admin.append((method, request))
@@ -369,6 +428,14 @@ class FakeController:
             ],
             queue=QueueCounts(ready=len(self.queue)),
         )
+
+
+def suits(node: Node, row: dict[str, Any]) -> bool:
+    """Tell whether a task is one of those that a query wants."""
+    if isinstance(node, Test):
+        return compile_test(node)(row.get(node.field))
+    which = all if isinstance(node, Every) else any
+    return which(suits(part, row) for part in node.parts)
 
 
 def end(session: Session) -> None:

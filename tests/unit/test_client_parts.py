@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import os
 import signal
@@ -17,6 +18,7 @@ from ipkernel.client.client import Client
 from ipkernel.client.locate import check_other_options, locate
 from ipkernel.client.waiting import may_block, reactor_threads, seconds, wait_until
 from ipkernel.wire.furl import Furl, write_furl
+from ipkernel.wire.queries import FIELDS
 from tests.support.fakecontroller import FakeController
 
 
@@ -380,21 +382,32 @@ def test_result_status(fake, rc):
     assert rc.result_status(results) == {"pending": [ids[1]], "completed": [ids[0]]}
     assert rc.result_status(ids, status_only=False)[ids[0]] == 0
     foreign = 99 << 40
-    assert rc.result_status(foreign)["completed"] == [foreign]
+    with pytest.raises(errors.KernelError, match=f"task {foreign} is not known"):
+        rc.result_status(foreign)
+    fake.kept[foreign] = kept(foreign, "theirs")
+    assert rc.result_status(foreign) == {"pending": [], "completed": [foreign]}
+    assert rc.result_status([foreign], status_only=False)[foreign] == "theirs"
 
 
-def test_get_result_of_another_client(fake, rc):
+def kept(task, value):
+    """A result that the controller keeps."""
     from ipkernel.serialize.payload import dumps_bytes
     from ipkernel.wire.messages import Finished, Outcome
 
+    answer = dumps_bytes(value)
+    return Finished(task, Outcome.OK, 0, 1.0, 2.0, len(answer)), answer
+
+
+def test_get_result_of_another_client(fake, rc):
     foreign = (3 << 40) + 1
-    answer = dumps_bytes("kept")
-    fake.kept[foreign] = (Finished(foreign, Outcome.OK, 0, 1.0, 2.0, len(answer)), answer)
-    assert rc.get_result(foreign).get(5) == "kept"
+    fake.kept[foreign] = kept(foreign, "kept")
+    result = rc.get_result(foreign)
+    assert result.get(5) == "kept"
+    assert result.label == "old" and result.submitted.timestamp() == 500.0
     assert rc.get_result([foreign], block=True) == ["kept"]
 
 
-def test_purging(rc):
+def test_purging(fake, rc):
     view = rc.load_balanced_view()
     held = [view.apply_async(int), rc[1].apply_async(int)]
     ids = [r.msg_ids[0] for r in held]
@@ -407,6 +420,78 @@ def test_purging(rc):
     rc.purge_results("all")
     rc.purge_everything()
     assert held[0].get() == 0
+    assert [(p.tasks, p.engines, p.everything) for p in fake.purges] == [
+        ([], [1], False),
+        ([ids[0]], [], False),
+        ([], [], True),
+        ([], [], True),
+    ]
+
+
+def test_tasks_are_found_by_what_they_are(fake, rc):
+    fake.held = True
+    view = rc.load_balanced_view()
+    with view.temp_flags(label="fit"):
+        ids = [view.apply_async(int).msg_ids[0] for _ in range(5)]
+    other = rc[1].apply_async(int).msg_ids[0]
+    foreign = (3 << 40) + 1
+    fake.kept[foreign] = kept(foreign, "kept")
+    assert rc.hub_history() == [foreign, *ids, other]
+    assert [row["msg_id"] for row in rc.db_query({"label": "fit"})] == ids
+    assert rc.db_query({"engine_id": {"$gte": 1}}, keys="label") == [
+        {"msg_id": other, "label": None}
+    ]
+    (row,) = rc.db_query({"completed": {"$lt": datetime.datetime(1980, 1, 1)}})
+    assert row["msg_id"] == foreign and row["completed"].timestamp() == 2.0
+    assert row["started"] is None and set(row) == set(FIELDS)
+    with pytest.raises(errors.QueryError, match="did you mean 'label'"):
+        rc.db_query({"lable": "fit"})
+    with pytest.raises(ValueError, match="did you mean 'engine_id'"):
+        rc.db_query({}, keys=["msg_id", "engineid"])
+
+
+def test_results_by_label(fake, rc):
+    fake.held = True
+    view = rc.load_balanced_view()
+    with view.temp_flags(label="fit"):
+        mine = [view.apply_async(int, n) for n in range(3)]
+    found = rc.get_result(label="fit")
+    assert found.msg_ids == [r.msg_ids[0] for r in mine]
+    fake.release()
+    assert found.get(5) == [0, 1, 2]
+    assert rc.get_result(label="fit", block=True) == [0, 1, 2]  # somebody holds them here
+    foreign = (3 << 40) + 1
+    fake.kept[foreign] = kept(foreign, "theirs")
+    assert rc.get_result(label="old").get(5) == ["theirs"]
+    with pytest.raises(errors.KernelError, match="no task with the label 'none'"):
+        rc.get_result(label="none")
+
+
+def test_tasks_are_run_again(fake, rc):
+    foreign = (3 << 40) + 1
+    fake.kept[foreign] = kept(foreign, "theirs")
+    again = rc.resubmit(foreign)
+    assert again.get(5) == "theirs" and again.msg_ids == [rc.history[-1]]
+    assert again.label == "old"
+    assert rc.resubmit([foreign, foreign], block=True) == ["theirs", "theirs"]
+    fake.held = True
+    running = rc[0].apply_async(int)
+    with pytest.raises(errors.KernelError, match=r"has not ended \(ready\)"):
+        rc.resubmit([foreign, running])
+    with pytest.raises(errors.KernelError, match="does not know it"):
+        rc.resubmit(5 << 40)
+    assert len(rc.history) == 4
+
+
+def test_queue_status_in_full(fake, rc):
+    fake.held = True
+    bound = rc[0].apply_async(int)
+    free = rc.load_balanced_view().apply_async(int)
+    fake.kept[7] = kept(7, None)
+    status = rc.queue_status(verbose=True)
+    assert status[0] == {"queue": bound.msg_ids, "completed": [7], "tasks": []}
+    assert status[1] == {"queue": [], "completed": [], "tasks": []}
+    assert status["unassigned"] == free.msg_ids
 
 
 def test_purging_what_is_pending_is_refused(fake, rc):

@@ -436,7 +436,8 @@ def test_the_history_knows_the_latest(sizes: list[int], limit: int, asks: bool) 
         made = 0
         for size in sizes:
             new = range(made, made + size)
-            past.add([(Finished(t, Outcome.OK, 0, 0.0, 0.0, 0), b"") for t in new], size)
+            ended = [(Finished(t, Outcome.OK, 0, 0.0, 0.0, 0), b"") for t in new]
+            past.add(ended, [(t, Kind.APPLY, "", 0.0) for t in new], size)
             made += size
             if asks:
                 past.find(0)
@@ -445,5 +446,7 @@ def test_the_history_knows_the_latest(sizes: list[int], limit: int, asks: bool) 
             latest = list(range(made - past.count, made))
             assert known[len(known) - len(latest) :] == latest  # it may know some more
             assert len(past._index) <= 2 * limit
+            assert all(past.past(t)[1][0] == t for t in known)
+            assert list(past) == latest
     finally:
         history.MEMORY = before  # type: ignore[misc]
