@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,9 +15,9 @@ from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, chunks
 from ipkernel.client.result import AsyncResult
-from ipkernel.client.terms import priority_of
+from ipkernel.client.terms import priority_of, properties_of, resources_of
 from ipkernel.serialize.calls import CallPayload
-from ipkernel.wire.messages import Kind, Terms
+from ipkernel.wire.messages import Kind, Simple, Terms
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
@@ -35,7 +35,14 @@ class LoadBalancedView(View):
         retries: How often a call that had begun is run again when its engine was lost.
     """
 
-    _flags: ClassVar[tuple[str, ...]] = (*View._flags, "priority", "after", "follow")
+    _flags: ClassVar[tuple[str, ...]] = (
+        *View._flags,
+        "priority",
+        "after",
+        "follow",
+        "resources",
+        "where",
+    )
 
     def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
         self._after: Dependency | None = None
@@ -98,6 +105,39 @@ class LoadBalancedView(View):
     @priority.setter
     def priority(self, priority: int) -> None:
         self._set_terms(priority=priority_of(priority))
+
+    @property
+    def resources(self) -> dict[str, float] | None:
+        """What a call uses where it runs: amounts by name, such as ``{"gpu": 1, "memory": 2.5}``.
+
+        It is run on an engine that has so much, as long as others do not use it. What engines have
+        says the section ``[slots]`` of the configuration. A call that uses more than any engine has
+        fails with :class:`~ipkernel.errors.ImpossibleDependency` at once.
+
+        Raises:
+            TypeError, ValueError: Set to something else.
+        """
+        return dict(self._terms.resources) if self._terms and self._terms.resources else None
+
+    @resources.setter
+    def resources(self, resources: Mapping[str, float] | None) -> None:
+        self._set_terms(resources=resources_of(resources))
+
+    @property
+    def where(self) -> dict[str, Simple] | None:
+        """The properties that an engine must have to run a call, with these values.
+
+        See ``set_properties`` of direct views. When no engine has them, a call fails with
+        :class:`~ipkernel.errors.ImpossibleDependency` at once.
+
+        Raises:
+            TypeError, ValueError: Set to what is no dict of simple values.
+        """
+        return dict(self._terms.where) if self._terms and self._terms.where else None
+
+    @where.setter
+    def where(self, where: Mapping[str, Simple] | None) -> None:
+        self._set_terms(where=properties_of("where", where))
 
     def _checked(self, targets: Any) -> Any:
         if targets is None or (isinstance(targets, str) and targets == "all"):

@@ -11,6 +11,7 @@ from ipkernel.client.feeding import ItemStream, attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, dist_of, indexable
+from ipkernel.client.properties import Describing
 from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.result import AsyncResult
 from ipkernel.serialize.calls import CallPayload
@@ -26,7 +27,7 @@ def _payload(value: Any) -> CallPayload:
     return CallPayload(b"", b"", pieces, needs)
 
 
-class DirectView(View):
+class DirectView(Describing, View):
     """Engines that all get every call.
 
     With an integer as target results are single values, else lists with one value per engine. With

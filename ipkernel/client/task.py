@@ -261,7 +261,7 @@ def failure_of(reason: Reason, target: int = -1) -> errors.KernelError:
         return errors.ObjectLost(reason.text or "an object that the task needs is lost")
     if reason.kind == "store-full":
         return errors.StoreFull(reason.text or "an object that the task needs has no room")
-    if reason.kind == "dependency":
+    if reason.kind in ("dependency", "resources"):
         return errors.ImpossibleDependency(reason.text or "what the task depends on failed")
     if reason.kind == "unknown-task":
         return errors.InvalidDependency(reason.text or "the task depends on one that is not known")

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import index
-from typing import SupportsFloat
+from typing import Any, Final, SupportsFloat
 
-from ipkernel.wire.messages import MAX_PRIORITY, MAX_TIMEOUT
+import msgspec
+
+from ipkernel.wire.messages import (
+    MAX_AMOUNT,
+    MAX_PRIORITY,
+    MAX_PROPERTIES,
+    MAX_RESOURCES,
+    MAX_TIMEOUT,
+    MAX_VALUE,
+    Properties,
+    Resources,
+    Simple,
+)
+
+#: The longest name of a resource or property, in characters.
+_LONGEST: Final = 64
 
 
 def priority_of(value: object) -> int:
@@ -41,3 +57,72 @@ def timeout_of(value: object) -> float:
     if not 0 < seconds <= MAX_TIMEOUT:  # nor is "not a number"
         raise ValueError(f"timeout must be more than 0 and at most 1e9 seconds, not {value!r}")
     return seconds
+
+
+def resources_of(value: object) -> dict[str, float] | None:
+    """Return amounts of resources by name; None for none.
+
+    Raises:
+        TypeError: ``value`` is neither a dict of numbers nor None.
+        ValueError: A name or a number is out of bounds.
+    """
+    amounts: dict[str, float] = {}
+    for name, amount in _named("resources", value, MAX_RESOURCES).items():
+        if isinstance(amount, bool) or not isinstance(amount, SupportsFloat):
+            raise TypeError(f"resources: {name!r} must be a number, not {amount!r}")
+        number = float(amount)
+        if not 0.0 <= number <= MAX_AMOUNT:  # nor is "not a number"
+            raise ValueError(
+                f"resources: {name!r} must be from 0 to {MAX_AMOUNT:g}, not {amount!r}"
+            )
+        if number:
+            amounts[name] = number
+    _convertible("resources", amounts, Resources)
+    return amounts or None
+
+
+def properties_of(what: str, value: object) -> dict[str, Simple] | None:
+    """Return properties, with their values, by name; None for none.
+
+    Args:
+        what: What they are called in messages.
+        value: What the user gave.
+
+    Raises:
+        TypeError: ``value`` is neither a dict of simple values nor None.
+        ValueError: A name or a value is out of bounds.
+    """
+    found: dict[str, Simple] = {}
+    for name, one in _named(what, value, MAX_PROPERTIES).items():
+        if one is not None and not isinstance(one, (bool, int, float, str)):
+            raise TypeError(
+                f"{what}: {name!r} must be a text, a number, True, False or None, not {one!r}"
+            )
+        if isinstance(one, str) and len(one) > MAX_VALUE:
+            raise ValueError(f"{what}: {name!r} may have {MAX_VALUE} characters, not {len(one)}")
+        found[name] = one
+    _convertible(what, found, Properties)
+    return found or None
+
+
+def _named(what: str, value: object, most: int) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a dict, not {value!r}")
+    for name in value:
+        if not isinstance(name, str):
+            raise TypeError(f"{what}: a name must be a str, not {name!r}")
+        if not 0 < len(name) <= _LONGEST:
+            raise ValueError(f"{what}: a name has 1 to {_LONGEST} characters, not {len(name)}")
+    if len(value) > most:
+        raise ValueError(f"{what} may have {most} entries, not {len(value)}")
+    return dict(value)
+
+
+def _convertible(what: str, value: object, kind: Any) -> None:
+    """Refuse what the controller would not take, such as whole numbers without end."""
+    try:
+        msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=kind)
+    except (msgspec.MsgspecError, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"{what} cannot be sent: {error}") from None

@@ -186,6 +186,12 @@ def _seconds(value: Any) -> float:
     return number
 
 
+def _amount(value: Any) -> float:
+    if isinstance(value, bool) or not 0.0 < float(value) <= 1e15:
+        raise ValueError
+    return float(value)
+
+
 def _level(value: Any) -> str:
     return options.check_level(_number(value))
 
@@ -253,6 +259,7 @@ KINDS: Final[dict[str, Kind]] = {
     "count": Kind(_count, f"a whole number from 0 to {options.MAX_ENGINES}"),
     "port": Kind(_port, "a port: a whole number from 0 to 65535"),
     "seconds": Kind(_seconds, "a number of seconds above 0"),
+    "amount": Kind(_amount, "an amount: a number above 0"),
     "level": Kind(_level, "debug, info, warning, error or critical"),
     "bytes": Kind(parse_size, "a size: a number of bytes, 512M or 4GB"),
     "cores": Kind(_cores, "none, auto, or numbers of cores such as '0-3;4-7'"),

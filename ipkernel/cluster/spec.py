@@ -161,7 +161,16 @@ SLOTS: Final = Section(
             "Environment variables of engines only. {slot} is the number of the engine on its "
             "host, from 0, and {engine} its id: CUDA_VISIBLE_DEVICES = {slot}",
             {MANY: Option("text", None, "any variable")},
-        )
+        ),
+        "resources": Section(
+            "How much each engine has of what calls ask for by their flag 'resources': gpu = 1. The "
+            "names are yours; nothing is measured.",
+            {MANY: Option("amount", None, "any resource")},
+        ),
+        "host_resources": Section(
+            "How much the engines of a host have together of other resources: memory = 64",
+            {MANY: Option("amount", None, "any resource")},
+        ),
     },
 )
 

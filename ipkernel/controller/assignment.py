@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipkernel.controller import nearness
 from ipkernel.controller.core import Core
+from ipkernel.controller.demands import best_of
 from ipkernel.controller.handing import assign, assign_run
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_BYTES, Engine
@@ -74,8 +75,9 @@ def _fill_shared(core: Core) -> None:
         if engine is None:
             break
         line = lines.first() if lines.ranked else rotation[0]
-        if line.choice:
-            found = nearness.best_of(core, line.choice)
+        demand = line.demand
+        if line.choice or demand is not None:
+            found = best_of(core, line)
             if found is None:
                 blocked.append(rotation.popleft())
                 continue
@@ -89,6 +91,8 @@ def _fill_shared(core: Core) -> None:
         turns = len(rotation)
         if turns > 1:
             quota = max(1, quota // turns)
+        if demand is not None:
+            quota = demand.room(engine, quota)
         taken = assign_run(core, engine, line, quota)
         line.count -= taken
         lines.count -= taken

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, is_plain
+from ipkernel.controller.demands import candidates
 from ipkernel.controller.objectchecks import validate_objects
 from ipkernel.controller.queues import Line
-from ipkernel.controller.slots import MAX_WINDOW
+from ipkernel.controller.slots import MAX_WINDOW, Engine
 from ipkernel.controller.tasks import QUEUED, State
 
 _OUT = (State.ASSIGNED, State.RUNNING)
@@ -53,6 +54,7 @@ def _check_places(core: Core) -> None:
                 assert not line.plain or is_plain(task.message), task
                 assert choice_of(task.message.targets) == line.choice, task
                 assert task.near == line.near, task
+                assert core.demands.of(task.message.terms) is line.demand, task
                 places[task.id] += 1
     for engine in core.engines.values():
         for task in engine.direct:
@@ -105,6 +107,7 @@ def _check_engines(core: Core) -> None:
         assert 1 <= engine.window <= MAX_WINDOW
         running = {t.id for t in engine.assigned.values() if t.state is State.RUNNING}
         assert engine.running == running
+        assert engine.used == _taken(core, [engine]), number
         wanted = len(engine.assigned) if engine.open_for_any() else -1
         assert engine.rung == wanted, (number, engine.rung, wanted)
         assert engine.state in ("ready", "away") or not engine.assigned
@@ -114,6 +117,10 @@ def _check_engines(core: Core) -> None:
         assert engine.draining or engine not in core.draining
         shelved = sum(t.state not in QUEUED for t in engine.direct)
         assert engine.shelved == shelved, (engine.shelved, shelved)
+    for host in core.hosts.values():
+        used = _taken(core, list(host.engines.values()))
+        assert host.used == {n: p for n, p in used.items() if n not in host.each}
+        assert all(parts <= host.shared[name] for name, parts in host.used.items())
     assert core.ladder.open == sum(e.rung >= 0 for e in core.engines.values())
     assert sum(len(h.engines) for h in core.hosts.values()) == len(core.engines)
     for engine in core.draining:
@@ -122,6 +129,20 @@ def _check_engines(core: Core) -> None:
     for engine in core.deep:
         assert core.engines.get(engine.id) is engine
         assert engine.running
+
+
+def _taken(core: Core, engines: list[Engine]) -> dict[str, int]:
+    """Return the parts of resources that the tasks of some engines of one host use."""
+    used: Counter[str] = Counter()
+    for engine in engines:
+        each = Counter[str]()
+        for task in engine.assigned.values():
+            demand = core.demands.of(task.message.terms)
+            if demand is not None and task.target < 0:
+                each.update(demand.resources)
+        assert all(each[name] <= parts for name, parts in engine.host.each.items())
+        used += each
+    return dict(used)
 
 
 def _check_sessions(core: Core) -> None:
@@ -181,9 +202,12 @@ def _check_nothing_idles(core: Core) -> None:
 
 
 def _check_line_is_blocked(core: Core, line: Line) -> None:
-    assert line.choice, "a task is ready and an engine has room"
-    engines = [core.engines[n] for n in line.choice if n in core.engines]
-    assert all(engine.rung < 0 for engine in engines)
+    assert line.picky, "a task is ready and an engine has room"
+    demand = line.demand
+    if demand is not None:
+        assert demand.able(core) == {n: e for n, e in core.engines.items() if demand.suits(e)}
+    for engine in candidates(core, line.choice, demand):
+        assert engine.rung < 0 or (demand is not None and not demand.room(engine, 1))
 
 
 def _check_objects(core: Core) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipkernel.controller import draining, holdings, losses, recall
 from ipkernel.controller.core import Core
+from ipkernel.controller.demands import give_back
 from ipkernel.controller.events import FromHost
 from ipkernel.controller.registry import Host
 from ipkernel.controller.rejecting import reject
@@ -66,6 +67,7 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
     tasks = core.tasks
     assigned_pop = engine.assigned.pop
     running = engine.running
+    using = engine.used
     ended_append = core.ended.append
     origins_append = core.origins.append
     plain = session.attached and not core.watchers and not core.askers
@@ -108,6 +110,8 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         label = submit.label
         if label:
             core.labels.ended(label)
+        if using:
+            give_back(core, engine, task)
         length = submit.size
         size += length
         charge += length if task.target < 0 else task.charge

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import MsgspecError, Struct
 
 from ipkernel.controller.archive import Archive, Labels
+from ipkernel.controller.demands import Demand, Demands, impossible
 from ipkernel.controller.events import Item, Result
 from ipkernel.controller.history import History, Origin
 from ipkernel.controller.instructions import (
@@ -69,6 +71,7 @@ class Core:
         engines: All engines that have an id, by id.
         ids: Engine ids.
         lines: Load-balanced tasks that are ready.
+        demands: What some of them ask of engines.
         ladder: Engines with room for them.
         pending: Engines with room and direct tasks, to be looked at.
         deep: Engines that run a long task with other tasks behind it.
@@ -101,6 +104,7 @@ class Core:
         self.engines: dict[int, Engine] = {}
         self.ids = Ids()
         self.lines = Lines()
+        self.demands = Demands()
         self.ladder = Ladder()
         self.pending: dict[Engine, None] = {}
         self.deep: dict[Engine, None] = {}
@@ -403,7 +407,7 @@ class Core:
         line.level(priority).append(task)
         self.lines.grown(line, 1)
 
-    def any_usable(self, targets: list[int]) -> bool:
+    def any_usable(self, targets: Sequence[int]) -> bool:
         """Tell whether tasks may be bound to any of these engines."""
         return any((e := self.engines.get(t)) is not None and e.usable for t in targets)
 
@@ -436,7 +440,9 @@ class Core:
     def line_of(self, task: Task) -> Line:
         """Return the line in which a load-balanced task waits."""
         session = self.sessions[task.session]
-        line = self.lines.line(session.id, choice_of(task.message.targets), task.near)
+        message = task.message
+        demand = self.demands.of(message.terms)
+        line = self.lines.line(session.id, choice_of(message.targets), task.near, demand)
         line.held = session.held
         return line
 
@@ -459,6 +465,13 @@ def _fate_of(message: Finished, payload: Payload) -> Fate:
 def choice_of(targets: list[int]) -> tuple[int, ...]:
     """Return the engines of a list in order and once each."""
     return tuple(sorted(set(targets))) if targets else ()
+
+
+def unable(core: Core, choice: Sequence[int], demand: Demand | None) -> Reason | None:
+    """Return why no engine could ever run such load-balanced tasks, or None if one could."""
+    if choice and not core.any_usable(choice):
+        return no_engine(core, list(choice))
+    return impossible(core, choice, demand) if demand is not None else None
 
 
 def no_engine(core: Core, targets: list[int]) -> Reason:

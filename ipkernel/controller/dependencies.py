@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ipkernel.controller.core import Core, no_engine
+from ipkernel.controller.core import Core, unable
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.tasks import State, Task
 from ipkernel.wire.messages import Dependency, EngineId, Outcome, Reason, TaskId
@@ -179,8 +179,9 @@ def _go_on(core: Core, wait: Wait) -> None:
     if places:
         targets = places[0]
         task.message = msgspec.structs.replace(task.message, targets=targets)
-    if targets and not core.any_usable(targets):
-        core.end_queued(task, Outcome.IMPOSSIBLE, no_engine(core, targets))
+    impossible = unable(core, targets, core.demands.of(task.message.terms))
+    if impossible is not None:
+        core.end_queued(task, Outcome.IMPOSSIBLE, impossible)
         return
     core.stop_waiting(task)
     if task.message.needs:

@@ -21,6 +21,7 @@ from ipkernel.wire.queries import Purge, Search
 from ipkernel.wire.records import (
     MAX_STORIES,
     ClientHello,
+    Description,
     EngineAnswer,
     EngineOrder,
     HostHello,
@@ -116,6 +117,10 @@ class ClientDoor(_Door):
     def remote_restart_engines(self, order: bytes) -> Deferred[bytes]:
         """Restart engines under their ids."""
         return self._order(self._controller.orders.restart, order)
+
+    def remote_describe_engines(self, description: bytes) -> Deferred[bytes]:
+        """Change properties of engines, and return what they are."""
+        return _packed(self._controller.describe(read_request(Description, description)))
 
 
 @implementer(RIEngineDoor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipkernel.controller import losses, recall
 from ipkernel.controller.core import Core
+from ipkernel.controller.demands import candidates
 from ipkernel.controller.events import EnginesDraining
 from ipkernel.controller.instructions import EnginesDrained
 from ipkernel.controller.registry import Host
@@ -61,9 +62,10 @@ def _is_known(engine: Engine) -> bool:
 def _others_can_run(core: Core, task: Task) -> bool:
     if task.state is not State.ASSIGNED or task.target >= 0 or task.cancelled:
         return False
-    targets = task.message.targets
-    engines = core.engines
-    return not targets or any((e := engines.get(n)) is not None and e.usable for n in targets)
+    demand = core.demands.of(task.message.terms)
+    if demand is None and not task.message.targets:
+        return True
+    return any(engine.usable for engine in candidates(core, task.message.targets, demand))
 
 
 def report(core: Core) -> None:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from ipkernel.controller.tasks import Payload
-from ipkernel.wire.messages import Finished, Message
+from ipkernel.wire.messages import Finished, Message, Simple
 from ipkernel.wire.records import StoreAccess
 
 Item: TypeAlias = tuple[Message, Payload]
@@ -88,6 +88,8 @@ class HostFacts(Struct, frozen=True):
         left: Seconds until its walltime is over; 0.0 if it has none.
         restarts: How often it has been started again.
         job: The MPI job whose ranks its engines are; empty if they are of none.
+        resources: How much of each resource each of its engines has.
+        shared: How much of others they have together.
     """
 
     launcher: str = ""
@@ -95,6 +97,8 @@ class HostFacts(Struct, frozen=True):
     left: float = 0.0
     restarts: int = 0
     job: str = ""
+    resources: dict[str, float] = {}
+    shared: dict[str, float] = {}
 
 
 class HostJoined(Struct, frozen=True, eq=False):
@@ -190,6 +194,15 @@ class TasksPurged(Struct, frozen=True, eq=False):
     now: float
 
 
+class EnginesDescribed(Struct, frozen=True, eq=False):
+    """These engines have some more properties, with these values, and some no longer."""
+
+    engines: list[int]
+    put: dict[str, Simple]
+    drop: list[str]
+    now: float
+
+
 class Tick(Struct, frozen=True, eq=False):
     """Time has passed: forget what has been kept long enough."""
 
@@ -213,5 +226,6 @@ Event: TypeAlias = (
     | EnginesDraining
     | EnginesGone
     | TasksPurged
+    | EnginesDescribed
     | Tick
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import away, dependencies
+from ipkernel.controller import away, demands, dependencies
 from ipkernel.controller.core import Core
 from ipkernel.controller.sessions import RETAIN_SECONDS
 from ipkernel.controller.slots import AWAY, READY, RESTARTING, Engine
@@ -101,6 +101,13 @@ def _shared(core: Core, task: Task) -> str:
             return f"no {which} to be had now: {absent}"
         hope = f"{coming} are being started" if coming else "it waits for one to join"
         return f"no {which}: {hope}"
+    demand = core.demands.of(task.message.terms)
+    if demand is not None:
+        wanting = demands.why(core, task, demand)
+        if wanting:
+            return wanting
+        which = f"engines that have {demand}"
+        alive = sum(1 for e in demands.candidates(core, targets, demand) if e.usable)
     near = core.hosts.get(task.near)
     if near is not None:
         which += f", best those of {near.name} that has what it needs,"

@@ -50,11 +50,16 @@ def send_function(core: Core, engine: Engine, task: Task) -> None:
 
 
 def assign_run(core: Core, engine: Engine, line: Line, quota: int) -> int:
-    """Assign up to ``quota`` tasks of a line, at least one; return how many."""
+    """Assign up to ``quota`` tasks of a line, at least one; return how many.
+
+    The engine must have what so many of them ask for.
+    """
     taken = _assign_level(core, engine, line, quota)
     while not line.queue and line.descend():
         if taken < quota:
             taken += _assign_level(core, engine, line, quota - taken)
+    if line.demand is not None and taken:
+        line.demand.take(engine, taken)
     return taken
 
 

@@ -165,7 +165,13 @@ class Hosts:
 
     def _joined(self, number: int, hello: HostHello, engines: list[int], tub_id: str) -> HostJoined:
         facts = HostFacts(
-            plain(hello.launcher), plain(hello.label), hello.left, hello.restarts, hello.job
+            plain(hello.launcher),
+            plain(hello.label),
+            hello.left,
+            hello.restarts,
+            hello.job,
+            hello.resources,
+            hello.host_resources,
         )
         return HostJoined(
             number, plain(hello.host), hello.pid, engines, self._turn.now(), tub_id,

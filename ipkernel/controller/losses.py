@@ -9,9 +9,11 @@ import msgspec
 from attrs import frozen
 
 from ipkernel.controller import away, draining, holdings
-from ipkernel.controller.core import Core, no_engine
+from ipkernel.controller.core import Core, unable
+from ipkernel.controller.demands import give_back
 from ipkernel.controller.events import (
     EnginesAdded,
+    EnginesDescribed,
     EnginesEnding,
     EnginesGone,
     HostJoined,
@@ -20,7 +22,7 @@ from ipkernel.controller.events import (
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import AWAY, DEAD, READY, RESTARTING, STARTING, Engine
 from ipkernel.controller.tasks import QUEUED, State, Task, clock
-from ipkernel.wire.messages import EngineJoined, EngineLeft, Fate, Outcome, Reason
+from ipkernel.wire.messages import MAX_PROPERTIES, EngineJoined, EngineLeft, Fate, Outcome, Reason
 
 
 @frozen
@@ -79,6 +81,8 @@ def engines_added(core: Core, event: EnginesAdded) -> None:
             away.put_away(core, engine)
         host.engines[number] = engine
         core.engines[number] = engine
+    core.demands.changed()
+    end_impossible(core)  # what waited for any engine, and asks for what these do not have
 
 
 def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
@@ -152,6 +156,8 @@ def engines_ending(core: Core, event: EnginesEnding) -> None:
             core.ladder.update(engine)
             if engine.direct:
                 core.pending[engine] = None
+    if not event.ending:
+        end_impossible(core)
 
 
 def engines_gone(core: Core, event: EnginesGone) -> None:
@@ -166,9 +172,24 @@ def engines_gone(core: Core, event: EnginesGone) -> None:
     end_impossible(core)
 
 
+def engines_described(core: Core, event: EnginesDescribed) -> None:
+    """Clients have said something of engines, which tasks may ask for from now on."""
+    for number in event.engines:
+        engine = core.engines.get(number)
+        if engine is None:
+            continue
+        dropped = event.drop
+        left = {name: v for name, v in engine.properties.items() if name not in dropped}
+        if len(left.keys() | event.put.keys()) <= MAX_PROPERTIES:
+            engine.properties = left | event.put
+    core.demands.changed()
+    end_impossible(core)
+
+
 def _remove(core: Core, engine: Engine) -> None:
     del core.engines[engine.id]
     engine.host.engines.pop(engine.id, None)
+    core.demands.changed()
     core.ids.free(engine.id)
 
 
@@ -176,6 +197,9 @@ def _leave(core: Core, engine: Engine, loss: Loss, state: str) -> None:
     """Take everything from an engine whose process has ended and decide what becomes of it."""
     assigned = list(engine.assigned.values())
     running = engine.running | loss.started
+    if engine.used:
+        for task in assigned:
+            give_back(core, engine, task)
     engine.reset()
     engine.state = state
     engine.reason = loss.text[:2000]  # it becomes part of texts that are bounded themselves
@@ -229,14 +253,13 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
 
 
 def end_impossible(core: Core) -> None:
-    """End tasks whose choice of engines has become empty."""
-    engines = core.engines
+    """End tasks that no engine could run any more."""
     for line in core.lines.all():
-        if not line.choice or not line.count:
+        if not line.picky or not line.count:
             continue
-        if any((e := engines.get(n)) is not None and e.usable for n in line.choice):
+        reason = unable(core, line.choice, line.demand)
+        if reason is None:
             continue
-        reason = no_engine(core, list(line.choice))
         for task in [t for t in line.tasks() if t.state is State.READY]:
             core.end(task, Outcome.IMPOSSIBLE, reason)
             core.lines.dropped(line, task)

@@ -6,9 +6,8 @@ business. A task never waits for its best host while another one is idle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ipkernel.controller.core import Core
+from ipkernel.controller.demands import best_of
 from ipkernel.controller.handing import assign_run
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import Engine
@@ -106,7 +105,11 @@ def _serve(core: Core, engine: Engine, shared: bool) -> bool:
         queue.rotate(-1)
         if line.choice and engine.id not in line.choice:
             continue
-        taken += _assign(core, engine, line, min(room - taken, -(-line.count // others)))
+        quota = min(room - taken, -(-line.count // others))
+        if line.demand is not None:
+            quota = line.demand.room(engine, quota) if line.demand.suits(engine) else 0
+        if quota:
+            taken += _assign(core, engine, line, quota)
     if taken:
         lines.served(host.id)
     return taken > 0
@@ -119,13 +122,15 @@ def _take_anywhere(core: Core, line: Line) -> bool:
     if engine is None:
         return False
     others = ladder.open
-    if line.choice:
-        found = best_of(core, line.choice)
+    if line.picky:
+        found = best_of(core, line)
         if found is None:
             return False
         engine, others = found
-    room = engine.window - len(engine.assigned)
-    return _assign(core, engine, line, min(room, -(-line.count // others))) > 0
+    quota = min(engine.window - len(engine.assigned), -(-line.count // others))
+    if line.demand is not None:
+        quota = line.demand.room(engine, quota)
+    return _assign(core, engine, line, quota) > 0
 
 
 def _assign(core: Core, engine: Engine, line: Line, quota: int) -> int:
@@ -137,17 +142,3 @@ def _assign(core: Core, engine: Engine, line: Line, quota: int) -> int:
         core.lines.leave(line)
         line.clear()
     return taken
-
-
-def best_of(core: Core, choice: Sequence[int]) -> tuple[Engine, int] | None:
-    """Return the least loaded engine of a choice that has room, and how many have."""
-    best: Engine | None = None
-    count = 0
-    engines = core.engines
-    for number in choice:
-        engine = engines.get(number)
-        if engine is not None and engine.rung >= 0:
-            count += 1
-            if best is None or engine.rung < best.rung:
-                best = engine
-    return (best, count) if best is not None else None

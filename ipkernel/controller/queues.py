@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
+from ipkernel.controller.demands import Demand
 from ipkernel.controller.tasks import State, Task
 
 _READY: Final = State.READY
@@ -26,7 +27,7 @@ Choice: TypeAlias = tuple[int, ...]
 
 
 class Line:
-    """Tasks of one session that may run on the same engines, first come first served.
+    """Tasks of one session that may run on the same engines and ask for the same, in their order.
 
     Those of a higher priority go first. An aborted task stays in its queue until it is met, or until
     half of the queue is such tasks.
@@ -42,19 +43,23 @@ class Line:
         turning: Whether the line stands in the rotation.
         held: The session's client does not take its results: nothing of it is to be started.
         near: The host that is best for its tasks, or 0.
+        demand: What they ask of their engines, or None.
         plain: Whether engines need to be told no more of its tasks than what to do.
         loose: It has waited for that host for too long: any engine will do.
     """
 
     __slots__ = (
-        "choice", "count", "held", "loose", "lower", "near", "plain", "priority", "queue", "session",
+        "choice", "count", "demand", "held", "loose", "lower", "near", "plain", "priority", "queue", "session",
         "turning",
     )  # fmt: skip
 
-    def __init__(self, session: int, choice: Choice, near: int = 0) -> None:
+    def __init__(
+        self, session: int, choice: Choice, near: int = 0, demand: Demand | None = None
+    ) -> None:
         self.session = session
         self.choice = choice
         self.near = near
+        self.demand = demand
         self.plain = True
         self.loose = False
         self.queue: deque[Task] = deque()
@@ -63,6 +68,11 @@ class Line:
         self.count = 0
         self.turning = False
         self.held = False
+
+    @property
+    def picky(self) -> bool:
+        """Whether not every engine will do."""
+        return bool(self.choice) or self.demand is not None
 
     def level(self, priority: int) -> deque[Task]:
         """Return the queue of the tasks of a priority, to be added to at once."""
@@ -147,7 +157,7 @@ class Lines:
     __slots__ = ("_lines", "_many", "count", "near", "ranked", "rotation", "rounds")
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[int, Choice, int], Line] = {}
+        self._lines: dict[tuple[int, Choice, int, Demand | None], Line] = {}
         self._many = _MANY
         self.rotation: deque[Line] = deque()
         self.near: dict[int, NearLines] = {}
@@ -172,12 +182,14 @@ class Lines:
             rotation[0], rotation[found] = best, line
         return best
 
-    def line(self, session: int, choice: Choice, near: int = 0) -> Line:
+    def line(
+        self, session: int, choice: Choice, near: int = 0, demand: Demand | None = None
+    ) -> Line:
         """Return the line for these tasks, made if need be."""
-        key = (session, choice, near)
+        key = (session, choice, near, demand)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(session, choice, near)
+            line = self._lines[key] = Line(session, choice, near, demand)
         return line
 
     def grown(self, line: Line, count: int) -> None:
@@ -260,7 +272,7 @@ class Lines:
     def tidy(self) -> None:
         """Remove empty lines. Nobody may hold on to one that has a choice of engines or a host."""
         for key, line in list(self._lines.items()):
-            if (line.choice or line.near) and not line.count and not line.turning:
+            if (line.picky or line.near) and not line.count and not line.turning:
                 del self._lines[key]
         self._many = max(_MANY, 2 * len(self._lines))
 
@@ -274,4 +286,4 @@ class Lines:
         for line in self.of_session(session):
             if line.turning:
                 self.leave(line)
-            del self._lines[(line.session, line.choice, line.near)]
+            del self._lines[(line.session, line.choice, line.near, line.demand)]

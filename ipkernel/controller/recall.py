@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipkernel.controller import losses
 from ipkernel.controller.core import MAX_WATCHERS, Core, Question
+from ipkernel.controller.demands import give_back, others_could
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import PREFETCH, Engine
 from ipkernel.controller.tasks import State, Task
@@ -88,6 +89,8 @@ def returned(core: Core, engine: Engine, tasks: list[int]) -> None:
             continue
         del engine.assigned[tid]
         engine.bytes -= task.message.size
+        if engine.used:
+            give_back(core, engine, task)
         task.note(core.now, f"given back by engine {engine.id} before it began")
         if task.cancelled:
             core.end(task, Outcome.ABORTED, aborted(task))
@@ -124,8 +127,4 @@ def relieve(core: Core) -> None:
 def _could_move(core: Core, engine: Engine, task: Task) -> bool:
     if task.state is not State.ASSIGNED or task.target >= 0 or task.cancelled:
         return False
-    targets = task.message.targets
-    if not targets:
-        return True
-    others = (core.engines.get(t) for t in targets)
-    return any(o is not None and o is not engine and o.rung >= 0 for o in others)
+    return others_could(core, task, engine)

@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
+from ipkernel.controller.demands import parts_of
 from ipkernel.controller.events import HostFacts
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import clock
@@ -143,14 +144,17 @@ class Host:
         facts: What it said of itself besides.
         ends: When its walltime is over, or 0.0.
         draining: Why its engines get nothing more, or empty.
+        each: Parts of each resource that one of its engines has.
+        shared: Parts of each resource that all of them have together.
+        used: Parts of the latter that tasks use.
         vitals: What the daemon used when it was measured last, or None.
         taken: How many of its messages were dealt with.
         away: Why, and how long, it may be away; None while it is connected.
     """
 
     __slots__ = (
-        "_store", "away", "draining", "ends", "engines", "facts", "id", "known", "name", "pid",
-        "since", "taken", "told", "tub_id", "vitals",
+        "_store", "away", "draining", "each", "ends", "engines", "facts", "id", "known", "name",
+        "pid", "shared", "since", "taken", "told", "tub_id", "used", "vitals",
     )  # fmt: skip
 
     def __init__(
@@ -174,6 +178,9 @@ class Host:
         self.facts = facts
         self.ends = now + facts.left if facts.left else 0.0
         self.draining = ""
+        self.each = parts_of(facts.resources)
+        self.shared = parts_of(facts.shared)
+        self.used: dict[str, int] = {}
         self.vitals: Vitals | None = None
         self.taken = 0
         self.away: Absence | None = None

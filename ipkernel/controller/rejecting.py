@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from ipkernel.controller.core import Core
+from ipkernel.controller.demands import candidates, give_back
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import Payload, Task
@@ -45,14 +46,14 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
     refused = core.refused.setdefault(task.id, {})
     refused[engine.id] = f"engine {engine.id} on {engine.host.name}: {why}"
     engine.bytes -= task.message.size
+    give_back(core, engine, task)
     engine.running.discard(task.id)
     if task.cancelled:
         text = "cancelled; an engine had it and rejected it"
         core.end(task, Outcome.ABORTED, Reason("aborted", text, fate=Fate.DEQUEUED))
         return True
-    engines = core.engines
-    chosen = task.message.targets or engines
-    left = [n for n in chosen if n not in refused and (e := engines.get(n)) and e.usable]
+    able = candidates(core, task.message.targets, core.demands.of(task.message.terms))
+    left = [e.id for e in able if e.id not in refused and e.usable]
     if not left:
         text = f"no engine can run this task; {'; '.join(refused.values())}"
         core.end(task, Outcome.IMPOSSIBLE, Reason("dependency", text[:4000]))

@@ -12,6 +12,7 @@ from ipkernel.controller.completion import from_host
 from ipkernel.controller.core import Core, Totals
 from ipkernel.controller.events import (
     EnginesAdded,
+    EnginesDescribed,
     EnginesDraining,
     EnginesEnding,
     EnginesGone,
@@ -66,6 +67,7 @@ _PARTS: dict[type, Callable[[Core, Any], None]] = {
     EnginesDraining: draining.engines_draining,
     EnginesGone: losses.engines_gone,
     TasksPurged: again.purged,
+    EnginesDescribed: losses.engines_described,
     Tick: _tick,
 }
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, fail
 
 from ipkernel._version import __version__
+from ipkernel.controller.describing import describe
 from ipkernel.controller.doors import DOORS
 from ipkernel.controller.events import SessionOpened, Tick
 from ipkernel.controller.hosts import HOST_GRACE, Hosts, plain
@@ -39,6 +40,8 @@ from ipkernel.wire.furl import Furl
 from ipkernel.wire.messages import PROTOCOL, Closing, Relay
 from ipkernel.wire.records import (
     ClientHello,
+    Description,
+    EngineProperties,
     HostGrant,
     HostHello,
     SessionGrant,
@@ -274,6 +277,10 @@ class Controller:
                 f"{__version__}) speaks protocol {PROTOCOL}: install the same release on both sides"
             )
         return ""
+
+    def describe(self, said: Description) -> Deferred[EngineProperties]:
+        """Change properties of engines; see :func:`ipkernel.controller.describing.describe`."""
+        return describe(self.scheduler, self._turn, said)
 
     # ----------------------------------------------------------------------------- hosts
 

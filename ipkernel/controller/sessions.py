@@ -6,10 +6,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
 
+from msgspec.structs import force_setattr
+
 from ipkernel.controller.events import Result
 from ipkernel.controller.queues import Line
 from ipkernel.controller.tasks import Payload
-from ipkernel.wire.messages import Finished, Output
+from ipkernel.wire.messages import Finished, Output, Submit, Terms
 
 #: Functions that one session may keep here, in bytes.
 MAX_FUNCTIONS: Final = 256 << 20
@@ -37,7 +39,7 @@ class Session:
         bytes: Their payload, each byte counted once.
         functions: The functions that the client has sent, by digest.
         function_bytes: Their size.
-        recent: The targets of its latest load-balanced task that had some, and their line.
+        recent: The line of its latest load-balanced task for which not every engine will do.
         tub_id: The client's TubID.
         taken: How many of its messages were dealt with.
         until: Until when it is kept for its client, which has gone, though nothing of it is left;
@@ -45,6 +47,7 @@ class Session:
     """
 
     __slots__ = (
+        "_terms",
         "attached",
         "bytes",
         "client",
@@ -70,10 +73,20 @@ class Session:
         self.bytes = 0
         self.functions: dict[bytes, Payload] = {}
         self.function_bytes = 0
-        self.recent: tuple[list[int], Line] | None = None
+        self.recent: Line | None = None
+        self._terms: Terms | None = None
         self.tub_id = tub_id
         self.taken = 0
         self.until = 0.0
+
+    def share_terms(self, message: Submit) -> Terms | None:
+        """Let a task share its terms with the one before it if they are equal; return them."""
+        terms = message.terms
+        if terms == self._terms:
+            terms = self._terms
+            force_setattr(message, "terms", terms)
+        self._terms = terms
+        return terms
 
     def keep_function(self, digest: bytes, blob: Payload) -> bool:
         """Keep a function; return False when the session has too many of them."""

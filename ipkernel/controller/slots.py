@@ -14,7 +14,7 @@ from ipkernel.controller.tasks import Task
 
 if TYPE_CHECKING:
     from ipkernel.controller.registry import Host
-    from ipkernel.wire.messages import Vitals
+    from ipkernel.wire.messages import Simple, Vitals
 
 #: Work in seconds that may wait at the host behind the running task.
 PREFETCH: Final = 0.002
@@ -63,6 +63,8 @@ class Engine:
         rung: Its place on the :class:`Ladder`, or -1.
         completed: Tasks that it has ended.
         restarts: How often it was started again.
+        used: Parts of each resource that its tasks use.
+        properties: What clients have said of it, by name.
         vitals: What its process used when it was measured last, or None.
         last_loss: How its last process was lost, with the time; empty if none was.
     """
@@ -82,6 +84,7 @@ class Engine:
         "mean",
         "near_turn",
         "pid",
+        "properties",
         "reason",
         "reclaims",
         "restarts",
@@ -91,6 +94,7 @@ class Engine:
         "since",
         "state",
         "turn",
+        "used",
         "vitals",
         "window",
     )
@@ -119,6 +123,8 @@ class Engine:
         self.rung = -1
         self.completed = 0
         self.restarts = 0
+        self.used: dict[str, int] = {}
+        self.properties: dict[str, Simple] = {}
         self.vitals: Vitals | None = None
         self.last_loss = ""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ipkernel.controller import again, dependencies, holdings, recall
-from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, no_engine
+from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, no_engine, unable
+from ipkernel.controller.demands import Demand
 from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
 from ipkernel.controller.nearness import best_host
@@ -122,8 +123,10 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
             core.reject(tid, Outcome.LOST, reason)
     elif message.spread or not message.targets:
         _spread(core, session, message, payload)
-    elif message.terms is not None and (message.terms.after or message.terms.follow):
-        raise _BrokenRules("only a load-balanced task may wait for others")
+    elif (terms := message.terms) is not None and (
+        terms.after or terms.follow or terms.resources or terms.where
+    ):
+        raise _BrokenRules("only a load-balanced task may wait for others, or ask for an engine")
     else:
         for tid, target in zip(range(first, first + count), message.targets, strict=True):
             _direct(core, session, message, payload, tid, target)
@@ -131,11 +134,13 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
 
 def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> None:
     """Take in a load-balanced task that has a choice of engines, or needs something."""
-    targets = message.targets
-    if targets and not core.any_usable(targets):
-        core.reject(message.task, Outcome.IMPOSSIBLE, no_engine(core, targets))
-        return
     terms = message.terms
+    if terms is not None:
+        terms = session.share_terms(message)
+    demand = core.demands.of(terms)
+    if (problem := unable(core, message.targets, demand)) is not None:
+        core.reject(message.task, Outcome.IMPOSSIBLE, problem)
+        return
     waits = terms is not None and (terms.after is not None or terms.follow is not None)
     task = core.new_task(message.task, message, payload, core.now)
     core.take_in(task)
@@ -147,26 +152,31 @@ def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> 
         task.state = State.WAITING
         dependencies.admit(core, task)
         return
-    line = _line_for(core, session, message)
+    line = _line_for(core, session, message, demand)
     line.held = session.held
     task.state = _READY
     task.near = line.near
     core.enqueue(line, task)
 
 
-def _line_for(core: Core, session: Session, message: Submit) -> Line:
+def _line_for(core: Core, session: Session, message: Submit, demand: Demand | None) -> Line:
     targets = message.targets
     recent = session.recent
-    if recent is not None and recent[0] == targets and not message.needs:
-        return recent[1]
+    if (
+        recent is not None
+        and recent.demand is demand
+        and not message.needs
+        and recent.choice == tuple(targets)
+    ):
+        return recent
     if core.lines.crowded:
         for other in core.sessions.values():
             other.recent = None
         core.lines.tidy()
     near = best_host(core, message) if message.needs else 0
-    line = core.lines.line(session.id, choice_of(targets), near)
-    if not near and targets:
-        session.recent = (targets, line)
+    line = core.lines.line(session.id, choice_of(targets), near, demand)
+    if not near and line.picky:
+        session.recent = line
     return line
 
 

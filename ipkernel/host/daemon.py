@@ -157,6 +157,7 @@ class HostDaemon:
         self.finished: Deferred[None] = Deferred()
         self._storage = make_storage(reactor, tub.identity, self._uplink, options.store)
         directory = options.cluster_dir
+        self._slots = slots.options
         self.engines = Engines(
             reactor,
             starter,
@@ -254,6 +255,8 @@ class HostDaemon:
             label=self._options.label,
             left=self._walltime.left,
             restarts=self._options.restarts,
+            resources={**self._slots.resources, **self._options.resources},
+            host_resources={**self._slots.host_resources, **self._options.host_resources},
         )
         try:
             answer = await call(reference, "register", self._door, pack(hello))

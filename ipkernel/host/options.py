@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,9 @@ LOG_BACKUPS: Final = 3
 DRAIN_MARGIN: Final = 60.0
 #: The longest walltime: a year.
 _LONGEST: Final = 366 * 86400.0
+#: The largest amount of a resource, and how many resources there may be; the controller takes no more.
+_MAX_AMOUNT: Final = 1e15
+_MAX_RESOURCES: Final = 16
 #: The variable with the options of slots, as JSON; see :mod:`ipkernel.host.slots`.
 SLOTS: Final = "IPKERNEL_SLOTS"
 
@@ -47,6 +50,8 @@ class Options:
         label: Where that launcher says that it runs.
         restarts: How often it has been started again.
         engine_ids: The ids that its engines are to have if they are free.
+        resources: How much of each resource an engine has, beside what is said about slots.
+        host_resources: How much of others the engines have together, likewise.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class Options:
         label: str = "",
         restarts: int = 0,
         engine_ids: tuple[int, ...] = (),
+        resources: Mapping[str, float] | None = None,
+        host_resources: Mapping[str, float] | None = None,
     ) -> None:
         self.furl_file = furl_file
         self.engines = engines
@@ -91,6 +98,8 @@ class Options:
         self.label = label
         self.restarts = restarts
         self.engine_ids = engine_ids
+        self.resources = dict(resources or {})
+        self.host_resources = dict(host_resources or {})
 
 
 def add_options(
@@ -131,6 +140,14 @@ def add_options(
         "--log-level", default=log_level, metavar="LEVEL",
         choices=["debug", "info", "warning", "error", "critical"],
         help="debug, info, warning, error or critical",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resources", type=amounts, default={}, metavar="NAME=AMOUNT,...",
+        help="what each engine has for calls that ask for it, such as gpu=1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--host-resources", type=amounts, default={}, metavar="NAME=AMOUNT,...",
+        help="what the engines have together, such as memory=60,licence=2",
     )  # fmt: skip
     add_log_options(parser)
     _add_batch_options(parser)
@@ -211,6 +228,8 @@ def chosen_options(
         "label": chosen.label,
         "restarts": chosen.restarts,
         "engine_ids": chosen.engine_ids,
+        "resources": dict(chosen.resources),
+        "host_resources": dict(chosen.host_resources),
     }
     return Options(furl_file, **{**taken, **more})
 
@@ -258,6 +277,29 @@ def engine_ids(text: str) -> tuple[int, ...]:
             raise argparse.ArgumentTypeError(f"{part!r} in {text!r} is not a range of engine ids")
         found.update(dict.fromkeys(range(low, high + 1)))
     return tuple(found)
+
+
+def amounts(text: str) -> dict[str, float]:
+    """Return amounts of resources, such as ``"gpu=1,memory=2.5"``; for :mod:`argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: They are none.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (word.strip() for word in part.partition("="))
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = 0.0
+        if not 0 < len(name) <= 64 or not 0.0 < amount <= _MAX_AMOUNT or name in found:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not a resource with its amount, such as gpu=1 or memory=2.5"
+            )
+        found[name] = amount
+    if len(found) > _MAX_RESOURCES:
+        raise argparse.ArgumentTypeError(f"there may be {_MAX_RESOURCES} resources")
+    return found
 
 
 def _seconds(text: str) -> float:

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ipkernel.host.interfaces import Place
 from ipkernel.host.options import SLOTS
+from ipkernel.wire.messages import Resources
 
 __all__ = ["SlotOptions", "Slots", "available_cpus", "make_slots", "read_options"]
 
@@ -39,6 +40,8 @@ class SlotOptions(Struct, frozen=True, forbid_unknown_fields=True):
             slot in turn, such as ``"0-3;4-7"``.
         environment: Variables. In their values ``{slot}`` stands for the number of the slot on its
             host, from 0, and ``{engine}`` for the id of the engine.
+        resources: How much of each resource an engine has, by the user's own names.
+        host_resources: How much of others the engines of the host have together.
         output_limit: Bytes after which the file with an engine's output is put aside; 0 for what
             the daemon's options say.
     """
@@ -48,6 +51,8 @@ class SlotOptions(Struct, frozen=True, forbid_unknown_fields=True):
     affinity: str = "none"
     environment: dict[str, str] = {}
     output_limit: Size = 0
+    resources: Resources = {}
+    host_resources: Resources = {}
 
 
 def read_options(text: str) -> SlotOptions:
@@ -69,6 +74,12 @@ def read_options(text: str) -> SlotOptions:
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"slots.environment: {name!r} cannot be a variable with that value")
     parse_affinity(options.affinity)
+    both = options.resources.keys() & options.host_resources.keys()
+    if both:
+        raise ValueError(
+            f"slots.host_resources: {min(both)!r} is one of slots.resources already: an engine has "
+            "it, or its host has"
+        )
     return options
 
 

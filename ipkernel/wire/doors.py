@@ -91,6 +91,10 @@ class RIClientDoor(RemoteInterface):
         """Restart engines under their ids; answers an EngineAnswer."""
         return ANSWER
 
+    def describe_engines(description=REQUEST):
+        """Change properties of engines as a Description says; answers EngineProperties."""
+        return ANSWER
+
 
 class RIEngineDoor(RemoteInterface):
     """What the engine role may do: join with engines, and nothing else."""

@@ -30,6 +30,14 @@ MAX_PRIORITY: Final = 1_000_000
 #: The longest timeout of a task, in seconds.
 MAX_TIMEOUT: Final = 1e9
 
+#: The largest amount of a resource, and how many resources a task may use.
+MAX_AMOUNT: Final = 1e15
+MAX_RESOURCES: Final = 16
+
+#: How many properties an engine may have, and how long one may be that is text.
+MAX_PROPERTIES: Final = 64
+MAX_VALUE: Final = 256
+
 #: The most targets, tasks or lines that one message may list.
 MAX_LIST: Final = 1 << 16
 
@@ -57,6 +65,20 @@ Grace = Annotated[int, Meta(ge=0, le=1 << 32)]
 """Milliseconds from an interrupt to the end of an engine that does not react to it."""
 Hints = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=32)]
 Engines = Annotated[list[EngineId], Meta(max_length=MAX_LIST)]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+"""What users call a resource, or a property of engines."""
+Amount = Annotated[float, Meta(gt=0.0, le=MAX_AMOUNT)]
+Resources = Annotated[dict[Name, Amount], Meta(max_length=MAX_RESOURCES)]
+"""How much of each resource there is, or is used."""
+Simple = (
+    bool
+    | Annotated[int, Meta(ge=-(1 << 62), lt=1 << 62)]
+    | float
+    | Annotated[str, Meta(max_length=MAX_VALUE)]
+    | None
+)
+"""The value of a property."""
+Properties = Annotated[dict[Name, Simple], Meta(max_length=MAX_PROPERTIES)]
 
 
 class Kind(IntEnum):
@@ -191,12 +213,16 @@ class Terms(Struct, array_like=True, frozen=True, gc=False):
         after: A load-balanced task waits for these.
         follow: It waits for these, and then goes where they ran: to the engine that ran all of
             them, or that ran the one that was enough.
+        resources: How much of each resource a load-balanced task uses where it runs, or None.
+        where: The properties, with their values, that its engine must have, or None.
     """
 
     priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     timeout: Annotated[float, Meta(ge=0.0, le=MAX_TIMEOUT)] = 0.0
     after: Dependency | None = None
     follow: Dependency | None = None
+    resources: Resources | None = None
+    where: Properties | None = None
 
 
 class Submit(Message, tag=1):
@@ -707,7 +733,8 @@ class Reason(Struct, frozen=True):
 
     Attributes:
         kind: ``"aborted"``, ``"engine"``, ``"host"``, ``"no-engine"``, ``"object"``,
-            ``"store-full"``, ``"timeout"``, ``"dependency"``, ``"unknown-task"`` or ``"limit"``.
+            ``"store-full"``, ``"timeout"``, ``"dependency"``, ``"resources"``, ``"unknown-task"`` or
+            ``"limit"``.
         text: A sentence for people.
         engine: Engine id, or -1.
         host: Host name.

@@ -15,11 +15,15 @@ from msgspec import Meta, Struct
 
 from ipkernel.wire.messages import (
     MAX_LIST,
+    MAX_PROPERTIES,
     PROTOCOL,
     EngineId,
     Engines,
     Hints,
     Lines,
+    Name,
+    Properties,
+    Resources,
     Seconds,
     Text,
     discreet_repr,
@@ -188,6 +192,8 @@ class HostHello(Record):
             get these numbers as ids, or others that follow each other as they do. 0 when they
             have their ids already.
         resume: The host that it was before, or None when it comes for the first time.
+        resources: How much of each resource each of its engines has.
+        host_resources: How much of others they have together.
     """
 
     host: Text
@@ -205,6 +211,8 @@ class HostHello(Record):
     job: Annotated[str, Meta(max_length=64)] = ""
     job_size: Annotated[int, Meta(ge=0, le=MAX_LIST)] = 0
     resume: Resume | None = None
+    resources: Resources = {}
+    host_resources: Resources = {}
 
 
 class HostGrant(Record):
@@ -260,6 +268,28 @@ class EngineAnswer(Record):
 
     engines: Engines = []
     problem: Text = ""
+
+
+class Description(Record):
+    """What a client says of engines; nothing, if it only asks.
+
+    Attributes:
+        engines: Which.
+        put: Properties that they have from now on, with their values.
+        drop: Properties that they have no longer.
+        clear: Whether they have none any more but those of ``put``.
+    """
+
+    engines: Engines
+    put: Properties = {}
+    drop: Annotated[list[Name], Meta(max_length=MAX_PROPERTIES)] = []
+    clear: bool = False
+
+
+class EngineProperties(Record):
+    """All properties of each of the engines of a :class:`Description`, in the same order."""
+
+    properties: Annotated[list[Properties], Meta(max_length=MAX_LIST)]
 
 
 class HostInfo(Record):

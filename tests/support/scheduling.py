@@ -6,6 +6,7 @@ from ipkernel.controller.events import (
     Event,
     FromClient,
     FromHost,
+    HostFacts,
     HostJoined,
     HostLost,
     Item,
@@ -237,6 +238,7 @@ class Cluster:
         join: bool = True,
         wanted: list[int] | None = None,
         store: bool = False,
+        facts: HostFacts = HostFacts(),  # noqa: B008 - it is immutable
     ) -> list[int]:
         self._hosts += 1
         number = self._hosts
@@ -244,7 +246,14 @@ class Cluster:
         access = StoreAccess(pin=f"pin-{number}", key=bytes([number]) * 32) if store else None
         self.handle(
             HostJoined(
-                number, f"host-{number}", 1000 + number, ids, self.now, f"tub-{number}", access
+                number,
+                f"host-{number}",
+                1000 + number,
+                ids,
+                self.now,
+                f"tub-{number}",
+                access,
+                facts,
             )
         )
         if join:

@@ -64,6 +64,8 @@ def test_nothing_is_given(directory):
         "affinity": "none",
         "output_limit": 0,
         "environment": {},
+        "resources": {},
+        "host_resources": {},
     }
     assert {row.origin for row in found.rows(everything=True)} == {"default"}
 
@@ -106,6 +108,8 @@ def test_sections_are_merged_option_by_option(directory, user, own):
         "affinity": "auto",
         "output_limit": 0,
         "environment": {"X": "1", "Y": "2"},
+        "resources": {},
+        "host_resources": {},
     }
     assert found.section("slots")["environment"] == {
         row.option: row.value for row in found.rows() if row.section == "slots.environment"
@@ -402,6 +406,8 @@ def test_settings():
         "cluster.hosts = a:2, b",
         "slots.memory=2GB",
         "slots.environment.GPU={slot}",
+        "slots.resources.gpu=1",
+        "slots.host_resources.memory=2.5",
         "ssh.user=me=you",
         "ssh.a.port=22",
         "ssh.node1.example.port=23",
@@ -411,7 +417,12 @@ def test_settings():
     assert read_settings(texts) == {
         "n": 5,
         "hosts": ["a:2", "b"],
-        "slots": {"memory": 2 * 10**9, "environment": {"GPU": "{slot}"}},
+        "slots": {
+            "memory": 2 * 10**9,
+            "environment": {"GPU": "{slot}"},
+            "resources": {"gpu": 1.0},
+            "host_resources": {"memory": 2.5},
+        },
         "ssh": {"user": "me=you", "a": {"port": 22}, "node1.example": {"port": 23}},
         "environment": {"A": ""},
     }

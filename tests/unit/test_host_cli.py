@@ -79,11 +79,14 @@ def test_options_of_launchers(program: Any) -> None:
     given = chosen(
         "--walltime", "3600", "--drain-margin", "30", "--label", "slurm job 17",
         "--launcher", "slurm", "--restarts", "2", "--engine-ids", "4,0-2",
+        "--resources", "gpu=1, memory=2.5,", "--host-resources", "licence=2",
         "--log-size", "1MB", "--log-backups", "0",
     )  # fmt: skip
     assert (given.walltime, given.drain_margin) == (3600.0, 30.0)
     assert (given.label, given.launcher, given.restarts) == ("slurm job 17", "slurm", 2)
     assert given.engine_ids == (4, 0, 1, 2)
+    assert given.resources == {"gpu": 1.0, "memory": 2.5}
+    assert given.host_resources == {"licence": 2.0}
     assert (given.log_size, given.log_backups) == (1_000_000, 0)
 
 
@@ -113,6 +116,11 @@ def test_the_margin_is_a_minute_but_never_more_than_half(
         (("--walltime", "1:00:00"), "'1:00:00' is not a positive"),
         (("--drain-margin", "5"), "means nothing without --walltime"),
         (("--walltime", "5", "--drain-margin", "-1"), "'-1' is not a positive"),
+        (("--resources", "gpu"), "'gpu' is not a resource with its amount"),
+        (("--resources", "gpu=0"), "'gpu=0' is not a resource with its amount"),
+        (("--resources", "gpu=1,gpu=2"), "'gpu=2' is not a resource with its amount"),
+        (("--host-resources", "=1"), "'=1' is not a resource with its amount"),
+        (("--resources", ",".join(f"r{n}=1" for n in range(17))), "there may be 16 resources"),
         (("--engine-ids", "3-1"), "'3-1' in '3-1' is not a range"),
         (("--engine-ids", "0-9999"), "is not a range"),
         (("--engine-ids", "a"), "'a' are not ids of engines"),

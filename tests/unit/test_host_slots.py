@@ -71,6 +71,9 @@ def test_options_are_read_back(options: SlotOptions) -> None:
         ('{"environment": {"A=B": "1"}}', "slots.environment: 'A=B'"),
         ('{"environment": {"A": "\\u0000"}}', "slots.environment: 'A'"),
         ('{"affinity": "some"}', "slots.affinity: 'some'"),
+        ('{"resources": {"gpu": 0}}', "resources"),
+        ('{"resources": {"": 1}}', "resources"),
+        ('{"resources": {"gpu": 1}, "host_resources": {"gpu": 1}}', "slots.host_resources: 'gpu'"),
     ],
 )
 def test_options_that_are_none(text: str, said: str) -> None:

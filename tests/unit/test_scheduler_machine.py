@@ -6,7 +6,8 @@ agree with each other and with the model: nothing lost, nothing ended twice, nob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
 
 from ipkernel.controller.events import (
     EnginesAdded,
+    EnginesDescribed,
     EnginesDraining,
     EnginesEnding,
     EnginesGone,
@@ -72,6 +74,7 @@ from ipkernel.wire.messages import (
     Reason,
     Reclaim,
     Returned,
+    Simple,
     Started,
     Stream,
     Submit,
@@ -83,7 +86,18 @@ from ipkernel.wire.records import StoreAccess
 ENGINES = st.integers(0, 6)
 DURATIONS = st.sampled_from([1e-6, 1e-4, 0.003, 0.03, 2.0])
 PICK = st.integers(0, 1 << 16)
-TERMS = st.one_of(st.none(), st.none(), st.builds(Terms, priority=st.integers(-2, 2)))
+NAMES = st.sampled_from(["gpu", "memory"])
+TERMS = st.one_of(
+    st.none(),
+    st.none(),
+    st.builds(Terms, priority=st.integers(-2, 2)),
+    st.builds(
+        Terms,
+        priority=st.integers(0, 1),
+        resources=st.dictionaries(NAMES, st.sampled_from([0.5, 1.0, 2.0, 3.0]), max_size=2),
+        where=st.dictionaries(st.just("os"), st.sampled_from(["a", "b"]), max_size=1),
+    ),
+)
 
 
 class EngineModel:
@@ -278,6 +292,8 @@ class Machine(RuleBasedStateMachine):
         if session is None:
             return
         payload = bytes(size)
+        if not spread and chosen and terms is not None:
+            terms = Terms(terms.priority)
         if others and spread and self.submitted:
             known = sorted(self.submitted)
             waits = self.a_dependency([known[other % len(known)] for other in others])
@@ -381,8 +397,17 @@ class Machine(RuleBasedStateMachine):
         slots=st.integers(0, 3),
         wanted=st.lists(ENGINES, max_size=3, unique=True),
         left=st.sampled_from([0.0, 0.0, 1000.0, 0.01]),
+        resources=st.sampled_from([{}, {"gpu": 1.0}, {"gpu": 2.0, "memory": 1.5}]),
+        shared=st.sampled_from([{}, {"memory": 4.0}, {"gpu": 2.0}]),
     )
-    def join_host(self, slots: int, wanted: list[int], left: float = 0.0) -> None:
+    def join_host(
+        self,
+        slots: int,
+        wanted: list[int],
+        left: float = 0.0,
+        resources: Mapping[str, float] = MappingProxyType({}),
+        shared: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         if len(self.hosts) < 3:
             host = self.next_host
             self.next_host += 1
@@ -390,7 +415,7 @@ class Machine(RuleBasedStateMachine):
             assert len(set(ids)) == slots
             self.hosts[host] = {number: EngineModel() for number in ids}
             self.known[host] = set()
-            facts = HostFacts(left=left)
+            facts = HostFacts(left=left, resources=dict(resources), shared=dict(shared))
             self.ends[host] = self.now + left if left else 0.0
             self.do(HostJoined(host, f"h{host}", 1, ids, self.now, f"t{host}", self.store, facts))
 
@@ -496,6 +521,10 @@ class Machine(RuleBasedStateMachine):
             self.draining.pop(number, None)
             self.do(EnginesGone([number], "stopped", self.now))
             assert number not in self.busy
+
+    @rule(number=ENGINES, put=st.sampled_from([{"os": "a"}, {"os": "b"}, {}]), gone=st.booleans())
+    def describe(self, number: int, put: dict[str, Simple], gone: bool) -> None:
+        self.do(EnginesDescribed([number], put, ["os"] if gone else [], self.now))
 
     # ------------------------------------------------------------------------ work
 
