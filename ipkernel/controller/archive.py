@@ -6,8 +6,7 @@ from collections import OrderedDict
 from collections.abc import Container, Iterator
 from typing import Final, NamedTuple
 
-from ipkernel.controller.history import Origin
-from ipkernel.controller.tasks import Payload, Task
+from ipkernel.controller.tasks import Origin, Payload, Task
 from ipkernel.wire.messages import Digest, Outcome, Submit, TaskId
 
 #: How many bytes of submissions are kept.
@@ -36,7 +35,7 @@ class Filed(NamedTuple):
     @property
     def origin(self) -> Origin:
         """What the history knows of younger ones."""
-        return self.submitted, self.message.kind, self.message.label, 0.0
+        return Origin(self.submitted, self.message.kind, self.message.label)
 
 
 class Archive:

@@ -9,7 +9,7 @@ from ipkernel.controller.events import FromHost
 from ipkernel.controller.registry import Host
 from ipkernel.controller.rejecting import reject
 from ipkernel.controller.slots import Engine
-from ipkernel.controller.tasks import ENDS, Payload, State
+from ipkernel.controller.tasks import ENDS, Origin, Payload, State
 from ipkernel.wire.messages import (
     Done,
     Draining,
@@ -124,7 +124,7 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
             item = (finished, payload)
             send(item)
             ended_append(item)
-            origins_append((task.submitted, submit.kind, label, now))
+            origins_append(Origin(task.submitted, submit.kind, label, now))
             if outcome:
                 core.file(task, outcome)
         else:

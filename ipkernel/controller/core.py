@@ -10,7 +10,7 @@ from msgspec import MsgspecError, Struct
 from ipkernel.controller.archive import Archive, Labels
 from ipkernel.controller.demands import Demand, Demands, impossible
 from ipkernel.controller.events import Item, Result
-from ipkernel.controller.history import History, Origin
+from ipkernel.controller.history import History
 from ipkernel.controller.instructions import (
     Commit,
     DropClient,
@@ -26,7 +26,7 @@ from ipkernel.controller.queues import Line, Lines
 from ipkernel.controller.registry import Host, Ids
 from ipkernel.controller.sessions import Retained, Session
 from ipkernel.controller.slots import READY, Engine, Ladder
-from ipkernel.controller.tasks import ENDS, QUEUED, Payload, State, Task
+from ipkernel.controller.tasks import ENDS, QUEUED, Origin, Payload, State, Task
 from ipkernel.wire.messages import (
     MAX_LIST,
     Cancelled,

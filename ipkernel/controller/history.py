@@ -9,16 +9,14 @@ from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from ipkernel.controller.events import Result
-from ipkernel.wire.messages import Finished, Kind, TaskId
+from ipkernel.controller.tasks import Origin
+from ipkernel.wire.messages import Finished, TaskId
 
 #: Ends of tasks that are remembered. A client names those that it knows of, so for dependencies it
 #: is about those whose news is on its way to the client, and about those of other sessions.
 MEMORY: Final = 1 << 14
 _message: Any = itemgetter(0)
 
-Origin: TypeAlias = tuple[float, Kind, str, float]
-"""When a task was submitted, what it was to do, its label, and when the controller learned that it
-has ended."""
 Past: TypeAlias = tuple[Finished, Origin | None]
 """How a task ended, and what is known of it besides."""
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from ipkernel.controller.core import Core
-from ipkernel.controller.history import Origin
-from ipkernel.controller.tasks import ENDS, State, Task
+from ipkernel.controller.tasks import ENDS, Origin, State, Task
 from ipkernel.wire.messages import Dependency, Finished, Outcome
 from ipkernel.wire.queries import MAX_ROWS, Every, Node, Search, Some, Test, check, check_keys
 
@@ -77,7 +76,7 @@ def find_row(core: Core, number: int) -> Row | None:
 def _submitted(row: Row) -> float | None:
     if row.task is not None:
         return row.task.submitted
-    return row.origin[0] if row.origin is not None else None
+    return row.origin.submitted if row.origin is not None else None
 
 
 def _started(row: Row) -> float | None:
@@ -88,8 +87,8 @@ def _started(row: Row) -> float | None:
 
 
 def _received(row: Row) -> float | None:
-    if row.origin is not None and row.origin[3]:
-        return row.origin[3]
+    if row.origin is not None and row.origin.ended:
+        return row.origin.ended
     return row.core.retained.since(row.id) if row.id in row.core.retained else None
 
 
@@ -133,13 +132,13 @@ def _status(row: Row) -> str | None:
 def _label(row: Row) -> str | None:
     if row.task is not None:
         return row.task.message.label or None
-    return (row.origin[2] or None) if row.origin is not None else None
+    return (row.origin.label or None) if row.origin is not None else None
 
 
 def _method(row: Row) -> str | None:
     if row.task is not None:
         return row.task.message.kind.name.lower()
-    return row.origin[1].name.lower() if row.origin is not None else None
+    return row.origin.kind.name.lower() if row.origin is not None else None
 
 
 def _attempts(row: Row) -> int:

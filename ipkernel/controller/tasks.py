@@ -82,6 +82,22 @@ class InvalidTransition(Exception):
     """A task was about to take a step that :data:`TRANSITIONS` does not have."""
 
 
+class Origin(Struct, frozen=True, gc=False, eq=False):
+    """What is remembered of a task that has ended, besides how it did.
+
+    Attributes:
+        submitted: When it came, seconds since the epoch.
+        kind: What it was to do.
+        label: The user's name for it.
+        ended: When the controller learned of its end; 0.0 if that is not known.
+    """
+
+    submitted: float
+    kind: Kind
+    label: str
+    ended: float = 0.0
+
+
 class Task(Struct, gc=False, eq=False):
     """One task that has not ended.
 
@@ -135,10 +151,13 @@ class Task(Struct, gc=False, eq=False):
             return message.size
         return message.size // len(message.targets)
 
-    def origin(self, ended: float) -> tuple[float, Kind, str, float]:
-        """Return what is remembered of it when it has ended, and when the end was told."""
-        message = self.message
-        return self.submitted, message.kind, message.label, ended
+    def origin(self, ended: float) -> Origin:
+        """Return what is remembered of it when it has ended.
+
+        Args:
+            ended: When the controller learned of that.
+        """
+        return Origin(self.submitted, self.message.kind, self.message.label, ended)
 
     def note(self, now: float, text: str) -> None:
         """Write an unusual step into its story."""

@@ -11,7 +11,7 @@ from ipkernel.controller.dependencies import Need
 from ipkernel.controller.events import Item, SessionHeld
 from ipkernel.controller.history import History
 from ipkernel.controller.instructions import DropClient
-from ipkernel.controller.tasks import State
+from ipkernel.controller.tasks import Origin, State
 from ipkernel.wire.messages import (
     Cancel,
     Dependency,
@@ -437,7 +437,7 @@ def test_the_history_knows_the_latest(sizes: list[int], limit: int, asks: bool) 
         for size in sizes:
             new = range(made, made + size)
             ended = [(Finished(t, Outcome.OK, 0, 0.0, 0.0, 0), b"") for t in new]
-            past.add(ended, [(t, Kind.APPLY, "", 0.0) for t in new], size)
+            past.add(ended, [Origin(t, Kind.APPLY, "") for t in new], size)
             made += size
             if asks:
                 past.find(0)
@@ -446,7 +446,7 @@ def test_the_history_knows_the_latest(sizes: list[int], limit: int, asks: bool) 
             latest = list(range(made - past.count, made))
             assert known[len(known) - len(latest) :] == latest  # it may know some more
             assert len(past._index) <= 2 * limit
-            assert all(past.past(t)[1][0] == t for t in known)
+            assert all(past.past(t)[1].submitted == t for t in known)
             assert list(past) == latest
     finally:
         history.MEMORY = before  # type: ignore[misc]
