@@ -19,6 +19,7 @@ from typing import Final, Self
 from OpenSSL import SSL
 
 from ipkernel.errors import ConnectError
+from ipkernel.objects.courtesy import STRIDE, give_way
 from ipkernel.objects.interfaces import Buffer
 from ipkernel.wire.security import PeerCertificate, TubTLS, certificate_of
 
@@ -139,11 +140,16 @@ class TlsStream:
         """
         view = memoryview(data)
         send, size, sent = self._connection.send, len(view), 0
+        stop = give_way() if size > STRIDE else None
+        stopped = 0
         since = time.monotonic()
         while sent < size:
             try:
-                sent += send(view[sent:])
+                sent += send(view[sent:])  # one record
                 since = time.monotonic()
+                if stop is not None and sent - stopped >= STRIDE:
+                    stopped = sent
+                    stop()
             except SSL.Error as error:
                 self._failed(error, since)
 
@@ -154,11 +160,16 @@ class TlsStream:
             StreamBroken: The connection is lost, or nothing comes.
         """
         receive, size, received = self._connection.recv_into, len(target), 0
+        stop = give_way() if size > STRIDE else None
+        stopped = 0
         since = time.monotonic()
         while received < size:
             try:
                 received += receive(target[received : received + _RECORD])
                 since = time.monotonic()
+                if stop is not None and received - stopped >= STRIDE:
+                    stopped = received
+                    stop()
             except SSL.Error as error:
                 self._failed(error, since)
 

@@ -15,7 +15,8 @@ import pytest
 from OpenSSL import SSL
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.objects import dataport, new_object_id, serving
+from ipkernel.objects import dataport, new_object_id, serving, tlsstream
+from ipkernel.objects.courtesy import STRIDE
 from ipkernel.objects.datawire import (
     Done,
     Get,
@@ -508,6 +509,35 @@ def streams() -> tuple[TlsStream, TlsStream]:
     client = TlsStream(near, TubTLS(Identity.create()), server=False, timeout=20).handshake()
     thread.join()
     return client, server
+
+
+@pytest.mark.parametrize("size", [1, STRIDE, STRIDE + 1, 3 * STRIDE, 5 * STRIDE + 7])
+@pytest.mark.parametrize("courteous", [True, False])
+def test_threads_with_many_bytes_stop_for_others(
+    monkeypatch: pytest.MonkeyPatch, size: int, courteous: bool
+) -> None:
+    stops: list[int] = []
+
+    def stop() -> None:
+        stops.append(threading.get_ident())
+
+    monkeypatch.setattr(tlsstream, "give_way", lambda: stop if courteous else None)
+    client, server = streams()
+    data, target = os.urandom(size), bytearray(size)
+    sender = threading.Thread(target=client.send, args=(data,))
+    sender.start()
+    try:
+        server.receive_into(memoryview(target))
+    finally:
+        sender.join()
+        client.close()
+        server.close()
+    assert target == data
+    if not courteous or size <= STRIDE:
+        assert stops == []
+    else:
+        assert stops.count(threading.get_ident()) == size // STRIDE  # the one that receives
+        assert len(stops) == 2 * (size // STRIDE)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such signals")
