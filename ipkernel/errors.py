@@ -14,6 +14,7 @@ import contextlib
 import signal as _signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -91,8 +92,18 @@ class NoEnginesRegistered(KernelError):
     """The request needs at least one engine, and there is none."""
 
 
-class TaskAborted(KernelError):
-    """The task was aborted, by ``abort()`` or because its client asked for it."""
+class TaskAborted(KernelError, CancelledError):
+    """The task was aborted, by ``abort()`` or ``cancel()``; the text says how.
+
+    It is a :class:`concurrent.futures.CancelledError` too.
+
+    Attributes:
+        fate: ``"dequeued"``, ``"interrupted"`` or ``"killed"``; empty if that is not known.
+    """
+
+    def __init__(self, *args: object, fate: str = "") -> None:
+        super().__init__(*args)
+        self.fate = fate
 
 
 class TaskRejectError(KernelError):

@@ -19,6 +19,7 @@ from ipkernel.errors import NoEnginesRegistered
 from ipkernel.wire.messages import Kind, Terms
 
 if TYPE_CHECKING:
+    from ipkernel.client.cancelling import Cancellation
     from ipkernel.client.client import Client
     from ipkernel.client.executor import ViewExecutor
     from ipkernel.client.remotefunction import ParallelFunction, RemoteFunction
@@ -401,11 +402,17 @@ class View:
         """Wait for tasks of this view; see ``Client.wait``."""
         return self.client.wait(list(self.outstanding) if jobs is None else jobs, timeout)
 
-    def abort(self, jobs: Any = None, targets: Any = None, block: bool | None = None) -> None:
-        """Abort tasks of this view that have not started; see ``Client.abort``."""
-        if jobs is None and targets is None:
+    def abort(
+        self,
+        jobs: Any = None,
+        targets: Any = None,
+        block: bool | None = None,
+        grace: float | None = None,
+    ) -> Cancellation:
+        """Abort tasks of this view; see ``Client.abort``."""
+        if jobs is None:
             jobs = list(self.outstanding)
-        self.client.abort(jobs, targets, self.block if block is None else block)
+        return self.client.abort(jobs, targets, block, grace)
 
     def get_result(
         self, indices_or_msg_ids: Any = None, block: bool | None = None, owner: bool = False

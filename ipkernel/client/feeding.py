@@ -134,7 +134,7 @@ class _Feed:
 
     def _done(self, result: AsyncResult) -> None:
         """The user's result is done; the task may go on if that is because it was given up."""
-        if not (self._opened and result.cancelled()):
+        if not (self._opened and result.dropped):
             self._over()
 
     def opened(self, attempt: Attempt) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.client.waiting import wait_until
@@ -127,10 +128,15 @@ class LightFuture(Future[Any]):
         """Return whether there is an outcome: result, exception or cancellation."""
         return self._state is not PENDING
 
-    def cancelled(self) -> bool:
-        """Return whether :meth:`cancel` has given it up."""
+    @property
+    def dropped(self) -> bool:
+        """Whether :meth:`cancel` has given it up before it was done."""
         state = self._state
         return state is CANCELLED_AND_NOTIFIED or state is CANCELLED
+
+    def cancelled(self) -> bool:
+        """Return whether :meth:`cancel` has given it up."""
+        return self.dropped
 
     def running(self) -> bool:
         """Return False: a client does not follow where its tasks are; see ``Client.explain``."""
@@ -145,10 +151,29 @@ class LightFuture(Future[Any]):
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
-            asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:  # no asyncio here: a Twisted program
             return self.as_deferred().__await__()
-        return asyncio.wrap_future(self).__await__()
+        return self._in_loop(loop).__await__()
+
+    def _in_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+        """Return a future of asyncio with the same outcome; cancelling that does not cancel this."""
+        outcome = loop.create_future()
+
+        def settle() -> None:
+            if outcome.done():
+                return
+            try:
+                outcome.set_result(self.result(0))
+            except BaseException as failure:  # noqa: BLE001 - a cancellation is no Exception
+                outcome.set_exception(failure)
+
+        def settle_there(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(settle)
+
+        self.add_done_callback(settle_there)
+        return outcome
 
     def as_deferred(self) -> Deferred[Any]:
         """Return a Twisted Deferred that fires, in the reactor's thread, with the outcome.

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ipkernel.client.result import AsyncResult
 
 
+#: Seconds that engines have to say how they took an interrupt.
+REACTION = 5.0
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _COMMON = [
@@ -150,6 +153,7 @@ class ParallelMagics:
             how = "Parallel" if block else "Async parallel"
             print(f"{how} execution on engine(s): {view.targets}")
         result = view.execute(code, silent=False, block=False)
+        result._offers = not block  # Ctrl-C interrupts the engines
         self.last = result
         name = getattr(options, "save_name", None)
         if name:
@@ -173,8 +177,14 @@ class ParallelMagics:
             except KeyboardInterrupt:
                 print(f"Received keyboard interrupt: sending {sig} to the engines")
                 view.client.send_signal(sig, view._engines())
-                # Give them a moment to say how they took it; a second Ctrl-C ends this, too.
-                if not result.wait(5):
+                # Give them a moment to say how they took it; a second Ctrl-C means it.
+                try:
+                    over = result.wait(REACTION)
+                except KeyboardInterrupt:
+                    print(f"cancelled: {result.abort()}")
+                    raise
+                if not over:
+                    print("the engines go on; a second Ctrl-C cancels what they do")
                     raise
 
     @_options(_OUTPUT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.client.partition import items_of
@@ -40,7 +39,7 @@ class AsyncMapResult(AsyncResult):
         fname: str = "map",
         *,
         return_exceptions: bool = False,
-        owner: object = None,
+        owner: Any = None,
     ) -> None:
         super().__init__(session, False, fname, return_exceptions=return_exceptions, owner=owner)
         self._dist = dist
@@ -79,13 +78,13 @@ class AsyncMapResult(AsyncResult):
             yield self._records[0]
             return
         for index in range(self._total or 0):
-            with self._condition:
+            with self._interruptible(), self._condition:
                 wait_until(
                     self._condition,
-                    lambda: len(self._order or ()) > index or self.cancelled(),  # noqa: B023
+                    lambda: len(self._order or ()) > index or self.dropped,  # noqa: B023
                 )
-            if self.cancelled():
-                raise CancelledError
+            if self.dropped:
+                raise self._given_up(0)
             yield (self._order or [])[index]
 
     def __getitem__(self, key: int | slice | str) -> Any:

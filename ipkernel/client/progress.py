@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
@@ -184,7 +185,7 @@ def wait_interactive(
     records = result._records
     bar = make_bar(len(records), "tasks", result._fname, widget)
     shown = 0
-    try:
+    with result._interruptible(), closing(bar):
         while True:
             left = interval if deadline is None else min(interval, deadline - time.monotonic())
             over = result.wait(max(0.0, left))
@@ -195,5 +196,3 @@ def wait_interactive(
             failed = return_when == FIRST_EXCEPTION and result._failures
             if over or first or failed or (deadline and time.monotonic() >= deadline):
                 return
-    finally:
-        bar.close()

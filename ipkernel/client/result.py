@@ -7,19 +7,25 @@ being when somebody asks for them, and what arrives is unpickled in the thread t
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures._base import FINISHED
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ipkernel import errors
 from ipkernel.client import metadata as meta
 from ipkernel.client import timing
+from ipkernel.client.cancelling import WORDS, Aborts, Cancellation
 from ipkernel.client.future import LightFuture
+from ipkernel.client.interrupting import interruptible
 from ipkernel.client.progress import wait_showing
 from ipkernel.client.task import VALUE, TaskRecord
-from ipkernel.client.waiting import wait_until
+from ipkernel.client.waiting import reactor_threads, seconds, wait_until
+from ipkernel.errors import TaskAborted
+from ipkernel.wire.messages import Fate
 
 if TYPE_CHECKING:
     import datetime
@@ -31,13 +37,17 @@ if TYPE_CHECKING:
     from ipkernel.objects.transfer import Transfer
 
 _KEYS = frozenset(meta.KEYS)
+#: Seconds for which whoever asks for a cancelled result waits for what became of it.
+PATIENCE: Final = 5.0
 
 
 class Submitter(Protocol):
     """What a result needs of the session that its tasks belong to."""
 
+    aborts: Aborts
+
     def cancel(self, tasks: Sequence[int]) -> None:
-        """Ask the controller to abort tasks that have not started."""
+        """Have tasks aborted of which nobody wants to know any more."""
 
     def watch(self, records: Iterable[TaskRecord], result: AsyncResult) -> None:
         """Add tasks, some of them perhaps done, to a result, and close it."""
@@ -75,7 +85,10 @@ class AsyncResult(LightFuture):
     #: Objects of its tasks that this client itself keeps until a host asks for them.
     _outgoing: list[Outgoing] | None = None
     _convert: Callable[[TaskRecord, Any], Any] | None = None
+    _cancellation: Cancellation | None = None
     _return_exceptions = False
+    #: Whether Ctrl-C while it is waited for leads to what the client is set to.
+    _offers = True
 
     def __init__(
         self,
@@ -84,7 +97,7 @@ class AsyncResult(LightFuture):
         fname: str = "apply",
         *,
         return_exceptions: bool = False,
-        owner: object = None,
+        owner: Any = None,
     ) -> None:
         self._session = session
         self._single = single
@@ -127,7 +140,7 @@ class AsyncResult(LightFuture):
         """
         if not self.done():
             raise ValueError("the result is not ready")
-        return not self.cancelled() and all(record.succeeded for record in self._records)
+        return not self.dropped and all(record.succeeded for record in self._records)
 
     def ok(self) -> bool:
         """Return whether it is ready and successful; never raises."""
@@ -161,10 +174,17 @@ class AsyncResult(LightFuture):
     def _await_done(self, timeout: float | None) -> bool:
         """Wait until it is done, showing what is transferred if that takes long."""
         objects = self._session.objects
-        if self.done() or not objects.active or not objects.mover.visible:
-            return super()._await_done(timeout)
-        with self._condition:
-            return wait_showing(self._condition, self.done, timeout, self._transfers, True)
+        if self.done():
+            return True
+        with self._interruptible():
+            if not objects.active or not objects.mover.visible:
+                return super()._await_done(timeout)
+            with self._condition:
+                return wait_showing(self._condition, self.done, timeout, self._transfers, True)
+
+    def _interruptible(self) -> AbstractContextManager[None]:
+        """Return a context in which Ctrl-C leads to what the client is set to."""
+        return interruptible(self._client if self._offers else None, [self])
 
     def _when_readable(self, call: Callable[[], object]) -> None:
         if not any(record.is_stored for record in self._records):
@@ -202,7 +222,7 @@ class AsyncResult(LightFuture):
         def ready() -> bool:
             return self.done() or bool(self._order if first else self._failures)
 
-        with self._condition:
+        with self._interruptible(), self._condition:
             return wait_until(self._condition, ready, timeout)
 
     def get(
@@ -227,9 +247,9 @@ class AsyncResult(LightFuture):
             RemoteError: The task of a single result raised an exception; also an instance of its type.
             CompositeError: One or more of several tasks raised exceptions.
             EngineError: The engine was lost while it ran the task.
-            TaskAborted: The task was aborted.
+            TaskAborted: The task was aborted, or :meth:`cancel` was called; also a
+                :class:`concurrent.futures.CancelledError`.
             ControllerLost: The connection to the controller was lost.
-            concurrent.futures.CancelledError: :meth:`cancel` was called.
         """
         if return_when == FIRST_COMPLETED:
             raise ValueError("get() returns all results; use wait(return_when=FIRST_COMPLETED)")
@@ -241,8 +261,8 @@ class AsyncResult(LightFuture):
         else:
             early = return_when == FIRST_EXCEPTION and not return_exceptions
             self._wait_or_raise(FIRST_EXCEPTION if early else ALL_COMPLETED, timeout)
-            if self.cancelled():
-                raise CancelledError
+            if self.dropped:
+                raise self._given_up(timeout)
             if not self.done():
                 self._raise_failures(self._order or ())
         if self._single:
@@ -297,13 +317,13 @@ class AsyncResult(LightFuture):
 
         Raises:
             TimeoutError: The result is not there in time.
-            concurrent.futures.CancelledError: :meth:`cancel` was called.
+            TaskAborted: :meth:`cancel` was called; also a :class:`concurrent.futures.CancelledError`.
         """
         self._wait_or_raise(ALL_COMPLETED, timeout)
+        if self.dropped:
+            raise self._given_up(timeout)
         try:
             self.get(0)
-        except CancelledError:
-            raise
         except BaseException as failure:  # noqa: BLE001 - it is what was asked for
             return failure
         return None
@@ -333,21 +353,75 @@ class AsyncResult(LightFuture):
 
     # ------------------------------------------------- control
 
-    def abort(self) -> None:
-        """Abort the tasks that have not started; they end with TaskAborted."""
-        self._session.cancel([r.id for r in self._records if r.cell is None])
+    def abort(self, grace: float | None = None, block: bool = True) -> Cancellation:
+        """Abort the tasks that have not ended; they end with TaskAborted.
 
-    def cancel(self) -> bool:
-        """Give the result up, and abort what has not started; what runs is not stopped.
+        One that runs is interrupted (KeyboardInterrupt). If it has not ended ``grace`` seconds
+        later, its engine is killed and started again.
+
+        Args:
+            grace: Seconds; None for ``Client.grace``.
+            block: Wait until it is known what became of each.
 
         Returns:
-            False if it is done already.
+            What became of each task, by its id.
+
+        Raises:
+            ControllerLost: The connection to the controller is gone.
+            ValueError: ``grace`` makes no sense.
+        """
+        answer = self._cancellation = self._session.aborts.request(self.msg_ids, grace)
+        if block:
+            answer.wait()
+        return answer
+
+    def cancel(self) -> bool:
+        """Give the result up, and abort its tasks as :meth:`abort` does, without waiting for it.
+
+        Who waits for the result gets TaskAborted, which is a
+        :class:`concurrent.futures.CancelledError`; :attr:`fates` tells what became of each task.
+
+        Returns:
+            False if it has ended already.
         """
         if self.done():
             return self.cancelled()
         dropped = self._drop()
-        self.abort()
+        self.abort(block=False)
         return dropped
+
+    def cancelled(self) -> bool:
+        """Return whether :meth:`cancel` has given it up, or its only task was aborted."""
+        if self._state is not FINISHED:
+            return self.dropped
+        return self._single and self._records[0].aborted
+
+    @property
+    def fates(self) -> dict[int, str]:
+        """What became of the tasks that were to be aborted, by their ids, as far as it is known.
+
+        The words are those of :class:`~ipkernel.client.cancelling.Cancellation`.
+        """
+        told: Mapping[int, str] = self._cancellation or {}
+        found: dict[int, str] = {}
+        for record in self._records:
+            if record.aborted:
+                found[record.id] = WORDS[record.fate or Fate.UNKNOWN]
+            elif record.id in told:
+                found[record.id] = told[record.id]
+        return found
+
+    def _given_up(self, timeout: float | None) -> TaskAborted:
+        """Return what a result raises that was cancelled, with what became of its tasks."""
+        answer = self._cancellation
+        if answer is None:
+            return TaskAborted("the result was cancelled")
+        limit = seconds(timeout)
+        if threading.get_ident() not in reactor_threads:
+            with suppress(errors.KernelError):  # it was cancelled in any case
+                answer.wait(PATIENCE if limit is None else min(limit, PATIENCE))
+        known = next(iter(answer.values()), "") if len(answer) == 1 else ""
+        return TaskAborted(f"the result of {self._fname!r} was cancelled: {answer}", fate=known)
 
     @property
     def sent(self) -> bool:
@@ -428,11 +502,11 @@ class AsyncResult(LightFuture):
             yield self._value(record, self._return_exceptions)
 
     def _await_record(self, record: TaskRecord) -> None:
-        if record.cell is None and not self.cancelled():
-            with self._condition:
-                wait_until(self._condition, lambda: record.cell is not None or self.cancelled())
+        if record.cell is None and not self.dropped:
+            with self._interruptible(), self._condition:
+                wait_until(self._condition, lambda: record.cell is not None or self.dropped)
         if record.cell is None:
-            raise CancelledError
+            raise self._given_up(0)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
@@ -485,7 +559,7 @@ class AsyncResult(LightFuture):
         return sorted({*super().__dir__(), *_KEYS})
 
     def __repr__(self) -> str:
-        if self.cancelled():
+        if self.dropped:
             state = "cancelled"
         elif not self.done():
             state = f"pending, {self.progress} of {len(self._records)} done"

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from ipkernel import errors
 from ipkernel.client import forking
+from ipkernel.client.cancelling import Aborts
 from ipkernel.client.engines import Engines
 from ipkernel.client.submission import Submission
 from ipkernel.client.task import Payload, TaskRecord
 from ipkernel.wire.messages import (
+    Cancelled,
     Closing,
     EngineJoined,
     EngineLeft,
@@ -46,6 +48,9 @@ class Session(Submission):
         wake: Has the reactor's thread empty the queue soon; callable from any thread.
         engines: The engines, as far as they are known.
         connector: Makes connections to the stores of hosts.
+
+    Attributes:
+        aborts: Requests to abort tasks, and their answers.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Session(Submission):
         #: Guards the moment in which a task ends against those who want to be told of it.
         self._ending = threading.RLock()
         self._recent: dict[int, weakref.ref[TaskRecord]] = {}
+        self.aborts = Aborts(self)
         forking.add(self)
 
     # ------------------------------------------------- what the reactor's thread calls
@@ -137,6 +143,8 @@ class Session(Submission):
             self.engines.joined(message)
         elif type(message) is EngineLeft:
             self.engines.left(message)
+        elif type(message) is Cancelled:
+            self.aborts.received(message)
         elif type(message) is Closing:
             self.engines.closing = message.reason
         else:
@@ -154,6 +162,7 @@ class Session(Submission):
         if self._failure is None:
             self._failure = failure
         self._fail_pending()
+        self.aborts.lost(failure)
         self.objects.lost(failure)
         with self._taken:
             self._taken.notify_all()
@@ -231,7 +240,7 @@ class Session(Submission):
                     wanted.append(task)
                 records.append(record)
         self.watch(records, result)
-        self._send_lists(Fetch, wanted)
+        self.send_lists(Fetch, wanted)
         if self._failure is not None:
             self._fail_pending()
 
@@ -242,6 +251,7 @@ class Session(Submission):
         self._taken = threading.Condition()
         self.engines.changed = threading.Condition(threading.RLock())
         self.objects.forked()
+        self.aborts = Aborts(self)
         self._failure = failure
         for record in list(self.pending.values()):
             record.fail(failure())

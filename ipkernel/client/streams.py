@@ -88,7 +88,7 @@ class _Coming:
 
     def _done(self, result: AsyncResult) -> None:
         """The user's result is done; the task may go on if that is because it was given up."""
-        if result.cancelled():
+        if result.dropped:
             self.drop_soon()
         else:
             self.over()

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ipkernel.client.cancelling import GENTLE, milliseconds
 from ipkernel.client.engines import Engines
 from ipkernel.client.objects import Objects
 from ipkernel.client.outbox import Outgoing
@@ -419,12 +420,23 @@ class Submission:
                 self._wake()
                 raise
 
-    def cancel(self, tasks: Sequence[int]) -> None:
-        """Ask the controller to abort tasks that have not started."""
-        self.objects.fetcher.cancel(tasks)
-        self._send_lists(Cancel, tasks)
+    def cancel(self, tasks: Sequence[int], grace: float = GENTLE) -> None:
+        """Have tasks aborted of which nobody wants to know any more.
 
-    def _send_lists(self, kind: Callable[[list[int]], Message], tasks: Sequence[int]) -> None:
+        Args:
+            tasks: Which.
+            grace: Seconds that each has to end after an interrupt; then its engine is killed.
+        """
+        self.objects.fetcher.cancel(tasks)
+        limit = milliseconds(grace)
+        self.send_lists(lambda some: Cancel(some, grace=limit), tasks)
+
+    def has_submitted(self, task: int) -> bool:
+        """Return whether a task is one of this session, ended or not."""
+        return self._first < task < self._next
+
+    def send_lists(self, kind: Callable[[list[int]], Message], tasks: Sequence[int]) -> None:
+        """Send a message about tasks, as several where one cannot name so many."""
         if not tasks or self._failure is not None:
             return
         for start in range(0, len(tasks), MAX_LIST):

@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel import errors
+from ipkernel.client.cancelling import FATES, WORDS
 from ipkernel.client.stored import Stored
 from ipkernel.objects.ref import ObjectRef
 from ipkernel.serialize.payload import loads
-from ipkernel.wire.messages import Finished, Kind, Outcome, Reason, Stream, decode_reason
+from ipkernel.wire.messages import Fate, Finished, Kind, Outcome, Reason, Stream, decode_reason
 
 if TYPE_CHECKING:
     from ipkernel.client.result import AsyncResult
@@ -185,6 +186,25 @@ class TaskRecord:
         cell = self.cell
         return cell is not None and (cell[0] == Outcome.OK or cell[0] == VALUE)
 
+    @property
+    def fate(self) -> Fate | None:
+        """What became of it as a task that is to be aborted; None while it is pending."""
+        cell = self.cell
+        if cell is None:
+            return None
+        if cell[0] == Outcome.ABORTED:
+            self.load()
+            cell = self.cell or cell
+        fate = getattr(cell[1], "fate", None) if cell[0] == FAILURE else None
+        return FATES.get(fate or "", Fate.ENDED)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether it has ended because it was aborted."""
+        return self.cell is not None and (
+            self.cell[0] == Outcome.ABORTED or isinstance(self.cell[1], errors.TaskAborted)
+        )
+
     def load(self) -> tuple[bool, Any]:
         """Decode the result, once.
 
@@ -268,7 +288,8 @@ def failure_of(reason: Reason, target: int = -1) -> errors.KernelError:
     if reason.kind == "timeout":
         return errors.TaskTimeout(reason.text or "the task ran for longer than its timeout")
     if reason.kind == "aborted":
-        return errors.TaskAborted(reason.text or "the task was aborted")
+        fate = WORDS[reason.fate] if reason.fate is not None else ""
+        return errors.TaskAborted(reason.text or "the task was aborted", fate=fate)
     return errors.KernelError(reason.text or f"the task could not be run ({reason.kind})")
 
 

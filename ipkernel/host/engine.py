@@ -25,6 +25,8 @@ __all__ = ["Engine"]
 
 #: The longest Output message, in bytes.
 PIECE: Final = 1 << 16
+#: The number of a task that never comes.
+NOBODY: Final = (1 << 64) - 1
 
 Forward = Callable[[Output, bytes], None]
 
@@ -200,14 +202,14 @@ class Engine:
         return self.progress[0] if self.progress is not None else None
 
     def aim(self) -> bool:
-        """Say that the next interrupt is for the first task in flight, or for none if that is over.
+        """Say that the next interrupt is for the first task in flight, or for none if there is none.
 
         Returns:
             False when that cannot be said.
         """
         if self.progress is None:
             return False
-        self.progress[1] = self.lane.finished + 1
+        self.progress[1] = self.lane.finished + 1 if self.lane.flight else NOBODY
         return True
 
     def aim_at_any(self) -> None:

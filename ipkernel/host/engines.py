@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from ipkernel.host.engine import Engine
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
-from ipkernel.host.limits import Limits
+from ipkernel.host.limits import SETTLE, Limits
 from ipkernel.host.needs import NoObjects, Objects
 from ipkernel.host.output import LOG_BOUNDS, LogBounds
 from ipkernel.host.processes import GROUP_SIGNALS, Exit
@@ -534,7 +534,8 @@ class Engines:
         """
         chosen = [engine for engine in self._chosen(ids) if engine.pid]
         for engine in chosen:
-            engine.aim_at_any()
+            if number == signal.SIGINT and engine.aim():  # it may take a moment
+                self._later(SETTLE, self._signal_settled, engine, engine.epoch)
             self._signal(engine, number, number in GROUP_SIGNALS)
         return [engine.id for engine in chosen]
 
@@ -546,6 +547,10 @@ class Engines:
         alone = len(engine.lane.flight) == 1
         if engine.aim() or alone:
             self._signal(engine, int(signal.SIGINT), alone)
+
+    def _signal_settled(self, engine: Engine, epoch: int) -> None:
+        if engine.epoch == epoch and engine.limit is None:
+            engine.aim_at_any()
 
     def _resume(self, engine: Engine) -> None:
         self._traffic.feed(engine)

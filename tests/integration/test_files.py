@@ -271,7 +271,7 @@ def test_giving_it_up(any_rc, way, large, here, there, gate):
     assert result.cancel()
     gate.set()
     wait_for(lambda: not any_rc.outstanding, what="the engine goes on")
-    assert os.listdir(there) == os.listdir(here) == []
+    wait_for(lambda: os.listdir(there) == os.listdir(here) == [], what="something is left")
     assert any_rc[0].apply_sync(abs, -1) == 1
 
 

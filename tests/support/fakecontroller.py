@@ -31,8 +31,10 @@ from ipkernel.serialize.functions import FunctionStore, load_call
 from ipkernel.serialize.payload import dumps_bytes, join, loads
 from ipkernel.wire.messages import (
     Cancel,
+    Cancelled,
     EngineJoined,
     EngineLeft,
+    Fate,
     Fetch,
     Finished,
     Free,
@@ -131,6 +133,7 @@ class FakeController:
 
     Attributes:
         held: While it is true, tasks wait for :meth:`release`.
+        fate: What becomes of tasks that are aborted.
         messages: Everything that the client has sent, without payloads.
         signals: (name, engines) of each signal.
         connector: Leads to the store of host 1.
@@ -146,6 +149,7 @@ class FakeController:
         self.session = Session(session, self.pump, Engines(infos), self.connector)
         self.session.received([(self.connector.access(HOST, "h"), b"")])
         self.held = False
+        self.fate = Fate.DEQUEUED
         self.queue: deque[tuple[Submit, int, int, bytes]] = deque()
         self.messages: list[Any] = []
         self.signals: list[tuple[str, list[int]]] = []
@@ -210,11 +214,7 @@ class FakeController:
             for index, target in enumerate(targets):
                 self.queue.append((message, message.task + index, target, data))
         elif isinstance(message, Cancel):
-            for item in [item for item in self.queue if item[1] in message.tasks]:
-                self.queue.remove(item)
-                self.drop(item[0].needs)
-                reason = Reason("aborted", "the task was aborted")
-                self.finish(item[1], Outcome.ABORTED, -1, encode_reason(reason))
+            self.cancel(message)
         elif isinstance(message, Fetch):
             for task in message.tasks:
                 if task in self.kept:
@@ -235,6 +235,19 @@ class FakeController:
             have = message.object in self.host_store.objects and message.failed != HOST
             problem = "" if have else f"host h has lost it: {message.problem}"
             answer = Source(message.object, 1, HOST if have else 0, problem)
+            self.session.received([(answer, b"")])
+
+    def cancel(self, message: Cancel) -> None:
+        """Abort what waits, and say so of each task; the others are unknown."""
+        fates = dict.fromkeys(message.tasks, Fate.UNKNOWN)
+        for item in [item for item in self.queue if item[1] in fates]:
+            self.queue.remove(item)
+            self.drop(item[0].needs)
+            fate = fates[item[1]] = self.fate
+            reason = Reason("aborted", "the task was aborted", fate=fate)
+            self.finish(item[1], Outcome.ABORTED, -1, encode_reason(reason))
+        if message.serial:
+            answer = Cancelled(message.serial, list(fates), list(fates.values()))
             self.session.received([(answer, b"")])
 
     @property

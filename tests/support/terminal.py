@@ -13,12 +13,13 @@ COMMAND = [sys.executable, "-m", "ipkernel.cli.ipcluster"]
 
 
 class Terminal:
-    """ipcluster in a terminal of its own."""
+    """ipcluster, or another command, in a terminal of its own."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, command=COMMAND, env=None):
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
+            env=env,
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -106,17 +106,51 @@ def test_awaitable_in_any_loop(fake, lv):
     assert asyncio.run(main()) == (-1, -1)
 
 
-def test_cancelling_an_await_cancels_the_result(fake, lv):
+def test_who_stops_waiting_in_a_loop_cancels_nothing(fake, lv):
     fake.held = True
 
     async def main():
         result = lv.apply_async(operator.neg, 1)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(result, 0.01)
+        assert not result.done()
+        fake.release()
+        return await result
+
+    assert asyncio.run(main()) == -1
+    assert not any(isinstance(m, Cancel) for m in fake.messages)
+
+
+def test_the_loops_own_future_of_a_result_cancels_it(fake, rc, lv):
+    """As with any executor: asyncio calls cancel() of what it has wrapped."""
+    fake.held = True
+
+    async def main():
+        result = lv.apply_async(operator.neg, 1)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(result), 0.01)
+        loop = asyncio.get_running_loop()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.run_in_executor(rc.executor(), operator.neg, 2), 0.01)
         return result
 
-    result = asyncio.run(main())
-    assert result.cancelled()
+    assert asyncio.run(main()).cancelled()
+    assert sum(isinstance(m, Cancel) for m in fake.messages) == 2
+
+
+def test_awaiting_what_was_aborted_raises_why(fake, lv):
+    fake.held = True
+
+    async def main():
+        result, other = lv.apply_async(operator.neg, 1), lv.apply_async(operator.neg, 2)
+        threading.Timer(0.02, result.abort).start()
+        with pytest.raises(errors.TaskAborted, match="the task was aborted"):
+            await result
+        threading.Timer(0.02, other.cancel).start()
+        with pytest.raises(errors.TaskAborted, match="was cancelled: 1 "):
+            await other
+
+    asyncio.run(main())
 
 
 def test_cancel_gives_up_and_aborts(fake, lv):
