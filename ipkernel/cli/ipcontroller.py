@@ -19,6 +19,7 @@ from ipkernel.cli.process import (
     stop_logging,
 )
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
+from ipkernel.cluster.options import SCHEMES
 from ipkernel.errors import ConnectError, IPythonError
 from ipkernel.host.options import add_log_options, add_restarts_option
 
@@ -59,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
         default="process",
         help="what the journal outlives: the end of the process, a loss of power too, or nothing "
         "(default: process)",
+    )
+    p.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default=SCHEMES[0],
+        help="which engine gets the next load-balanced task (default: leastload)",
     )
     p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
     p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
@@ -177,6 +184,7 @@ class _Run:
     async def _begin(self) -> None:
         from ipkernel.controller.doors import monitor_methods
         from ipkernel.controller.nearby import NearDoor
+        from ipkernel.controller.scheduler import Scheduler
         from ipkernel.controller.service import Controller
         from ipkernel.controller.state import Kept
         from ipkernel.wire.furl import hints, write_furl
@@ -191,6 +199,7 @@ class _Run:
             tub,
             cluster=options.cluster,
             journal=self._open_journal(),
+            scheduler=Scheduler(scheme=options.scheme),
             on_shutdown=self._end,
             restarts=options.restarts,
         )

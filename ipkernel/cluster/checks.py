@@ -192,6 +192,13 @@ def _amount(value: Any) -> float:
     return float(value)
 
 
+def _scheme(value: Any) -> str:
+    name = _text(value).strip().lower()
+    if name not in options.SCHEMES:
+        raise ValueError
+    return name
+
+
 def _level(value: Any) -> str:
     return options.check_level(_number(value))
 
@@ -260,6 +267,7 @@ KINDS: Final[dict[str, Kind]] = {
     "port": Kind(_port, "a port: a whole number from 0 to 65535"),
     "seconds": Kind(_seconds, "a number of seconds above 0"),
     "amount": Kind(_amount, "an amount: a number above 0"),
+    "scheme": Kind(_scheme, "leastload, lru, plainrandom, twobin or weighted"),
     "level": Kind(_level, "debug, info, warning, error or critical"),
     "bytes": Kind(parse_size, "a size: a number of bytes, 512M or 4GB"),
     "cores": Kind(_cores, "none, auto, or numbers of cores such as '0-3;4-7'"),

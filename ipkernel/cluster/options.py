@@ -21,6 +21,8 @@ IGNORED: Final = (
     "parent",
     "send_engines_connection_env",
 )
+#: Which engine may get the next load-balanced task; see :mod:`ipkernel.controller.schemes`.
+SCHEMES: Final = ("leastload", "lru", "plainrandom", "twobin", "weighted")
 _LEVELS: Final = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 MAX_ENGINES: Final = 4096
 

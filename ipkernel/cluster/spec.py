@@ -133,6 +133,20 @@ ENVIRONMENT: Final = Section(
     {MANY: Option("text", None, "any variable")},
 )
 
+CONTROLLER: Final = Section(
+    "The controller: how it shares out what there is to do.",
+    {
+        "scheme": Option(
+            "scheme",
+            "leastload",
+            "Which of the engines with room gets the next load-balanced task: leastload, the one "
+            "that holds least; lru, the one that was given something longest ago; plainrandom, "
+            "any; twobin, the less loaded of any two; weighted, likewise, but loaded engines are "
+            "chosen more rarely.",
+        ),
+    },
+)
+
 SLOTS: Final = Section(
     "What each engine has: its place, its limits, its cores.",
     {
@@ -178,6 +192,7 @@ SLOTS: Final = Section(
 CORE: Final[Mapping[str, Section]] = {
     "cluster": CLUSTER,
     "environment": ENVIRONMENT,
+    "controller": CONTROLLER,
     "slots": SLOTS,
 }
 

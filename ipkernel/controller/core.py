@@ -96,7 +96,7 @@ class Core:
         now: Time of the latest event.
     """
 
-    def __init__(self, task: type[Task], retained: Retained) -> None:
+    def __init__(self, task: type[Task], retained: Retained, ladder: Ladder) -> None:
         self.new_task = task
         self.tasks: dict[int, Task] = {}
         self.sessions: dict[int, Session] = {}
@@ -105,7 +105,7 @@ class Core:
         self.ids = Ids()
         self.lines = Lines()
         self.demands = Demands()
-        self.ladder = Ladder()
+        self.ladder = ladder
         self.pending: dict[Engine, None] = {}
         self.deep: dict[Engine, None] = {}
         self.draining: dict[Engine, None] = {}

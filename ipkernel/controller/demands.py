@@ -158,16 +158,14 @@ def candidates(core: Core, choice: Sequence[int], demand: Demand | None) -> Iter
 
 
 def best_of(core: Core, line: Line) -> tuple[Engine, int] | None:
-    """Return the least loaded engine with room for the tasks of a line, and how many have some."""
-    best: Engine | None = None
-    count = 0
+    """Return the first engine with room for the tasks of a line, and how many have some."""
     demand = line.demand
-    for engine in candidates(core, line.choice, demand):
-        if engine.rung >= 0 and (demand is None or demand.room(engine, 1)):
-            count += 1
-            if best is None or engine.rung < best.rung:
-                best = engine
-    return (best, count) if best is not None else None
+    found = [
+        engine
+        for engine in candidates(core, line.choice, demand)
+        if engine.rung >= 0 and (demand is None or demand.room(engine, 1))
+    ]
+    return (core.ladder.pick(found), len(found)) if found else None
 
 
 def others_could(core: Core, task: Task, engine: Engine) -> bool:

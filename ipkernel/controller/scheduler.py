@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from ipkernel.controller import again, away, clients, dependencies, draining, losses, returning
@@ -38,6 +39,7 @@ from ipkernel.controller.objects import Directory
 from ipkernel.controller.querying import Searching
 from ipkernel.controller.recall import relieve
 from ipkernel.controller.registry import Host
+from ipkernel.controller.schemes import SCHEMES, make_ladder
 from ipkernel.controller.sessions import Retained, Session
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.submission import from_client
@@ -78,14 +80,27 @@ class Scheduler:
     Args:
         checked: Whether every step of every task is checked, for tests.
         retained: Where results wait whose client has gone.
+        scheme: Which engine gets the next task; one of :data:`~ipkernel.controller.schemes.SCHEMES`.
+        random: Where chance comes from, for the schemes that use it.
+
+    Raises:
+        ValueError: There is no such scheme.
 
     Attributes:
         handled: How many events the latest call of :meth:`handle` has dealt with.
     """
 
-    def __init__(self, *, checked: bool = False, retained: Retained | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        checked: bool = False,
+        retained: Retained | None = None,
+        scheme: str = SCHEMES[0],
+        random: Random | None = None,
+    ) -> None:
         task: type[Task] = CheckedTask if checked else Task
-        self._core = Core(task, Retained() if retained is None else retained)
+        ladder = make_ladder(scheme, random)
+        self._core = Core(task, Retained() if retained is None else retained, ladder)
         self.handled = 0
 
     def handle(self, *events: Event) -> list[Instruction]:

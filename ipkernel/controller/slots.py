@@ -8,6 +8,7 @@ to an engine only when it can begin them.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ipkernel.controller.tasks import Task
@@ -179,6 +180,10 @@ class Engine:
         self.vitals = None
 
 
+def _rung(engine: Engine) -> int:
+    return engine.rung
+
+
 class Ladder:
     """The engines with room for load-balanced tasks, by how many tasks they hold.
 
@@ -228,6 +233,10 @@ class Ladder:
             lowest += 1
         self._lowest = lowest
         return next(iter(rungs[lowest]))
+
+    def pick(self, engines: Sequence[Engine]) -> Engine:
+        """Return which of some engines with room is first."""
+        return min(engines, key=_rung)
 
     def step(self) -> int:
         """Return by how many tasks the least loaded engine is behind the next one, at least 1.

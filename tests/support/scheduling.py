@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from ipkernel.controller.events import (
     Event,
     FromClient,
@@ -59,8 +61,10 @@ class Cluster:
         *,
         checked: bool = True,
         retained: Retained | None = None,
+        scheme: str = "leastload",
+        random: Random | None = None,
     ) -> None:
-        self.scheduler = Scheduler(checked=checked, retained=retained)
+        self.scheduler = Scheduler(checked=checked, retained=retained, scheme=scheme, random=random)
         self.now = 1_000_000.0
         self.last: list[Instruction] = []
         self.assigned: list[Assign] = []

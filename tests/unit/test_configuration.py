@@ -407,6 +407,7 @@ def test_settings():
         "slots.memory=2GB",
         "slots.environment.GPU={slot}",
         "slots.resources.gpu=1",
+        "controller.scheme=LRU",
         "slots.host_resources.memory=2.5",
         "ssh.user=me=you",
         "ssh.a.port=22",
@@ -417,6 +418,7 @@ def test_settings():
     assert read_settings(texts) == {
         "n": 5,
         "hosts": ["a:2", "b"],
+        "controller": {"scheme": "lru"},
         "slots": {
             "memory": 2 * 10**9,
             "environment": {"GPU": "{slot}"},

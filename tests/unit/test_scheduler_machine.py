@@ -7,6 +7,7 @@ agree with each other and with the model: nothing lost, nothing ended twice, nob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -50,6 +51,7 @@ from ipkernel.controller.instructions import (
 )
 from ipkernel.controller.journal import Ended
 from ipkernel.controller.scheduler import Scheduler
+from ipkernel.controller.schemes import SCHEMES
 from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
     Assign,
@@ -116,9 +118,10 @@ class Machine(RuleBasedStateMachine):
 
     store: StoreAccess | None = None  # of every host
 
-    @initialize()
-    def start(self) -> None:
-        self.s = Scheduler(checked=True, retained=Retained(size=1 << 30))
+    @initialize(scheme=st.sampled_from(SCHEMES), random=st.randoms(use_true_random=False))
+    def start(self, scheme: str, random: Random) -> None:
+        retained = Retained(size=1 << 30)
+        self.s = Scheduler(checked=True, retained=retained, scheme=scheme, random=random)
         self.now = 1000.0
         self.hosts: dict[int, dict[int, EngineModel]] = {}
         self.known: dict[int, set[bytes]] = {}
