@@ -76,6 +76,11 @@ docs: $(VENV)/.with-docs  ## build the documentation, warnings are errors
 bench: $(VENV)/.with-test  ## measure side by side with the peers, and write the report
 	@$(BIN)/python -m benchmarks
 
+.PHONY: soak
+ROUNDS ?= 10000
+soak: $(VENV)/.with-test  ## lose engines ten thousand times (ROUNDS=...), and report
+	@$(BIN)/python -m tests.support.storm --rounds $(ROUNDS)
+
 .PHONY: clean
 clean:  ## remove what builds and tools leave behind (keeps the virtual environments)
 	@rm -rf build dist *.egg-info docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-run.svg
