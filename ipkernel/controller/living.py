@@ -9,7 +9,7 @@ and as nothing for a chunk in which all are live. A million tasks that wait cost
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ipkernel.controller.journal import (
@@ -132,16 +132,6 @@ class Live:
         # By chunk of tasks: rows with results or output, as pairs of row and task, or _SEVERAL.
         self._where: dict[int, array[int]] = {}
 
-    @property
-    def tasks(self) -> int:
-        """How many tasks are not forgotten."""
-        return sum(session.count for session in self._sessions.values())
-
-    @property
-    def sessions(self) -> int:
-        """How many sessions there are."""
-        return len(self._sessions)
-
     # ----------------------------------------------------------------------- telling it
 
     def note(self, row: int, records: Sequence[Record]) -> None:
@@ -253,21 +243,22 @@ class Live:
 
     def _drop(self, number: int) -> None:
         session = self._sessions.pop(number)
-        for chunk in session.gone:
+        for chunk in session.gone:  # in the others nothing is left
             self._where.pop(chunk, None)
 
-    def drop_closed(self, kept: set[int]) -> None:
-        """Forget what is known of closed sessions of which nothing is in the log.
-
-        Args:
-            kept: The sessions of which something is.
-        """
-        for number in [n for n, s in self._sessions.items() if s.closed and n not in kept]:
-            session = self._sessions.pop(number)
-            for chunk in range(session.first >> _BITS, (session.end - 1 >> _BITS) + 1):
-                self._where.pop(chunk, None)
+    def drop(self, sessions: Iterable[int]) -> None:
+        """Forget what is known of closed sessions of which nothing is in the log."""
+        for number in sessions:
+            session = self._sessions.pop(number, None)
+            if session is not None:
+                for chunk in range(session.first >> _BITS, (session.end - 1 >> _BITS) + 1):
+                    self._where.pop(chunk, None)
 
     # ----------------------------------------------------------------------- asking it
+
+    def closed(self) -> set[int]:
+        """Return the sessions that are closed, and of which something may be in the log."""
+        return {number for number, session in self._sessions.items() if session.closed}
 
     def live(self, task: int) -> bool:
         """Tell whether a task has not been forgotten."""

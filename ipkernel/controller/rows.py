@@ -32,7 +32,10 @@ from ipkernel.controller.tasks import Payload
 from ipkernel.wire.messages import Finished, Function, Message, Output, Submit
 
 #: What a row should not exceed, in bytes; a piece of a payload never does.
-ROW_BYTES: Final = 1 << 20
+ROW_BYTES: Final = 1 << 18
+
+#: What is in place of the number of pieces in a row that is one.
+PIECE: Final = -1
 
 _WITH_ITEMS: Final = (Submitted, Printed, Ended)
 _Item: TypeAlias = tuple[Message, Payload]
@@ -44,7 +47,7 @@ class Row(NamedTuple):
     Attributes:
         blob: What is in it.
         records: The same as records; empty in a piece.
-        pieces: How many rows follow that hold the payload of its only item.
+        pieces: How many rows follow that hold the payload of its only item; :data:`PIECE` in those.
     """
 
     blob: Payload
@@ -161,7 +164,7 @@ def _long(record: Submitted | Printed | Ended, item: _Item) -> Iterator[Row]:
     alone = [_with(record, [(message, b"")])]
     yield Row(_encode(alone), alone, len(pieces))
     for piece in pieces:
-        yield Row(piece, ())
+        yield Row(piece, (), PIECE)
 
 
 def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:

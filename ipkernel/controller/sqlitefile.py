@@ -68,6 +68,22 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return database
 
 
+def prepare(path: Path, cluster: str) -> None:
+    """See that there is a journal of this cluster, as this release writes them.
+
+    Raises:
+        JournalError: What is there is none, or one of a newer release, or of another cluster.
+        OSError: None can be made.
+        sqlite3.Error: Likewise, or it is broken.
+    """
+    create(path, cluster)
+    database = connect(path)
+    try:
+        check(database, path, cluster)
+    finally:
+        database.close()
+
+
 def check(database: sqlite3.Connection, path: Path, cluster: str) -> None:
     """See that a database is a journal of this cluster, and bring it up to date.
 

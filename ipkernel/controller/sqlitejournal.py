@@ -12,8 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
-from zlib import crc32
+from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred, fail
@@ -22,21 +21,24 @@ from zope.interface import implementer
 
 from ipkernel.controller import sqlitefile
 from ipkernel.controller.journal import Ended, IJournal, Printed, Record, Recorded, Submitted
-from ipkernel.controller.living import Live
-from ipkernel.controller.rows import Row, decode, encode, payload_bytes
+from ipkernel.controller.rows import Row, encode, payload_bytes
+from ipkernel.controller.sqlitelog import NO_ROW, Log
 from ipkernel.errors import JournalError
 
 logger = logging.getLogger(__name__)
 
-#: What is lost at most when the machine loses power, or only the process is killed.
-LEVELS: Final = ("process", "power", "off")
 #: Payload of a commit that is made in the reactor's thread, at most.
 INLINE_BYTES: Final = 1 << 18
-#: How large the write-ahead log gets before it is moved to the database, in bytes.
+#: How large the write-ahead log gets before it is moved to the database, in bytes, about.
 WAL_BYTES: Final = 16 << 20
-
-_T = TypeVar("_T")
-_INSERT: Final = "INSERT INTO log VALUES (?, ?, ?, ?)"
+#: What a commit costs there besides its content, in bytes, about.
+_COMMIT_BYTES: Final = 8 << 10
+#: Pages left there that a commit may wait for.
+_FEW_PAGES: Final = 256
+#: Seconds without a commit after which the file is tidied up.
+IDLE: Final = 3.0
+#: Bytes that are swept at a time then.
+_IDLE_SWEEP: Final = 8 << 20
 
 
 @implementer(IJournal)
@@ -49,10 +51,15 @@ class SqliteJournal:
         reactor: Twisted's reactor.
         power: Whether commits must outlive a loss of power, not only the process.
         run: Calls a function in a thread, and returns a Deferred of its result; by default
-            one of the reactor's.
+            in one of the reactor's.
+
+    Attributes:
+        path: As given.
+        power: As given.
 
     Raises:
-        JournalError: The file belongs to another controller, cluster, program or release.
+        JournalError: The file belongs to another controller, cluster, program or release, or
+            cannot be opened.
         OSError: It cannot be made.
     """
 
@@ -69,139 +76,181 @@ class SqliteJournal:
         self.power = power
         self._reactor = reactor
         self._run = run if run is not None else self._in_thread
-        self._live = Live()
-        self._loaded = False
         self._lock = sqlitefile.take_lock(path)
         try:
-            sqlitefile.create(path, cluster)
-            self._writer = sqlitefile.connect(path)
-            sqlitefile.check(self._writer, path, cluster)
+            sqlitefile.prepare(path, cluster)
+            self._log = Log(path, power)
         except sqlite3.Error as error:
             self._lock.close()
             raise JournalError(f"cannot open the journal {path}: {error}") from None
         except BaseException:
             self._lock.close()
             raise
-        self._writer.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
-        self._reader: sqlite3.Connection | None = None
-        (last,) = self._writer.execute("SELECT max(seq) FROM log").fetchone()
-        self._seq = last or 0
+        self._loaded = False
+        self._closed = False
+        self._wal = 0  # bytes written since it was begun, about
+        self._checkpointing = False
+        self._restart_due = False
+        self._busy: Deferred[None] | None = None  # fires when the file is tidied up
+        self._writing = False  # in a thread
+        self._commits = 0
+        self._idle: Any = None
+        self._idle_since = 0  # how many commits there were
 
-    def _in_thread(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is in it, dead or alive."""
+        return self._log.size
 
     # -------------------------------------------------------------------------- writing
 
     def commit(self, records: Sequence[Record]) -> Deferred[None] | None:
         """Keep ``records``, all of them or none; see :class:`IJournal`."""
+        if self._busy is not None:
+            return self._after(self._busy, records)
         payload = payload_bytes(records)
-        if self.power or payload > INLINE_BYTES:
-            return self._run(self._write, records, payload).addCallbacks(
-                self._written, _cannot_write
-            )
+        if self.power or payload > INLINE_BYTES or self._restart_due:
+            written = self._run(self._write, records, payload, self._restart_due)
+            self._restart_due = False
+            self._writing = True
+            return written.addBoth(self._returned).addCallbacks(self._written, _cannot_write)
         try:
             rows = self._write(records, payload)
-        except sqlite3.Error as error:
-            return fail(_error(error))
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            return fail(JournalError(str(error)))
         self._written(rows)
         return None
 
-    def _write(self, records: Sequence[Record], payload: int) -> list[Row]:
+    def _returned(self, result: Any) -> Any:
+        self._writing = False
+        return result
+
+    def _after(self, busy: Deferred[None], records: Sequence[Record]) -> Deferred[None]:
+        """Commit when housekeeping is done."""
+        waiting: Deferred[None] = Deferred()
+        busy.chainDeferred(waiting)
+        return waiting.addCallback(lambda _: self.commit(records))
+
+    def _write(self, records: Sequence[Record], payload: int, restart: bool = False) -> list[Row]:
         """Write records; return their rows."""
-        database = self._writer
         rows = encode(records, payload)
-        if self._loaded and len(rows) == 1:
-            number = self._seq + 1
-            blob = rows[0].blob
-            database.execute(_INSERT, (number, crc32(blob, number), 0, blob))
-            return rows
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            if not self._loaded:
-                database.execute("DELETE FROM log")
-            for number, (blob, _, pieces) in enumerate(rows, self._seq + 1):
-                database.execute(_INSERT, (number, crc32(blob, number), pieces, blob))
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
-        self._loaded = True
+        if restart:
+            self._log.restart()
+        if not self._loaded:
+            self._log.clear()
+            self._loaded = True
+        self._log.append(rows)
         return rows
 
     def _written(self, rows: list[Row]) -> None:
-        for number, row in enumerate(rows, self._seq + 1):
-            self._live.note(number, row.records)
-        self._seq += len(rows)
+        log = self._log
+        written = _COMMIT_BYTES
+        for number, row in enumerate(rows, log.last - len(rows) + 1):
+            written += len(row.blob)
+            if row.records:
+                log.live.note(number, row.records)
+        self._commits += 1
+        self._wal += written
+        if self._wal > WAL_BYTES and not self._checkpointing:
+            self._checkpoint()
+        if self._idle is None and not self._closed:
+            self._idle_since = self._commits
+            self._idle = self._reactor.callLater(IDLE, self._look_whether_idle)
+
+    # ---------------------------------------------------------------------- housekeeping
+
+    def _checkpoint(self) -> None:
+        """Empty the write-ahead log while others write."""
+        self._checkpointing = True
+        self._run(self._log.checkpoint).addCallbacks(self._checkpointed, self._not_tidied)
+
+    def _checkpointed(self, left: int) -> None:
+        self._checkpointing = False
+        if left > _FEW_PAGES and not self._closed:
+            self._checkpoint()  # what was written meanwhile
+        else:
+            self._restart_due = True
+            self._wal = 0
+
+    def _look_whether_idle(self) -> None:
+        """Tidy up when there was no commit lately."""
+        self._idle = None
+        busy = self._busy is not None or self._checkpointing or self._writing
+        if self._commits != self._idle_since or busy:
+            self._idle_since = self._commits
+            self._idle = self._reactor.callLater(IDLE, self._look_whether_idle)
+            return
+        self._busy = Deferred()
+        self._run(self._tidy).addCallbacks(self._tidied, self._not_tidied)
+
+    def _tidy(self) -> bool:
+        return self._log.sweep(_IDLE_SWEEP) or self._log.tidy()
+
+    def _tidied(self, more: bool) -> None:
+        self._wal = 0
+        self._restart_due = False
+        if more and not self._closed:
+            self._idle_since = self._commits
+            self._idle = self._reactor.callLater(0, self._look_whether_idle)
+        self._go_on()
+
+    def _not_tidied(self, failure: Any) -> None:
+        failure.trap(sqlite3.Error)
+        logger.error("the journal's file could not be tidied up: %s", failure.getErrorMessage())
+        self._checkpointing = False
+        self._wal = 0  # try again after as many bytes
+        self._go_on()
+
+    def _go_on(self) -> None:
+        busy, self._busy = self._busy, None
+        if busy is not None:
+            busy.callback(None)
 
     # -------------------------------------------------------------------------- reading
 
     def load(self) -> Iterator[Record]:
         """Return what was recorded before and still matters; see :class:`IJournal`."""
         self._loaded = True
-        live = self._live
-        for number, records in self._rows():
+        live = self._log.live
+        for number, records in self._log.scan():
             live.note(number, records)
-        for number, records in self._rows():
+        for number, records in self._log.scan():
             kept = live.sift(number, records)
             for record in records if kept is None else kept:
                 yield _on_its_own(record)
 
-    def _rows(self) -> Iterator[tuple[int, list[Record]]]:
-        """Return the records of all rows, with the number of each row."""
-        found = self._writer.execute("SELECT seq, crc, pieces, blob FROM log ORDER BY seq")
-        for number, crc, pieces, blob in found:
-            parts = [(blob, crc, number)]
-            for _ in range(pieces):
-                more, crc, _, blob = found.fetchone()
-                parts.append((blob, crc, more))
-            if any(crc32(blob, at) != crc for blob, crc, at in parts):
-                logger.error("row %d of the journal is damaged", number)
-                continue
-            yield number, decode(parts[0][0], [blob for blob, _, _ in parts[1:]])
-
     def read(self, task: int) -> Recorded | None:
         """Return what is kept of a task that has ended; see :class:`IJournal`."""
-        if self._reader is None:
-            self._reader = sqlitefile.connect(self.path, read_only=True)
         output: list[Any] = []
         result = None
-        for row in self._live.rows(task):
-            for record in self._row(row):
-                if isinstance(record, Printed | Ended):
-                    for message, payload in record.items:
-                        if message.task != task:
-                            continue
-                        if isinstance(record, Printed):
-                            output.append((message, bytes(payload)))
-                        else:
-                            result = message, bytes(payload)
+        try:
+            for row in self._log.live.rows(task):
+                for record in self._log.read(row):
+                    if isinstance(record, Printed | Ended):
+                        for message, payload in record.items:
+                            if message.task != task:
+                                continue
+                            if isinstance(record, Printed):
+                                output.append((message, bytes(payload)))
+                            else:
+                                result = message, bytes(payload)
+        except (sqlite3.Error, *NO_ROW) as error:
+            logger.error("task %d cannot be read from the journal: %s", task, error)
+            return None
         return None if result is None else (output, *result)  # type: ignore[return-value]
-
-    def _row(self, number: int) -> list[Record]:
-        assert self._reader is not None
-        select = "SELECT crc, pieces, blob FROM log WHERE seq = ?"
-        found = self._reader.execute(select, (number,)).fetchone()
-        if found is None:
-            return []
-        crc, pieces, blob = found
-        if crc32(blob, number) != crc:
-            logger.error("row %d of the journal is damaged", number)
-            return []
-        more = []
-        for at in range(number + 1, number + 1 + pieces):
-            piece = self._reader.execute(select, (at,)).fetchone()
-            if piece is None or crc32(piece[2], at) != piece[0]:
-                logger.error("row %d of the journal is damaged", at)
-                return []
-            more.append(piece[2])
-        return decode(blob, more)
 
     def close(self) -> None:
         """Let go of the files."""
-        if self._reader is not None:
-            self._reader.close()
-        self._writer.close()
+        if self._closed:
+            return
+        self._closed = True
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        self._log.close()
         self._lock.close()
 
 
@@ -217,10 +266,6 @@ def _on_its_own(record: Record) -> Record:
     return record
 
 
-def _error(error: Exception) -> JournalError:
-    return JournalError(str(error))
-
-
 def _cannot_write(failure: Any) -> None:
     failure.trap(sqlite3.Error, msgspec.MsgspecError)
-    raise _error(failure.value)
+    raise JournalError(failure.getErrorMessage())

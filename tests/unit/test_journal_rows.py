@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipkernel.controller import rows
 from ipkernel.controller.journal import Ended, Forgotten, Printed, Record, Submitted
-from ipkernel.controller.rows import Row, decode, encode, payload_bytes
+from ipkernel.controller.rows import PIECE, Row, decode, encode, payload_bytes
 from ipkernel.wire.messages import Cancel, Release
 from tests.support.journals import (
     RECORDS,
@@ -36,7 +36,7 @@ def restored(found: list[Row]) -> list[Record]:
     while at < len(found):
         blob, _, pieces = found[at]
         parts = [bytes(row.blob) for row in found[at + 1 : at + 1 + pieces]]
-        assert all(not row.pieces for row in found[at + 1 : at + 1 + pieces])
+        assert all(row.pieces == PIECE for row in found[at + 1 : at + 1 + pieces])
         records += decode(bytes(blob), parts)
         at += 1 + pieces
     return records
@@ -99,7 +99,7 @@ def test_a_payload_longer_than_a_row_is_divided(monkeypatch: pytest.MonkeyPatch)
         Printed([output(task(1, 4), long)]),
     ]
     found = stored(records)
-    assert [row.pieces for row in found] == [0, 6, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0]
+    assert [row.pieces for row in found] == [0, 6, *[PIECE] * 6, 0, 6, *[PIECE] * 6]
     assert max(len(row.blob) for row in found) <= 200
     assert flat(restored(found)) == flat(records)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, execute
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from ipkernel.controller import rows, sqlitefile
@@ -41,7 +42,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         while made:
             made.pop().close()
         path = tmp_path / "journal.sqlite"
-        made.append(SqliteJournal(path, cluster=cluster, reactor=None, run=execute, **options))
+        made.append(SqliteJournal(path, cluster=cluster, reactor=Clock(), run=execute, **options))
         return made[-1]
 
     yield open_it
@@ -219,7 +220,7 @@ def test_the_journal_of_an_older_release_is_migrated(
     for _ in range(2):  # once only
         journal = make()
         assert flat(list(journal.load())) == flat([SessionBegan(5, 2.0, "me")])
-    database = journal._writer
+    database = journal._log._writer
     assert database.execute("SELECT value FROM meta WHERE key = 'added'").fetchall() == [
         ("by the next release",)
     ]
@@ -242,4 +243,4 @@ def test_a_migration_that_fails_changes_nothing(
             make()
     journal = make()
     assert flat(list(journal.load())) == flat([SessionBegan(5, 2.0, "me")])
-    assert not journal._writer.execute("SELECT * FROM meta WHERE key = 'added'").fetchall()
+    assert not journal._log._writer.execute("SELECT * FROM meta WHERE key = 'added'").fetchall()

@@ -1,0 +1,351 @@
+"""The log in the journal's file: rows are added at its end, and cleaned away from its beginning.
+
+What is in a row is dead when all of its tasks are forgotten, its sessions closed, its hosts lost. To
+*sweep* the log is to go through it from the oldest row to the one that was the latest when the
+sweep began, to remove rows that are dead and shorten those that are dead in part. Each turn
+that adds rows sweeps about twice as many bytes, so that no turn takes long. What says that something is
+over, such as :class:`~ipkernel.controller.journal.Forgotten`, can go when the sweep comes to it: all
+that it is about came before, and is gone already.
+
+All of this is synchronous; one thread at a time may use it, but for :meth:`Log.checkpoint` and
+:meth:`Log.read`, which have connections of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from ipkernel.controller import sqlitefile
+from ipkernel.controller.journal import Ended, Printed, Record
+from ipkernel.controller.living import Live
+from ipkernel.controller.rows import PIECE, Row, decode, encode
+
+logger = logging.getLogger(__name__)
+
+#: A log that is smaller is left alone, in bytes.
+SMALL: Final = 64 << 20
+#: How many times as large as what is live in it a log becomes before it is swept.
+GROWTH: Final = 3
+#: What a turn sweeps at least, in bytes, while there is something to sweep.
+STEP: Final = 4 << 10
+#: Rows that are looked at together.
+_BATCH: Final = 64
+#: What a row costs besides its content, in bytes.
+_OVERHEAD: Final = 24
+#: Pages that are returned to the file system at a time.
+_PAGES: Final = 2000
+
+_INSERT: Final = "INSERT INTO log VALUES (?, ?, ?, ?)"
+_ALL: Final = "SELECT seq, crc, pieces, blob FROM log ORDER BY seq"
+_ONE: Final = "SELECT crc, pieces, blob FROM log WHERE seq = ?"
+_SHORTEN: Final = "UPDATE log SET crc = ?, blob = ? WHERE seq = ?"
+_SOME: Final = (
+    "SELECT seq, crc, pieces, length(blob), CASE WHEN pieces < 0 THEN x'' ELSE blob END "
+    "FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+)
+
+
+class _Sweep:
+    """How far a sweep has come.
+
+    Attributes:
+        at: The latest row that was looked at.
+        end: The last that will be.
+        kept: Bytes that were left.
+        closed: Sessions that were closed when it began, and of which nothing was found so far.
+    """
+
+    def __init__(self, end: int, closed: set[int]) -> None:
+        self.at = 0
+        self.end = end
+        self.kept = 0
+        self.closed = closed
+
+
+class Log:
+    """The rows of a journal.
+
+    Args:
+        path: Of the file, which is a journal.
+        power: Whether what is added must outlive a loss of power.
+
+    Attributes:
+        live: What in it still matters. It is not told of new rows here.
+        last: Number of the latest row.
+        size: Bytes of all rows.
+        damaged: How many rows could not be read.
+    """
+
+    def __init__(self, path: Path, power: bool) -> None:
+        self.path = path
+        self.live = Live()
+        self._writer = sqlitefile.connect(path)
+        self._writer.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
+        self._reader: sqlite3.Connection | None = None
+        self._checkpointer: sqlite3.Connection | None = None
+        self._writing = threading.Lock()
+        found = "SELECT max(seq), sum(length(blob)), count(*) FROM log"
+        last, size, count = self._writer.execute(found).fetchone()
+        self.last: int = last or 0
+        self.size: int = (size or 0) + count * _OVERHEAD
+        self._fresh = 0  # what was live at the last sweep
+        self._sweep: _Sweep | None = None
+        self.damaged = 0
+
+    # -------------------------------------------------------------------------- writing
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows, all of them or none, and sweep a part of the log.
+
+        Raises:
+            sqlite3.Error: They could not be added.
+        """
+        size = sum([len(row.blob) for row in rows]) + len(rows) * _OVERHEAD
+        with self._writing:
+            if self._sweep is None and self.size + size > max(SMALL, GROWTH * self._fresh):
+                self._sweep = _Sweep(self.last, self.live.closed())
+            if self._sweep is None and len(rows) == 1:
+                self._insert(rows)
+                freed = 0
+            else:
+                freed = self._append_and_sweep(rows, 2 * size + STEP)
+            self.last += len(rows)
+            self.size += size - freed
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        execute = self._writer.execute
+        for number, (blob, _, pieces) in enumerate(rows, self.last + 1):
+            execute(_INSERT, (number, crc32(blob, number), pieces, blob))
+
+    def _append_and_sweep(self, rows: Sequence[Row], budget: int) -> int:
+        execute = self._writer.execute
+        execute("BEGIN IMMEDIATE")
+        sweep = self._sweep
+        before = (sweep.at, sweep.kept, set(sweep.closed)) if sweep is not None else None
+        try:
+            self._insert(rows)
+            freed = self._step(sweep, budget) if sweep is not None else 0
+            execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                execute("ROLLBACK")
+            if sweep is not None and before is not None:
+                sweep.at, sweep.kept, sweep.closed = before
+            raise
+        if sweep is not None and sweep.at >= sweep.end:
+            self._swept(sweep)
+        return freed
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        with self._writing:
+            self._writer.execute("DELETE FROM log")
+            self.live = Live()
+            self.size = self._fresh = 0
+            self._sweep = None
+
+    # -------------------------------------------------------------------------- sweeping
+
+    def sweep(self, budget: int) -> bool:
+        """Sweep about so many bytes, if the log is due; tell whether there is more to be swept.
+
+        Raises:
+            sqlite3.Error: It could not be done; nothing has changed.
+        """
+        with self._writing:
+            if self._sweep is None and self.size > max(SMALL, GROWTH * self._fresh):
+                self._sweep = _Sweep(self.last, self.live.closed())
+            if self._sweep is not None:
+                self.size -= self._append_and_sweep((), budget)
+            return self._sweep is not None
+
+    def _step(self, sweep: _Sweep, budget: int) -> int:
+        """Look at the next rows; return how many bytes were freed."""
+        execute = self._writer.execute
+        freed = 0
+        while budget > 0 and sweep.at < sweep.end:
+            dead: list[int] = []
+            shorter: list[tuple[int, bytes, int]] = []
+            at = sweep.at
+            for number, crc, pieces, length, blob in execute(_SOME, (at, sweep.end, _BATCH)):
+                if number <= at:
+                    continue  # a piece of a payload that is live
+                at = number
+                budget -= length + _OVERHEAD
+                left = self._left(number, crc, pieces, blob, sweep)
+                if left is None:
+                    dead.append(number)
+                    freed += length + _OVERHEAD
+                else:
+                    at += pieces
+                    sweep.kept += len(left) + _OVERHEAD
+                    if left is not blob:
+                        shorter.append((crc32(left, number), left, number))
+                        freed += length - len(left)
+                if budget <= 0:
+                    break
+            if at == sweep.at:
+                at = sweep.end
+            sweep.at = at
+            if shorter:
+                self._writer.executemany(_SHORTEN, shorter)
+            for first, last in _runs(dead):
+                execute("DELETE FROM log WHERE seq BETWEEN ? AND ?", (first, last))
+        return freed
+
+    def _left(self, number: int, crc: int, pieces: int, blob: bytes, sweep: _Sweep) -> bytes | None:
+        """Return what is left of a row, or None if that is nothing."""
+        if pieces < 0 or not self._whole(number, crc, blob):
+            return None
+        records: Sequence[Record] = decode(blob)
+        left = self.live.sift(number, records)
+        if left is not None:
+            if not left:
+                return None
+            records = left
+        if sweep.closed:
+            for record in records:
+                if isinstance(record, Ended | Printed):
+                    sweep.closed.difference_update([m.task >> 40 for m, _ in record.items])
+        return blob if left is None else bytes(encode(left, 0)[0].blob)
+
+    def _swept(self, sweep: _Sweep) -> None:
+        self._sweep = None
+        self._fresh = sweep.kept
+        self.live.drop(sweep.closed)
+
+    # -------------------------------------------------------------------------- reading
+
+    def scan(self) -> Iterator[tuple[int, list[Record]]]:
+        """Return the records of all whole rows, with the number of each row, in order.
+
+        Raises:
+            sqlite3.DatabaseError: The file is broken.
+        """
+        found = self._writer.execute(_ALL)
+        left: tuple[int, int, bytes] | None = None  # a row that its pieces follow
+        pieces: list[bytes] = []
+        for number, crc, count, blob in found:
+            if count == PIECE:
+                if left is None or number != left[0] + len(pieces) + 1:
+                    continue  # of a payload that is dead
+                if not self._whole(number, crc, blob):
+                    left = None
+                    continue
+                pieces.append(blob)
+                if len(pieces) == left[1]:
+                    yield left[0], decode(left[2], pieces)
+                    left, pieces = None, []
+            elif not self._whole(number, crc, blob):
+                left = None
+            elif count:
+                left, pieces = (number, count, blob), []
+            else:
+                yield number, decode(blob)
+
+    def read(self, number: int) -> list[Record]:
+        """Return the records of one row; nothing if there is no such row.
+
+        Raises:
+            sqlite3.Error: It cannot be read.
+        """
+        if self._reader is None:
+            self._reader = sqlitefile.connect(self.path, read_only=True)
+        found = self._reader.execute(_ONE, (number,)).fetchone()
+        if found is None:
+            return []
+        crc, count, blob = found
+        if not self._whole(number, crc, blob):
+            return []
+        pieces = []
+        for at in range(number + 1, number + 1 + count):
+            found = self._reader.execute(_ONE, (at,)).fetchone()
+            if found is None or not self._whole(at, found[0], found[2]):
+                return []
+            pieces.append(found[2])
+        return decode(blob, pieces)
+
+    def _whole(self, number: int, crc: int, blob: bytes) -> bool:
+        if crc32(blob, number) == crc:
+            return True
+        self.damaged += 1
+        logger.error("row %d of the journal %s is damaged", number, self.path)
+        return False
+
+    # ----------------------------------------------------------------------- housekeeping
+
+    def checkpoint(self) -> int:
+        """Move what is in the write-ahead log to the database, as far as that holds up nobody.
+
+        Returns:
+            How many pages are left.
+
+        Raises:
+            sqlite3.Error: It could not be done.
+        """
+        if self._checkpointer is None:
+            self._checkpointer = sqlitefile.connect(self.path)
+        return _left(self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+
+    def restart(self) -> int:
+        """Do the same to the end, so that the write-ahead log is written from its beginning again.
+
+        Returns:
+            How many pages are left because of somebody who reads.
+        """
+        with self._writing:
+            return _left(self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone())
+
+    def tidy(self) -> bool:
+        """Empty the write-ahead log, and return space to the file system if most of it is free.
+
+        Returns:
+            Whether there is more to be returned.
+        """
+        with self._writing:
+            execute = self._writer.execute
+            (free,) = execute("PRAGMA freelist_count").fetchone()
+            (pages,) = execute("PRAGMA page_count").fetchone()
+            much = free > pages // 2 and free > _PAGES
+            if much:
+                execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return bool(much)
+
+    def close(self) -> None:
+        """Close the file; it cannot be used any more."""
+        with self._writing:
+            for connection in (self._reader, self._checkpointer, self._writer):
+                if connection is not None:
+                    connection.close()
+
+
+def _left(checkpointed: tuple[int, int, int]) -> int:
+    _, pages, moved = checkpointed
+    return max(0, pages - moved)
+
+
+def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Return numbers, which are in order, as ranges: first and last of each."""
+    if not numbers:
+        return
+    first = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            yield first, last
+            first = number
+        last = number
+    yield first, last
+
+
+#: What reading a row may raise besides :class:`sqlite3.Error`: its checksum was right, but it is
+#: no row.
+NO_ROW: Final = (msgspec.MsgspecError, ValueError)
