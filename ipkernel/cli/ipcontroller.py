@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ipkernel.cli.journal import add_journal_options, make_retained, open_journal
 from ipkernel.cli.process import (
     AlreadyRunning,
     Lifeline,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ipkernel.controller.nearby import NearDoor
     from ipkernel.controller.service import Controller
-    from ipkernel.controller.sqlitejournal import SqliteJournal
     from ipkernel.controller.state import Kept
     from ipkernel.wire.tub import SecureTub
 
@@ -54,13 +54,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="where others reach this host, such as 'node1' or 'tcp:10.0.0.1:4711,tcp:node1:4711'",
     )
-    p.add_argument(
-        "--journal",
-        choices=("process", "power", "off"),
-        default="process",
-        help="what the journal outlives: the end of the process, a loss of power too, or nothing "
-        "(default: process)",
-    )
+    add_journal_options(p)
     p.add_argument(
         "--scheme",
         choices=SCHEMES,
@@ -195,11 +189,14 @@ class _Run:
         security = self._directory.security
         kept = Kept.load(self._kept_path)
         tub = make_tub(Identity.load_or_create(security / "ipcontroller.pem"), self._reactor)
+        journal = open_journal(options, self._directory.state, self._reactor)
         self._controller = controller = Controller(
             tub,
             cluster=options.cluster,
-            journal=self._open_journal(),
-            scheduler=Scheduler(scheme=options.scheme),
+            journal=journal,
+            scheduler=Scheduler(
+                scheme=options.scheme, retained=make_retained(options, journal)
+            ),
             on_shutdown=self._end,
             restarts=options.restarts,
         )
@@ -213,21 +210,6 @@ class _Run:
         self._near.listen(self._directory.question_socket)
         _calm_collector()
         emit("ready", pid=os.getpid(), location=",".join(tub.locationHints))
-
-    def _open_journal(self) -> SqliteJournal | None:
-        level = self._options.journal
-        if level == "off":
-            return None
-        from ipkernel.controller.sqlitejournal import SqliteJournal
-
-        journal = SqliteJournal(
-            self._directory.state / "journal.sqlite",
-            cluster=self._options.cluster,
-            reactor=self._reactor,
-            power=level == "power",
-        )
-        self._reactor.addSystemEventTrigger("after", "shutdown", journal.close)
-        return journal
 
     async def _listen(self, tub: SecureTub, kept: Kept) -> int:
         options = self._options

@@ -24,7 +24,8 @@ from ipkernel.controller.journal import Ended, Forgotten, Record, SessionClosed
 from ipkernel.controller.objects import Directory
 from ipkernel.controller.queues import Line, Lines
 from ipkernel.controller.registry import Host, Ids
-from ipkernel.controller.sessions import Retained, Session
+from ipkernel.controller.retention import Retained
+from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import READY, Engine, Ladder
 from ipkernel.controller.tasks import ENDS, QUEUED, Origin, Payload, State, Task
 from ipkernel.wire.messages import (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from ipkernel.controller import away, demands, dependencies
 from ipkernel.controller.core import Core
-from ipkernel.controller.sessions import RETAIN_SECONDS
 from ipkernel.controller.slots import AWAY, READY, RESTARTING, Engine
-from ipkernel.controller.tasks import State, Task, clock
+from ipkernel.controller.tasks import State, Task
 from ipkernel.wire.records import TaskStory
 
 
@@ -24,12 +25,16 @@ def explain(core: Core, number: int) -> TaskStory:
     if number in core.retained:
         since = core.retained.since(number)
         text = (
-            f"it ended and its result is kept until {clock(since + RETAIN_SECONDS)} "
+            f"it ended and its result is kept until {_date(since + core.retained.seconds)} "
             f"for a client to fetch it"
         )
         return TaskStory(task=number, state="finished", reason=text)
     text = "not known here: its result was delivered or has expired, or it never was submitted"
     return TaskStory(task=number, state="unknown", reason=text)
+
+
+def _date(when: float) -> str:
+    return datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _reason(core: Core, task: Task) -> str:

@@ -39,8 +39,9 @@ from ipkernel.controller.objects import Directory
 from ipkernel.controller.querying import Searching
 from ipkernel.controller.recall import relieve
 from ipkernel.controller.registry import Host
+from ipkernel.controller.retention import Retained
 from ipkernel.controller.schemes import SCHEMES, make_ladder
-from ipkernel.controller.sessions import Retained, Session
+from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.submission import from_client
 from ipkernel.controller.tasks import CheckedTask, State, Task
@@ -129,6 +130,10 @@ class Scheduler:
         if core.draining:
             draining.report(core)
         return core.take_instructions()
+
+    def committed(self) -> None:
+        """All that :meth:`handle` has returned for the journal is in it by now."""
+        self._core.retained.committed()
 
     def take_ids(self, count: int, wanted: list[int] | None = None) -> list[int]:
         """Take engine ids, which :class:`HostJoined` or :class:`EnginesAdded` will then name.

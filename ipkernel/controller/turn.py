@@ -133,6 +133,7 @@ class Turn:
         if self._abandoned:
             _fire(settled)
             return
+        self._scheduler.committed()
         instructions = self._decide(events, [source for source, _ in sources])
         records = self._take_records(instructions)
         if not records:

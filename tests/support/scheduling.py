@@ -23,8 +23,8 @@ from ipkernel.controller.instructions import (
     ToClient,
     ToHost,
 )
+from ipkernel.controller.retention import Retained
 from ipkernel.controller.scheduler import Scheduler
-from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
     Assign,
     Copied,

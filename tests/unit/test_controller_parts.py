@@ -20,8 +20,9 @@ from ipkernel.controller.events import HostJoined
 from ipkernel.controller.journal import Forgotten, IJournal, MemoryJournal
 from ipkernel.controller.orders import Orders, share
 from ipkernel.controller.registry import Ids
+from ipkernel.controller.retention import OutputTail, Retained
 from ipkernel.controller.scheduler import Scheduler
-from ipkernel.controller.sessions import OutputTail, Retained, Session
+from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import MAX_WINDOW, Engine, Ladder
 from ipkernel.controller.state import ROLES, Kept
 from ipkernel.controller.turn import Turn

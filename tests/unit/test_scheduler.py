@@ -16,7 +16,7 @@ from ipkernel.controller.events import (
 )
 from ipkernel.controller.instructions import Commit, DropClient, SessionEnded
 from ipkernel.controller.journal import Ended, SessionBegan, Submitted
-from ipkernel.controller.sessions import RETAIN_SECONDS, Retained
+from ipkernel.controller.retention import RETAIN_SECONDS, Retained
 from ipkernel.controller.tasks import (
     TRANSITIONS,
     CheckedTask,

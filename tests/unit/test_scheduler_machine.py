@@ -50,9 +50,9 @@ from ipkernel.controller.instructions import (
     ToHost,
 )
 from ipkernel.controller.journal import Ended
+from ipkernel.controller.retention import Retained
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.schemes import SCHEMES
-from ipkernel.controller.sessions import Retained
 from ipkernel.wire.messages import (
     Assign,
     Cancel,

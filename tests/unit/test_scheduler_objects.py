@@ -10,7 +10,7 @@ from ipkernel.controller.events import (
     Tick,
     Undelivered,
 )
-from ipkernel.controller.sessions import RETAIN_SECONDS, Retained
+from ipkernel.controller.retention import RETAIN_SECONDS, Retained
 from ipkernel.wire.messages import (
     Cancel,
     Done,

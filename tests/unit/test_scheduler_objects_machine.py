@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from ipkernel.controller.events import FromClient, FromHost, Item, SessionDetached, Tick
-from ipkernel.controller.sessions import RETAIN_SECONDS
+from ipkernel.controller.retention import RETAIN_SECONDS
 from ipkernel.wire.messages import (
     Copied,
     Done,
