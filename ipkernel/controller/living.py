@@ -35,6 +35,9 @@ _CHUNK_OF_SESSION: Final = 40 - _BITS
 #: Of a row with results of several tasks in the index.
 _SEVERAL: Final = -1
 
+#: Records of which only the latest one matters.
+_LATEST: Final = (LifeBegan, SessionBegan, HostCame)
+
 
 class _Session:
     """The tasks of one session: those from ``first`` to before ``end``, without those gone.
@@ -265,6 +268,11 @@ class Live:
         session = self._sessions.get(task >> 40)
         return session is not None and session.live(task)
 
+    def _may_run(self, task: int) -> bool:
+        """Tell whether a task has not been forgotten, and its session is not closed."""
+        session = self._sessions.get(task >> 40)
+        return session is not None and not session.closed and session.live(task)
+
     def rows(self, task: int) -> Iterator[int]:
         """Return the rows that may have output or the result of a task, in order."""
         where = self._where.get(task >> _BITS)
@@ -279,11 +287,17 @@ class Live:
         """Return what of the records in a row still matters, or None if all of them do."""
         left: list[Record] = []
         same = True
-        for record in records:
+        latest: set[tuple[type, int]] = set()
+        for record in reversed(records):
             kept = self._kept(row, record)
+            if isinstance(kept, _LATEST):  # there may be several in a row
+                key = type(kept), 0 if isinstance(kept, LifeBegan) else _number(kept)
+                kept = None if key in latest else kept
+                latest.add(key)
             same = same and kept is record
             if kept is not None:
                 left.append(kept)
+        left.reverse()
         return None if same else left
 
     def _kept(self, row: int, record: Record) -> Record | None:
@@ -301,7 +315,7 @@ class Live:
         if isinstance(record, Assigned):
             return self._kept_assigned(record)
         if isinstance(record, Again):
-            return record if self.live(record.task) else None
+            return record if self._may_run(record.task) else None
         if isinstance(record, HostCame):
             return record if self._hosts.get(record.host) == row else None
         if isinstance(record, LifeBegan):
@@ -334,13 +348,17 @@ class Live:
         pairs = [
             (task, engine)
             for task, engine in zip(record.tasks, record.engines, strict=True)
-            if self.live(task)
+            if self._may_run(task)
         ]
         if len(pairs) == len(record.tasks):
             return record if pairs else None
         if not pairs:
             return None
         return Assigned(record.host, [t for t, _ in pairs], [e for _, e in pairs])
+
+
+def _number(record: SessionBegan | HostCame) -> int:
+    return record.session if isinstance(record, SessionBegan) else record.host
 
 
 def _any_live(session: _Session, message: Submit) -> bool:
