@@ -194,9 +194,7 @@ class _Run:
             tub,
             cluster=options.cluster,
             journal=journal,
-            scheduler=Scheduler(
-                scheme=options.scheme, retained=make_retained(options, journal)
-            ),
+            scheduler=Scheduler(scheme=options.scheme, retained=make_retained(options, journal)),
             on_shutdown=self._end,
             restarts=options.restarts,
         )
