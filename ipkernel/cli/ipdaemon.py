@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "--cluster-dir", metavar="DIR", help="where logs and pid files go (default: nowhere)"
     )
     made.add_argument("--lifeline", action="store_true", help="end when the standard input ends")
-    add_options(made, wait=60.0, grace=10.0, log_level="info")
+    add_options(made, wait=60.0, grace=60.0, log_level="info")
     return made
 
 

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         help="the controller's engine FURL (default: that of --cluster)",
     )  # fmt: skip
     made.add_argument("--cluster-dir", metavar="DIR", help="the cluster to join, by its directory")
-    add_options(made, engines=1, cluster="default", wait=10.0, grace=30.0, log_level="warning")
+    add_options(made, engines=1, cluster="default", wait=10.0, grace=60.0, log_level="warning")
     return made
 
 

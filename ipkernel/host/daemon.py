@@ -9,102 +9,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-from foolscap.referenceable import Referenceable
-from twisted.internet.defer import Deferred, ensureDeferred, succeed
-from twisted.internet.task import deferLater
-from zope.interface import implementer
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from ipkernel._version import __version__
-from ipkernel.errors import ConnectError, KernelError, SecurityError
+from ipkernel.host.door import HostDoor
 from ipkernel.host.engines import Engines
 from ipkernel.host.interfaces import Begun, Job
+from ipkernel.host.joining import JoinFailed, Joining
 from ipkernel.host.options import Options
 from ipkernel.host.output import LogBounds
-from ipkernel.host.processes import signal_number
+from ipkernel.host.retelling import Item, held_messages, worth_repeating
 from ipkernel.host.slots import Slots
 from ipkernel.host.storage import make_storage
 from ipkernel.host.uplink import Uplink
 from ipkernel.host.walltime import Walltime
 from ipkernel.wire.channel import Channel
-from ipkernel.wire.connect import ends_of
-from ipkernel.wire.doors import RIHost
-from ipkernel.wire.furl import read_furl
 from ipkernel.wire.link import Received
-from ipkernel.wire.messages import PROTOCOL, Closing, Draining
-from ipkernel.wire.records import EngineAnswer, EngineOrder, HostGrant, HostHello, pack, unpack
-from ipkernel.wire.tub import SecureTub, call, connect, open_channel
+from ipkernel.wire.messages import Closing, Draining, Started
+from ipkernel.wire.records import EngineAnswer, HostGrant, HostHello, pack
+from ipkernel.wire.tub import SecureTub
 
-__all__ = ["HostDaemon", "HostDoor", "JoinFailed"]
+__all__ = ["HostDaemon", "JoinFailed"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between attempts to reach the controller: the first, and the longest.
-FIRST_PAUSE: Final = 0.02
-LONGEST_PAUSE: Final = 1.0
-#: Seconds for which the pauses stay short: a controller that is being started comes up in less.
-EAGER: Final = 3.0
-#: Seconds that one attempt may take.
-ATTEMPT: Final = 10.0
 #: What is said near the end of the walltime, and at the end.
 NEARLY_OVER: Final = "the batch job's walltime is nearly over"
 OVER: Final = "the batch job's walltime is over"
-
-
-class JoinFailed(KernelError):
-    """The controller could not be joined; the text says why."""
-
-
-@implementer(RIHost)  # type: ignore[misc]
-class HostDoor(Referenceable):
-    """What the controller may ask of a host daemon.
-
-    Args:
-        daemon: The daemon behind it.
-    """
-
-    def __init__(self, daemon: HostDaemon) -> None:
-        self._daemon = daemon
-
-    def remote_start_engines(self, order: bytes) -> bytes:
-        """Start engines with the ids of an EngineOrder."""
-        wanted = unpack(EngineOrder, order)
-        if self._daemon.job is not None:
-            problem = "the engines of an MPI job are as many as it began with"
-            return pack(EngineAnswer(problem=problem))
-        engines = self._daemon.engines
-        fresh = [one for one in wanted.engines if one not in engines.ids]
-        engines.add(ids=fresh)
-        return pack(EngineAnswer(engines=fresh))
-
-    def remote_stop_engines(self, order: bytes) -> Deferred[bytes]:
-        """End engines for good; answers when they are gone."""
-        wanted = unpack(EngineOrder, order)
-        engines = self._daemon.engines
-        there = [one for one in engines.ids if not wanted.engines or one in wanted.engines]
-        ended = engines.end(there, "stopped on request") if there else succeed(None)
-        return ended.addCallback(lambda _: pack(EngineAnswer(engines=there)))
-
-    def remote_restart_engines(self, order: bytes) -> bytes | Deferred[bytes]:
-        """End engines and start them again under the same ids."""
-        wanted = unpack(EngineOrder, order)
-        if self._daemon.job is not None:
-            return self._daemon.renew()
-        restarted = self._daemon.engines.restart(wanted.engines, "restarted on request")
-        return pack(EngineAnswer(engines=restarted))
-
-    def remote_signal_engines(self, order: bytes) -> bytes:
-        """Send a signal to engines."""
-        wanted = unpack(EngineOrder, order)
-        try:
-            number = signal_number(wanted.signal)
-        except ValueError as error:
-            return pack(EngineAnswer(problem=str(error)))
-        return pack(EngineAnswer(engines=self._daemon.engines.signal(wanted.engines, number)))
-
-    def remote_stop(self, reason: bytes) -> None:
-        """End all engines and the daemon."""
-        self._daemon.stop(reason.decode("utf-8", "replace") or "the controller wants it")
 
 
 class HostDaemon:
@@ -144,11 +75,19 @@ class HostDaemon:
         self._reactor = reactor
         self._tub = tub
         self._options = options
-        self._furl_file = Path(options.furl_file)
         self._host = host
         self._report = report
         self._uplink = Uplink()
-        self._door = HostDoor(self)
+        self._joining = Joining(
+            reactor,
+            tub,
+            Path(options.furl_file),
+            HostDoor(self),
+            hello=self._hello,
+            granted=self._granted,
+            channel=self._make_channel,
+            waiting=lambda why: report("waiting", message=why),
+        )
         self._channel: Channel | None = None
         self._stopping: Deferred[None] | None = None
         self._all_ready = False
@@ -193,55 +132,22 @@ class HostDaemon:
 
     async def _first_join(self) -> None:
         try:
-            await self._join(self._options.wait)
+            self._joined(await self._joining.join(self._options.wait))
         except JoinFailed as error:
             self._fail(str(error))
 
     async def _rejoin(self) -> None:
         try:
-            await self._join(self._options.grace)
+            self._joined(await self._joining.join(self._options.grace, again=True))
         except JoinFailed as error:
             self._fail(f"the controller is gone, and with it the engines end ({error})")
             return
         logger.info("joined the controller again with engines %s", self.engines.ids)
 
-    async def _join(self, seconds: float) -> None:
-        """Try to join for so many seconds."""
-        began = self._reactor.seconds()
-        pause = FIRST_PAUSE
-        told = False
-        while self._stopping is None:
-            try:
-                await self._attempt(
-                    max(0.5, min(ATTEMPT, began + seconds - self._reactor.seconds()))
-                )
-                return
-            except ConnectError as error:
-                cause = str(error)
-            left = began + seconds - self._reactor.seconds()
-            if left <= 0:
-                raise JoinFailed(cause)
-            if not told and self._reactor.seconds() - began > 1.0:
-                told = True
-                self._report("waiting", message=cause)
-                logger.info("cannot join yet: %s", cause)
-            await deferLater(self._reactor, min(pause, left))
-            if self._reactor.seconds() - began > EAGER:
-                pause = min(pause * 1.5, LONGEST_PAUSE)
-
-    async def _attempt(self, seconds: float) -> None:
-        try:
-            furl = read_furl(self._furl_file)
-        except SecurityError as error:
-            raise JoinFailed(str(error)) from None
-        except ConnectError as error:
-            if self._furl_file.exists():
-                raise JoinFailed(str(error)) from None
-            raise
-        reference = await connect(self._tub, furl, seconds)
-        here, there = ends_of(reference)
+    def _hello(self, address: str) -> HostHello:
+        """Return the introduction of this host, whose address is the given one."""
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        hello = HostHello(
+        return HostHello(
             host=self._host,
             pid=os.getpid(),
             slots=len(self.engines),
@@ -250,7 +156,7 @@ class HostDaemon:
             job_size=self.job.size if self.job is not None and not self.engines.ids else 0,
             version=__version__,
             python=python,
-            store=self._storage.access(here.host) if self._storage is not None else None,
+            store=self._storage.access(address) if self._storage is not None else None,
             launcher=self._options.launcher,
             label=self._options.label,
             left=self._walltime.left,
@@ -258,25 +164,6 @@ class HostDaemon:
             resources={**self._slots.resources, **self._options.resources},
             host_resources={**self._slots.host_resources, **self._options.host_resources},
         )
-        try:
-            answer = await call(reference, "register", self._door, pack(hello))
-            grant = unpack(HostGrant, answer)
-        except ConnectError:
-            raise
-        except (KernelError, msgspec.MsgspecError) as error:
-            raise JoinFailed(f"the controller did not let this host join: {error}") from None
-        if grant.protocol != PROTOCOL:
-            raise JoinFailed(
-                f"the controller speaks protocol {grant.protocol}, this host {PROTOCOL}: "
-                "install the same version of ipkernel on both"
-            )
-        channel = await open_channel(self._tub, reference, grant.ticket, self._make_channel)
-        if self._stopping is not None:
-            channel.close("the host daemon stops")
-            return
-        if self._storage is not None:
-            self._storage.joined(grant.host_id, there.host, there.port)
-        self._joined(channel, grant)
 
     def _wanted_ids(self) -> list[int]:
         return self.job.ranks if self.job is not None else list(self._options.engine_ids)
@@ -284,17 +171,72 @@ class HostDaemon:
     def _make_channel(self) -> Channel:
         return Channel(self._reactor, received=self._received, lost=self._lost)
 
-    def _joined(self, channel: Channel, grant: HostGrant) -> None:
-        self._channel = channel
+    def _granted(self, grant: HostGrant, address: str, port: int) -> None:
+        """What goes on, and what has to be told, is known before the channel is there."""
+        resumed = grant.resumed
+        if resumed is not None and resumed.same:
+            return
+        kept = self._uplink.restart()
         self.engines.name(grant.engines, grant.cluster)
-        self._uplink.connect(channel)
-        self._report("registered", engines=self.engines.ids)
-        self.engines.announce()
+        if resumed is None:
+            self.engines.forget()
+            if self._storage is not None:
+                self._storage.disconnected()
+                self._storage.joined(grant.host_id, address, port)
+            self.engines.announce()
+            if self._walltime.near:
+                self._uplink.send(Draining(NEARLY_OVER))
+            return
+        self._tell_again(kept, address, port)
+
+    def _tell_again(self, kept: list[Item], address: str, port: int) -> None:
+        """Tell a controller that was started again, and remembers this host, how things are.
+
+        Args:
+            kept: What the one before may not have got.
+            address: Of the controller.
+            port: Its port.
+        """
+        logger.info("the controller was started again; it remembers this host")
+        self.engines.drop_waiting()
+        send = self._uplink.send
+        repeated, left = worth_repeating(kept)
+        self.engines.announce_again(lambda one: one not in left)
+        storage = self._storage
+        held = storage.restarted(address, port) if storage is not None else []
+        for message in held_messages(held):
+            send(message)
         if self._walltime.near:
-            self._uplink.send(Draining(NEARLY_OVER))
+            send(Draining(NEARLY_OVER))
+        self._uplink.repeat(repeated)
+        self.engines.announce_again(lambda one: one in left)
+        send(Started([]))
+        if storage is not None:
+            storage.ask_again()
+
+    def _joined(self, joined: tuple[Channel, HostGrant] | None) -> None:
+        if joined is None:
+            return
+        channel, grant = joined
+        if self._stopping is not None:
+            channel.close("the host daemon stops")
+            return
+        resumed = grant.resumed
+        taken = resumed.taken if resumed is not None and resumed.same else 0
+        try:
+            self._uplink.connect(channel, taken)
+        except ValueError as error:
+            logger.error("the session cannot go on, and a new one is begun: %s", error)
+            self._joining.forget()
+            channel.abort("the session cannot go on")
+            self._run(self._rejoin())
+            return
+        self._channel = channel
+        self._report("registered", engines=self.engines.ids)
         self._changed()
 
     def _received(self, channel: Channel, batch: list[Received]) -> None:
+        self._joining.received += len(batch)
         for message, _ in batch:
             if isinstance(message, Closing):
                 self.stop(message.reason or "the controller stops")
@@ -308,9 +250,6 @@ class HostDaemon:
         if self._stopping is None:
             logger.info("the connection to the controller was lost: %s", reason)
             self._report("lost", message=reason)
-            self.engines.drop_waiting()
-            if self._storage is not None:
-                self._storage.disconnected()
             self._run(self._rejoin())
 
     # ------------------------------------------------------------ walltime
@@ -383,6 +322,7 @@ class HostDaemon:
         stopping = self._stopping
         assert stopping is not None
         self._walltime.stop()
+        self._joining.stop()
         if excuse:
             await self.engines.stop(excuse, excused=True)
         else:

@@ -33,7 +33,13 @@ from ipkernel.host.traffic import Traffic, Uplink
 from ipkernel.host.watching import Watch
 from ipkernel.sizes import size_text
 from ipkernel.wire.link import Received
-from ipkernel.wire.messages import EngineJoined, EngineLeft, EngineSetup, Reason
+from ipkernel.wire.messages import (
+    EngineJoined,
+    EngineLeft,
+    EngineSetup,
+    Holding,
+    Reason,
+)
 
 __all__ = ["Engines"]
 
@@ -203,20 +209,40 @@ class Engines:
     def announce(self) -> None:
         """Tell a controller that does not know it yet which engines are ready."""
         for engine in self._engines.values():
-            engine.joined = False
-            engine.reported = 0
-            slot = self._supervisor.slots.get(engine.key)
-            if slot is None:
-                continue
-            if slot.phase is Phase.READY:
-                self._joined(engine)
-            elif slot.phase in (Phase.WAITING, Phase.DEAD):
-                restarting = slot.phase is Phase.WAITING
-                self._uplink.send(EngineLeft(engine.id, slot.reason, restarting))
+            self._announce(engine)
+
+    def _announce(self, engine: Engine) -> None:
+        engine.joined = False
+        engine.reported = 0
+        slot = self._supervisor.slots.get(engine.key)
+        if slot is None:
+            return
+        if slot.phase is Phase.READY:
+            self._joined(engine)
+        elif slot.phase in (Phase.WAITING, Phase.DEAD):
+            restarting = slot.phase is Phase.WAITING
+            self._uplink.send(EngineLeft(engine.id, slot.reason, restarting))
+
+    def announce_again(self, chosen: Callable[[int], bool]) -> None:
+        """Tell a controller that was started again of engines, and of what they are busy with.
+
+        Args:
+            chosen: Says by the id which engines to tell of.
+        """
+        for engine in self._engines.values():
+            if chosen(engine.id):
+                self._announce(engine)
+                if engine.joined:
+                    tasks = self._traffic.holding(engine)
+                    self._uplink.send(Holding(engine.id, engine.epoch, tasks))
 
     def drop_waiting(self) -> None:
         """Forget the tasks that have not started, and all functions: their controller is gone."""
         self._traffic.drop_waiting()
+
+    def forget(self) -> None:
+        """Have nothing more to do with any task: the controller that gave them is gone for good."""
+        self._traffic.forget()
 
     def handle(self, batch: list[Received]) -> None:
         """Deal with messages of the controller."""
@@ -296,6 +322,7 @@ class Engines:
         if engine.link is None:
             self._buried(engine)
         else:  # what it has sent comes first; then the link ends by itself
+            engine.link.resume()
             self._later(LINK_TIME, self._cut, engine.key, engine.epoch)
 
     def _cut(self, key: str, epoch: int) -> None:

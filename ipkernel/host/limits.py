@@ -99,6 +99,12 @@ class Limits:
             return message, payload
         return self._cut_short(engine, limit, "interrupted", message)
 
+    def abandon(self, engine: Engine, task: int) -> None:
+        """Interrupt the task that an engine runs, because nobody asks for it any more."""
+        self._forget(engine)
+        engine.limit = Limit(task, 0.0, interrupted=self._reactor.seconds())
+        self._interrupt(engine)
+
     def lost(self, engine: Engine, started: list[int]) -> list[int]:
         """Take note that an engine's process has ended.
 

@@ -33,7 +33,7 @@ class Uplink(Protocol):
     """The way to the controller."""
 
     def send(self, message: Message, payload: Any = b"") -> None:
-        """Send a message; while there is no connection it may be lost."""
+        """Send a message, now or when there is a connection again."""
 
     @property
     def backlog(self) -> int:

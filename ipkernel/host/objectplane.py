@@ -125,6 +125,13 @@ class ObjectPlane:
         self._relays.connected = True
         self.objects.joined(number)
 
+    def restarted(self, controller: str) -> list[tuple[bytes, int]]:
+        """The controller was started again; see :meth:`Storage.restarted`."""
+        self._controller = controller
+        self._relays.disconnected()
+        self._relays.connected = True
+        return self.objects.restarted()
+
     def disconnected(self) -> None:
         """The controller is gone, and nobody can tell which objects are of use."""
         self._relays.disconnected()

@@ -179,6 +179,10 @@ class HostObjects:
         self.searches.number = number
         self._store.free_all()
 
+    def restarted(self) -> list[tuple[bytes, int]]:
+        """Return the objects that are here, and their lengths, for a controller that has forgotten."""
+        return self._store.sealed()
+
     def disconnected(self) -> None:
         """The controller is gone: it knows of no object here any more, and nobody can be asked."""
         self.searches.end(ObjectLost("the connection to the controller was lost"))

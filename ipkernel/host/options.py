@@ -62,7 +62,7 @@ class Options:
         cluster: str = "",
         cluster_dir: Path | None = None,
         wait: float = 60.0,
-        grace: float = 10.0,
+        grace: float = 60.0,
         lifeline: bool = False,
         log_level: str = "info",
         log_size: int = LOG_SIZE,

@@ -152,6 +152,12 @@ class Searches:
         for search in list(self._searches.values()):
             self._give_up(search, error)
 
+    def ask_again(self) -> None:
+        """Ask a controller that was started again for what is looked for and not on its way."""
+        for search in self._searches.values():
+            if search.transfer is None:
+                self._uplink.send(Seek(search.object_id))
+
     # ------------------------------------------------------------- the way here
 
     def answered(self, message: Source) -> None:

@@ -198,10 +198,27 @@ class Storage:
             host: Address of the controller, by which it was reached.
             port: Its port.
         """
-        controller = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
-        self._number, self._controller = number, controller
+        self._number, self._controller = number, _location(host, port)
         if self._plane is not None:
-            self._plane.joined(number, controller)
+            self._plane.joined(number, self._controller)
+
+    def restarted(self, host: str, port: int) -> list[tuple[bytes, int]]:
+        """The controller was started again, and knows this host, but not what it has.
+
+        Args:
+            host: Address of the controller, by which it was reached.
+            port: Its port.
+
+        Returns:
+            The ids and lengths of all objects that are here.
+        """
+        self._controller = _location(host, port)
+        return self._plane.restarted(self._controller) if self._plane is not None else []
+
+    def ask_again(self) -> None:
+        """Ask a controller that was started again for all that is looked for."""
+        if self._plane is not None:
+            self._plane.objects.searches.ask_again()
 
     def disconnected(self) -> None:
         """The controller is gone."""
@@ -220,6 +237,10 @@ class Storage:
             self._local[0].close()
         else:
             await self._plane.close()
+
+
+def _location(host: str, port: int) -> str:
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
 
 
 def make_storage(

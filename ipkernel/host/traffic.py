@@ -15,6 +15,7 @@ from ipkernel.wire.messages import (
     Done,
     EngineHello,
     ForgetFunctions,
+    Free,
     Function,
     Interrupt,
     Message,
@@ -71,6 +72,8 @@ class Traffic:
         self._limits = limits
         self._needs = Needs(uplink, objects, self.feed)
         self._functions: dict[bytes, Any] = {}
+        #: Tasks that engines run, or are about to, and that nobody asks for any more.
+        self._disowned: set[int] = set()
         self._ticking: Any = None
         self._choked: Any = None
 
@@ -191,7 +194,7 @@ class Traffic:
         more = False
         for engine in self._engines.values():
             task = engine.lane.running
-            if not task or task == engine.reported:
+            if not task or task == engine.reported or task in self._disowned:
                 continue
             if now - engine.since >= REPORT_AFTER:
                 engine.reported = task
@@ -232,15 +235,25 @@ class Traffic:
             if engine.lane.done(message.task, message.completed - message.started):
                 if engine.limit is not None and engine.limit.task == message.task:
                     message, payload = self._limits.ended(engine, message, payload)
-                self._uplink.send(message, payload)
+                if message.task in self._disowned:
+                    self._discard(message)
+                else:
+                    self._uplink.send(message, payload)
             else:
                 logger.warning("engine %d has done a task that it does not have", engine.id)
         elif isinstance(message, Output):
-            self._uplink.send(message, payload)
+            if message.task not in self._disowned:
+                self._uplink.send(message, payload)
         elif isinstance(message, Release):
             self._objects.give_back(message.objects, engine.subject)
         elif isinstance(message, EngineHello):
             self._hello(engine, message.pid)
+
+    def _discard(self, message: Done) -> None:
+        """A task has ended that nobody asks for, and so is its result."""
+        self._disowned.discard(message.task)
+        if message.object:
+            self._objects.handle(Free([message.object]))
 
     def _after(self, engine: Engine) -> None:
         lane = engine.lane
@@ -256,7 +269,7 @@ class Traffic:
 
     def forward(self, message: Output, data: bytes) -> None:
         """Pass output on; that of no task goes nowhere."""
-        if message.task:
+        if message.task and message.task not in self._disowned:
             self._uplink.send(message, data)
             if self._choked is None and self._uplink.backlog > OUTPUT_LIMIT:
                 self._choke()
@@ -271,7 +284,7 @@ class Traffic:
                     pipe.pause()
                 else:
                     pipe.resume()
-            if engine.link is not None:
+            if engine.link is not None and engine.exit is None:
                 if backlog > RESULT_LIMIT:
                     engine.link.pause()
                 else:
@@ -286,7 +299,25 @@ class Traffic:
         if begun is None and limit is not None and limit.killed:
             begun = engine.lane.finished + 1  # it hung in that task for a while
         started, rest = engine.lane.lost(begun)
+        if self._disowned:
+            wanted = [task for task in started if task not in self._disowned]
+            self._disowned.difference_update(started, rest)
+            started = wanted
         return self._limits.lost(engine, started), rest
+
+    def holding(self, engine: Engine) -> list[int]:
+        """Return the tasks that an engine runs or will run, and that somebody asks for."""
+        flight = [message.task for message, _ in engine.lane.flight]
+        return [task for task in flight if task not in self._disowned]
+
+    def forget(self) -> None:
+        """Have nothing more to do with any task: what runs is interrupted, and not reported."""
+        self.drop_waiting()
+        for engine in self._engines.values():
+            flight = [message.task for message, _ in engine.lane.flight]
+            self._disowned.update(flight)
+            if flight:
+                self._limits.abandon(engine, flight[0])
 
     def drop_waiting(self) -> None:
         """Forget the tasks that have not started, and all functions: their controller is gone."""

@@ -219,6 +219,11 @@ class Catalog:
         """Return the objects that there are."""
         return list(self._entries)
 
+    def sealed(self) -> list[tuple[bytes, int]]:
+        """Return the objects that are complete, and their lengths."""
+        entries = self._entries.values()
+        return [(one.object_id, one.size) for one in entries if one.state is not State.WRITING]
+
     # ---------------------------------------------------------------- waiting
 
     def when_sealed(self, wait: int, object_id: bytes) -> list[Instruction]:

@@ -287,6 +287,10 @@ class HostStore:
 
     # ---------------------------------------------------------------- looking
 
+    def sealed(self) -> list[tuple[bytes, int]]:
+        """Return the ids and lengths of all objects that are complete."""
+        return self._catalog.sealed()
+
     def view(self, placement: Placement) -> memoryview:
         """Return the bytes of an object: shared with everybody, writable; for any thread.
 

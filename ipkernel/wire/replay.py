@@ -105,6 +105,9 @@ class Replay:
             )
         popleft = self._kept.popleft
         gone = [popleft() for _ in range(count)]
-        self.bytes -= sum(message.size for message, _ in gone)
+        size = 0
+        for message, _ in gone:
+            size += message.size
+        self.bytes -= size
         self.taken = taken
         return gone

@@ -30,7 +30,8 @@ from ipkernel.wire.messages import (
     Outcome,
     Output,
 )
-from ipkernel.wire.records import HostGrant, HostHello, pack, unpack
+from ipkernel.wire.records import HostGrant, HostHello, Resumed, pack, unpack
+from ipkernel.wire.replay import Replay
 from ipkernel.wire.tub import call, make_tub
 
 # Twisted opens /dev/null when a process listens for the first time, and keeps it.
@@ -72,6 +73,12 @@ class HostController:
         self._waiting: list[tuple[Any, Deferred[Any]]] = []
         self.joined_count = 0
         self.lost: list[str] = []
+        #: Whether it knows a host that comes back, and in which life it is.
+        self.remembers = False
+        self.life = 1
+        self.taken = 0
+        self.replay = Replay()
+        self._received_there = 0
 
     async def listen(self) -> None:
         self.tub = make_tub(self.identity, self.reactor)
@@ -90,12 +97,22 @@ class HostController:
         self.host = host
         from ipkernel.wire.tub import peer_tub_id
 
+        resumed = None
+        if self.remembers and hello.resume is not None:
+            same = hello.resume.life == self.life
+            resumed = Resumed(same=same, taken=self.taken if same else 0)
+        if resumed is None or not resumed.same:
+            self.taken = 0
+            self.replay.restart()
+        self._received_there = hello.resume.received if resumed and resumed.same else 0
         ids = list(hello.engines) + list(range(len(hello.engines), hello.slots))
         grant = HostGrant(
             host_id=1,
             ticket=self.tub.issue_ticket(peer_tub_id(host), self._opened, self._make),
             engines=ids,
             cluster="test",
+            life=self.life,
+            resumed=resumed,
         )
         if self.protocol is not None:
             grant = HostGrant(**{**_fields(grant), "protocol": self.protocol})
@@ -106,7 +123,28 @@ class HostController:
 
     def _opened(self, channel: Channel) -> None:
         self.channel = channel
-        self.sent.clear()
+        again = self.replay.resume(self._received_there)
+        if not self._received_there:
+            self.sent.clear()
+        for message, payload in again:
+            channel.send(message, payload)
+
+    def cut(self) -> None:
+        """End the connection as a network does."""
+        assert self.channel is not None
+        self.channel.abort("cut")
+        self.channel = None
+
+    async def die(self) -> None:
+        """End as a process does that is killed; :meth:`listen` begins another life."""
+        await self.close()
+        self.life += 1
+
+    def send(self, message: Any, payload: Any = b"") -> None:
+        """Send a message, now or on the next connection."""
+        self.replay.add(message, payload)
+        if self.channel is not None:
+            self.channel.send(message, payload)
 
     def _lost(self, channel: Channel, reason: str) -> None:
         if channel is self.channel:
@@ -115,6 +153,7 @@ class HostController:
         self._check()
 
     def _received(self, channel: Channel, batch: list[tuple[Any, Any]]) -> None:
+        self.taken += len(batch)
         for message, payload in batch:
             self.messages.append((message, payload))
             if isinstance(message, Done):
@@ -155,15 +194,12 @@ class HostController:
     ) -> tuple[int, bytes]:
         """Submit a call whose payload is the first of ``needs``; returns the task and the payload."""
         call_ = dump_call(function, args, {}, self.cache)
-        assert self.channel is not None
         if call_.digest and call_.digest not in self.sent:
             self.sent.add(call_.digest)
             blob = call_.blob or self.cache.lookup(function)[1]
-            self.channel.send(Function(call_.digest, len(blob)), blob)
+            self.send(Function(call_.digest, len(blob)), blob)
         task = next(self.tasks)
-        self.channel.send(
-            Assign(task, engine, Kind.APPLY, 0, call_.digest, 0, list(needs), True, keep)
-        )
+        self.send(Assign(task, engine, Kind.APPLY, 0, call_.digest, 0, list(needs), True, keep))
         return task, b"".join(call_.pieces)
 
     def submit(
@@ -190,12 +226,11 @@ class HostController:
         epoch: int = 0,
     ) -> int:
         task = next(self.tasks)
-        assert self.channel is not None
         if digest and digest not in self.sent:
             self.sent.add(digest)
-            self.channel.send(Function(digest, len(blob)), blob)
+            self.send(Function(digest, len(blob)), blob)
         data = b"".join(pieces)
-        self.channel.send(Assign(task, engine, kind, len(data), digest, epoch), data)
+        self.send(Assign(task, engine, kind, len(data), digest, epoch), data)
         return task
 
     async def outcome(self, task: int) -> tuple[Done, Any]:

@@ -21,7 +21,7 @@ from ipkernel.host.storeoptions import StoreOptions
 def test_defaults_of_ipdaemon() -> None:
     chosen = ipdaemon.parse(["--furl-file", "f"])
     assert chosen.engines == os.cpu_count()
-    assert (chosen.wait, chosen.grace, chosen.lifeline) == (60.0, 10.0, False)
+    assert (chosen.wait, chosen.grace, chosen.lifeline) == (60.0, 60.0, False)
     assert (chosen.cluster_dir, chosen.cluster, chosen.log_level) == (None, "", "info")
     assert (chosen.walltime, chosen.label, chosen.launcher, chosen.restarts) == (0.0, "", "", 0)
     assert (chosen.log_size, chosen.log_backups, chosen.engine_ids) == (5_000_000, 3, ())

@@ -384,3 +384,23 @@ def test_ids_are_not_shown_in_full(scene: Scene) -> None:
     assert A.hex() not in scene.fetches[0].transfer.what
     scene.say(Free([A]))
     assert A.hex() not in str(needed.error)
+
+
+# ------------------------------------------------------- a controller that was started again
+
+
+def test_what_is_looked_for_is_asked_for_again(scene: Scene) -> None:
+    scene.require(A)
+    scene.require(B)
+    scene.say(Source(B, SIZE, 2))  # which is on its way
+    scene.sent.clear()
+    scene.objects.searches.ask_again()
+    assert scene.sent == [Seek(A)]
+
+
+def test_what_is_complete_is_told(scene: Scene) -> None:
+    assert scene.objects.restarted() == []
+    scene.has(A)
+    scene.require(B)
+    scene.say(Source(B, SIZE, 2))  # of which a part may be here
+    assert scene.objects.restarted() == [(A, SIZE)]
