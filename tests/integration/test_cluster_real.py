@@ -213,7 +213,9 @@ def test_engine_killed(make):
     with cluster as rc:
         pid = rc[1].apply_sync(os.getpid)
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: rc.ids == [0, 1] and rc[1].apply_async(os.getpid).get(20) != pid)
+        wait_for(lambda: [e.restarts for e in cluster.status().engines] == [0, 1])
+        rc.wait_for_engines(2, timeout=60)
+        assert rc[1].apply_async(os.getpid).get(60) != pid
     assert not psutil.pid_exists(pid)
 
 
