@@ -88,6 +88,17 @@ The old file stays in effect until the new one is right.
 _STATUS: Final = """\
 Show the controller, the hosts, the engines and the tasks of a cluster.
 """
+_EXPLAIN: Final = """\
+Say where a task is, why, and how it came there; what an engine does, since when, and what waits for
+it; or what is known of a batch job or another program that brings engines.
+"""
+_EXPLAIN_EXAMPLES: Final = """\
+examples:
+  ipcluster explain 5497558138881      a task, by its id
+  ipcluster explain fit-7              the tasks with a label that have not ended
+  ipcluster explain engine 3           an engine; 0-3,7 are several
+  ipcluster explain job 17             a job of a batch system, by a word of its name
+"""
 _LIST: Final = """\
 List your clusters on this host.
 """
@@ -172,6 +183,14 @@ def make_parser() -> common.Parser:
 
     status = _command(commands, "status", "show a cluster's engines and tasks", _STATUS)
     _json_options(status)
+
+    explain = _command(
+        commands, "explain", "say why a task, an engine or a job waits", _EXPLAIN, _EXPLAIN_EXAMPLES
+    )
+    explain.add_argument(
+        "what", nargs="+", metavar="WHAT", help="TASK, LABEL, 'engine N' or 'job NAME'"
+    )
+    _json_options(explain)
 
     every = _command(commands, "list", "list your clusters", _LIST)
     _json_options(every)
@@ -337,6 +356,7 @@ _COMMANDS: Final = {
     "restart": "ipkernel.cli.changing",
     "status": "ipkernel.cli.looking",
     "list": "ipkernel.cli.looking",
+    "explain": "ipkernel.cli.explaining",
     "logs": "ipkernel.cli.logs",
 }
 

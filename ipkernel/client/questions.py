@@ -10,7 +10,7 @@ from ipkernel.client.result import AsyncResult
 
 if TYPE_CHECKING:
     from ipkernel.client.session import Session
-    from ipkernel.wire.records import EngineInfo, Status, TaskStory
+    from ipkernel.wire.records import EngineInfo, Status
 
 
 class Questions:
@@ -49,18 +49,30 @@ class Questions:
         """Return what the controller knows of each engine, by id."""
         return {info.engine: info for info in self.status().engines}
 
-    def explain(self, jobs: Any = (), *, label: str = "") -> list[TaskStory]:
-        """Return where tasks are, how they came there and why.
+    def explain(
+        self, jobs: Any = (), *, label: str = "", engine: Any = None, job: str = ""
+    ) -> list[Any]:
+        """Return where tasks are, how they came there and why; or the same of engines and jobs.
 
         Args:
-            jobs: Task ids, indices in the history or results, one or a list.
+            jobs: Task ids, indices in the history or results, one or a list; or a label.
             label: The tasks with this label that have not ended, too, whoever submitted them: the
                 oldest 1024.
+            engine: Also an engine, or several: what it does, since when, and what waits for it.
+            job: Also a batch job, or another program that brings engines, by its name as ``ipcluster
+                status`` shows it or a word of that.
+
+        Returns:
+            :class:`~ipkernel.wire.records.TaskStory`, then
+            :class:`~ipkernel.wire.records.EngineStory`, then
+            :class:`~ipkernel.cluster.jobstories.JobStory`.
         """
         from ipkernel.wire.records import TaskQuery, TaskStories, pack, unpack
 
+        if isinstance(jobs, str):
+            jobs, label = (), label or jobs
         ids = self._ids_of(jobs)
-        stories: list[TaskStory] = []
+        stories: list[Any] = []
         for start in range(0, len(ids), 1024):
             query = pack(TaskQuery(tasks=ids[start : start + 1024]))
             stories += unpack(TaskStories, self._call("explain", query)).stories
@@ -69,6 +81,16 @@ class Questions:
             stories += [
                 story for story in unpack(TaskStories, answer).stories if story.task not in ids
             ]
+        if engine is not None:
+            engines = [engine] if isinstance(engine, int) else [int(one) for one in engine]
+            answer = self._call("explain", pack(TaskQuery(engines=engines)))
+            stories += unpack(TaskStories, answer).engines
+        if job:
+            from ipkernel.cluster.diagnosis import directory_of
+            from ipkernel.cluster.jobstories import job_stories
+
+            place = getattr(self, "_place", None)
+            stories += job_stories(job, self.status(), directory_of(place))
         return stories
 
     def _task_id(self, job: Any) -> int:

@@ -179,6 +179,7 @@ def _started(core: Core, host: Host, started: list[int]) -> None:
             continue
         task.state = _RUNNING
         engine.running.add(tid)
+        engine.began = core.now
         core.ladder.update(engine)
         if len(engine.assigned) > len(engine.running):
             core.deep[engine] = None

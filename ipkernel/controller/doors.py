@@ -75,7 +75,13 @@ class _Door(Referenceable):
         if request.label:
             found = self._controller.scheduler.labelled(request.label, MAX_STORIES - len(tasks))
             tasks = list(dict.fromkeys([*tasks, *found]))
-        return pack(TaskStories(stories=[self._controller.explain(task) for task in tasks]))
+        controller = self._controller
+        return pack(
+            TaskStories(
+                stories=[controller.explain(task) for task in tasks],
+                engines=[controller.explain_engine(number) for number in request.engines],
+            )
+        )
 
     def _search(self, query: bytes) -> Deferred[bytes]:
         return _packed(self._controller.inquiries.search(read_request(Search, query)))

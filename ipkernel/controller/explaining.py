@@ -1,60 +1,209 @@
-"""Why a task is where it is, for people."""
+"""Why a task is where it is, and what an engine does, for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
+from typing import Final
 
 from ipkernel.controller import away, demands, dependencies
 from ipkernel.controller.core import Core
 from ipkernel.controller.slots import AWAY, READY, RESTARTING, Engine
-from ipkernel.controller.tasks import State, Task
-from ipkernel.wire.records import TaskStory
+from ipkernel.controller.tasks import ENDS, QUEUED, State, Task, clock
+from ipkernel.wire.messages import Outcome
+from ipkernel.wire.records import EngineStory, TaskStory
+
+#: Tasks of a queue that are looked at for how many are ahead of one.
+_LOOK: Final = 1000
+#: Engines and tasks that a text names.
+_NAMED: Final = 3
+_TOLD: Final = 100
 
 
-def explain(core: Core, number: int) -> TaskStory:
-    """Return where task ``number`` is, why, and how it came there."""
+def explain(core: Core, number: int, now: float = 0.0) -> TaskStory:
+    """Return where task ``number`` is, why, and how it came there.
+
+    Args:
+        core: The scheduler's tables.
+        number: The task's id.
+        now: The time, if it is later than that of the last event.
+    """
     task = core.tasks.get(number)
-    if task is not None:
-        return TaskStory(
-            task=number,
-            state=task.state.value,
-            reason=_reason(core, task),
-            story=task.story(),
-            engine=task.engine if task.engine >= 0 else task.target,
-        )
+    if task is None:
+        return _ended(core, number)
+    return TaskStory(
+        task=number,
+        state=task.state.value,
+        reason=_reason(core, task, max(now, core.now))[:4000],
+        story=task.story(),
+        engine=task.engine if task.engine >= 0 else task.target,
+    )
+
+
+def _ended(core: Core, number: int) -> TaskStory:
+    """Return what is remembered of a task that has ended, if it is."""
+    message = core.history.find(number) or core.retained.find(number)
+    if message is None:
+        text = "not known here: it ended long ago, or it never was submitted"
+        return TaskStory(task=number, state="unknown", reason=text)
     if number in core.retained:
-        since = core.retained.since(number)
-        text = (
-            f"it ended and its result is kept until {_date(since + core.retained.seconds)} "
-            f"for a client to fetch it"
-        )
-        return TaskStory(task=number, state="finished", reason=text)
-    text = "not known here: its result was delivered or has expired, or it never was submitted"
-    return TaskStory(task=number, state="unknown", reason=text)
+        until = _date(core.retained.since(number) + core.retained.seconds)
+        rest = f"its result is kept until {until} for a client to fetch it"
+    else:
+        rest = "its result was given to whoever asked for it"
+    if number in core.archive:
+        rest += ", and it can be run again"
+    where = f" on engine {message.engine}" if message.engine >= 0 else ""
+    past = core.history.past(number)
+    origin = past[1] if past is not None else None
+    story = []
+    if origin is not None:
+        label = f" ({origin.label})" if origin.label else ""
+        story.append(f"{clock(origin.submitted)} submitted by session {number >> 40}{label}")
+    if message.started:
+        story.append(f"{clock(message.started)} begun{where}")
+    ended = message.completed or (origin.ended if origin is not None else 0.0)
+    if ended:
+        story.append(f"{clock(ended)} ended: {_OUTCOMES[message.outcome]}")
+    return TaskStory(
+        task=number,
+        state=ENDS[message.outcome].value,
+        reason=f"it ended{where}: {_OUTCOMES[message.outcome]}; {rest}",
+        story=story,
+        engine=message.engine,
+    )
 
 
 def _date(when: float) -> str:
     return datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _reason(core: Core, task: Task) -> str:
+_OUTCOMES: Final = {
+    Outcome.OK: "it succeeded",
+    Outcome.ERROR: "it raised an exception",
+    Outcome.ABORTED: "it was aborted",
+    Outcome.LOST: "its engine, its host or what it needs was lost",
+    Outcome.IMPOSSIBLE: "no engine could run it",
+    Outcome.TIMEOUT: "it ran for longer than its timeout",
+}
+
+
+def explain_engine(core: Core, number: int, now: float = 0.0) -> EngineStory:
+    """Return what an engine is doing, since when, and what waits for it.
+
+    Args:
+        core: The scheduler's tables.
+        number: The engine's id.
+        now: The time, if it is later than that of the last event.
+    """
+    engine = core.engines.get(number)
+    if engine is None:
+        return EngineStory(engine=number, state="unknown", reason=f"there is no engine {number}")
+    now = max(now, core.now)
+    waiting = [task.id for task in islice(engine.direct, _LOOK) if task.state in QUEUED]
+    assigned = [tid for tid in engine.assigned if tid not in engine.running]
+    return EngineStory(
+        engine=number,
+        host=engine.host.name,
+        pid=engine.pid,
+        state=engine.state,
+        reason=_engine_reason(engine, now)[:4000],
+        running=sorted(engine.running)[:_TOLD],
+        queued=[*assigned, *waiting][:_TOLD],
+        count=len(assigned) + len(engine.direct) - engine.shelved,
+        story=_engine_story(engine),
+    )
+
+
+def _engine_reason(engine: Engine, now: float) -> str:
+    absent = away.why(engine)
+    if absent:
+        return absent
+    since = _span(now - engine.since)
+    if engine.state != READY:
+        why = f": {engine.reason}" if engine.reason else ""
+        return f"{engine.state} for {since}{why}"
+    text = _doing(engine, now) if engine.assigned else f"engine {engine.id} has nothing to do"
+    if engine.ending:
+        text += "; it is being stopped"
+    elif engine.draining:
+        text += f"; it gets no more than what is bound to it: {engine.draining}"
+    return text
+
+
+def _engine_story(engine: Engine) -> list[str]:
+    told = [f"{clock(engine.since)} became {engine.state}"]
+    if engine.restarts:
+        told.append(f"started again {engine.restarts} times")
+    if engine.last_loss:
+        told.append(f"last lost at {engine.last_loss}")
+    if engine.completed:
+        mean = f", lately {_span(engine.mean)} each" if engine.mean else ""
+        told.append(f"{engine.completed} tasks ended on it{mean}")
+    if engine.host.ends:
+        told.append(f"the walltime of its host ends at {clock(engine.host.ends)}")
+    return told
+
+
+def _doing(engine: Engine, now: float) -> str:
+    """Return what an engine does that has something, with its name."""
+    head = next(iter(engine.running), None)
+    if head is None:
+        head = next(iter(engine.assigned))
+        return f"engine {engine.id} is about to run task {head}"
+    label = engine.assigned[head].message.label if head in engine.assigned else ""
+    label = f" ({label})" if label else ""
+    return f"engine {engine.id} runs task {head}{label} since {_span(now - engine.began)}"
+
+
+def _span(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 0.1:
+        return f"{max(seconds, 0.0) * 1000:.1f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _ahead(queue: Iterable[Task], task: Task) -> str:
+    """Return how many tasks of a queue are ahead of one of its tasks."""
+    count = 0
+    for other in islice(queue, _LOOK):
+        if other is task:
+            break
+        count += other.state in QUEUED
+    else:
+        return f"more than {count} tasks are ahead of it"
+    if not count:
+        return "it is the next one"
+    return f"{count} tasks are ahead of it" if count > 1 else "1 task is ahead of it"
+
+
+def _reason(core: Core, task: Task, now: float) -> str:
     if task.state is State.RUNNING and task.cancelled:
         return f"it was cancelled, and the host of engine {task.engine} was asked to end it"
     if task.state is State.RUNNING:
         absent = away.why(core.engines[task.engine])
-        return f"engine {task.engine} is running it" + (f"; {absent}" if absent else "")
+        since = _span(now - core.engines[task.engine].began)
+        return f"engine {task.engine} is running it since {since}" + (
+            f"; {absent}" if absent else ""
+        )
     if task.state is State.ASSIGNED:
-        return _assigned(core, task)
+        return _assigned(core, task, now)
     if task.id in core.waits:
         return dependencies.why(core, task)
     if core.sessions[task.session].held:
         return "its client does not take its results: nothing more is started for it"
     if task.target >= 0:
-        return _bound(core.engines[task.target])
-    return _shared(core, task)
+        return _bound(core.engines[task.target], task, now)
+    return _shared(core, task, now)
 
 
-def _assigned(core: Core, task: Task) -> str:
+def _assigned(core: Core, task: Task, now: float) -> str:
     engine = core.engines[task.engine]
     if task.cancelled:
         return f"it was cancelled, and the host of engine {engine.id} was asked to give it back"
@@ -67,10 +216,12 @@ def _assigned(core: Core, task: Task) -> str:
     head = next(iter(engine.assigned))
     if head == task.id:
         return f"engine {engine.id} has it and is about to run it, or has just begun"
-    return f"it waits at engine {engine.id}, which has {len(engine.assigned)} tasks in all"
+    ahead = next(at for at, tid in enumerate(engine.assigned) if tid == task.id)
+    some = f"{ahead} tasks are" if ahead > 1 else "1 task is"
+    return f"it waits at engine {engine.id} where {some} ahead of it; {_doing(engine, now)}"
 
 
-def _bound(engine: Engine) -> str:
+def _bound(engine: Engine, task: Task, now: float) -> str:
     queue = len(engine.direct) - engine.shelved
     absent = away.why(engine)
     if absent:
@@ -86,13 +237,11 @@ def _bound(engine: Engine) -> str:
             f"engine {engine.id} finishes what is bound to it, and then no more "
             f"({engine.draining}); {queue} tasks wait for it"
         )
-    return (
-        f"engine {engine.id} is busy with {len(engine.assigned)} tasks and "
-        f"{queue} wait for it to have room"
-    )
+    busy = f"; {_doing(engine, now)}" if engine.assigned else ""
+    return f"it waits for engine {engine.id} to have room{busy}; {_ahead(engine.direct, task)}"
 
 
-def _shared(core: Core, task: Task) -> str:
+def _shared(core: Core, task: Task, now: float) -> str:
     targets = task.message.targets
     some = [e for n in targets if (e := core.engines.get(n))] if targets else core.engines.values()
     some = list(some)
@@ -116,4 +265,7 @@ def _shared(core: Core, task: Task) -> str:
     near = core.hosts.get(task.near)
     if near is not None:
         which += f", best those of {near.name} that has what it needs,"
-    return f"all {alive} {which} are busy; {line.count} tasks are ready in its line"
+    busy = [_doing(engine, now) for engine in islice((e for e in some if e.assigned), _NAMED)]
+    place = _ahead(line.level(task.priority), task)
+    text = f"all {alive} {which} are busy; {line.count} tasks are ready in its line, {place}"
+    return "; ".join([text, *busy])

@@ -32,7 +32,7 @@ from ipkernel.controller.events import (
     Tick,
     Undelivered,
 )
-from ipkernel.controller.explaining import explain
+from ipkernel.controller.explaining import explain, explain_engine
 from ipkernel.controller.holdings import settle
 from ipkernel.controller.instructions import Instruction
 from ipkernel.controller.objects import Directory
@@ -46,7 +46,7 @@ from ipkernel.controller.slots import Engine
 from ipkernel.controller.submission import from_client
 from ipkernel.controller.tasks import CheckedTask, State, Task
 from ipkernel.wire.queries import Search
-from ipkernel.wire.records import QueueCounts, TaskStory
+from ipkernel.wire.records import EngineStory, QueueCounts, TaskStory
 
 
 def _tick(core: Core, event: Tick) -> None:
@@ -225,9 +225,18 @@ class Scheduler:
         """
         return Searching(self._core, query)
 
-    def explain(self, task: int) -> TaskStory:
-        """Return where a task is, why it is there, and how it came there."""
-        return explain(self._core, task)
+    def explain(self, task: int, now: float = 0.0) -> TaskStory:
+        """Return where a task is, why it is there, and how it came there.
+
+        Args:
+            task: Its id.
+            now: The time, if it is later than that of the last event.
+        """
+        return explain(self._core, task, now)
+
+    def explain_engine(self, engine: int, now: float = 0.0) -> EngineStory:
+        """Return what an engine does; arguments as for :meth:`explain`."""
+        return explain_engine(self._core, engine, now)
 
     def validate(self) -> None:
         """Check that all tables agree.

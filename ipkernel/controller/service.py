@@ -42,6 +42,7 @@ from ipkernel.wire.records import (
     ClientHello,
     Description,
     EngineProperties,
+    EngineStory,
     HostGrant,
     HostHello,
     SessionGrant,
@@ -371,7 +372,11 @@ class Controller:
 
     def explain(self, task: int) -> TaskStory:
         """Return where a task is, why it is there, and how it came there."""
-        return self.scheduler.explain(task)
+        return self.scheduler.explain(task, self._turn.now())
+
+    def explain_engine(self, engine: int) -> EngineStory:
+        """Return what an engine does, since when, and what waits for it."""
+        return self.scheduler.explain_engine(engine, self._turn.now())
 
     def status(self) -> Status:
         """Return the state of the cluster."""

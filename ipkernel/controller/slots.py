@@ -45,6 +45,7 @@ class Engine:
         state: ``starting``, ``ready``, ``restarting``, ``dead`` or ``away``, when its host is: then
             nothing is assigned to it, and what it has it keeps.
         before: Its state before it was away.
+        began: When its host has last said that it began a task.
         reason: Why it is not ready.
         pid: Its process, or 0.
         epoch: Which of the processes with this id it is; assignments name it.
@@ -73,6 +74,7 @@ class Engine:
     __slots__ = (
         "assigned",
         "before",
+        "began",
         "bytes",
         "completed",
         "direct",
@@ -111,6 +113,7 @@ class Engine:
         self.since = now
         self.assigned: dict[int, Task] = {}
         self.running: set[int] = set()
+        self.began = now
         self.direct: deque[Task] = deque()
         self.shelved = 0
         self.bytes = 0

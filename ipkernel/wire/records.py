@@ -378,10 +378,12 @@ class TaskQuery(Record):
     Attributes:
         tasks: Task ids.
         label: With this label, those tasks that have not ended too, up to :data:`MAX_STORIES`.
+        engines: Engine ids.
     """
 
     tasks: Annotated[list[int], Meta(max_length=MAX_STORIES)] = []
     label: Annotated[str, Meta(max_length=256)] = ""
+    engines: Annotated[list[EngineId], Meta(max_length=MAX_STORIES)] = []
 
 
 class TaskStory(Record):
@@ -402,10 +404,37 @@ class TaskStory(Record):
     engine: EngineId = -1
 
 
+class EngineStory(Record):
+    """What an engine does.
+
+    Attributes:
+        engine: Its id.
+        state: Of the engine, or ``"unknown"``.
+        host: Host name.
+        pid: Its process, or 0.
+        reason: What it runs, and since when, or why it does not; as a sentence.
+        running: The tasks that it runs.
+        queued: The tasks that wait for it, in their order, as far as there is room to name them.
+        count: How many wait for it.
+        story: What has happened to it, one line for each.
+    """
+
+    engine: EngineId
+    state: Text
+    host: Text = ""
+    pid: int = 0
+    reason: Text = ""
+    running: Annotated[list[int], Meta(max_length=100)] = []
+    queued: Annotated[list[int], Meta(max_length=100)] = []
+    count: int = 0
+    story: Lines = []
+
+
 class TaskStories(Record):
     """The answer to a :class:`TaskQuery`."""
 
     stories: Annotated[list[TaskStory], Meta(max_length=MAX_STORIES)] = []
+    engines: Annotated[list[EngineStory], Meta(max_length=MAX_STORIES)] = []
 
 
 def pack(record: Record) -> bytes:

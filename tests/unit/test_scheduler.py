@@ -1108,7 +1108,9 @@ def test_explain_says_why_a_task_waits() -> None:
     c.from_host((Started([tid]), b""))
     assert c.scheduler.explain(tid).state == "running"
     c.done(tid)
-    assert c.scheduler.explain(tid).state == "unknown"
+    story = c.scheduler.explain(tid)
+    assert story.state == "finished" and "it succeeded" in story.reason
+    assert c.scheduler.explain(12345).state == "unknown"
 
 
 def test_a_story_tells_of_losses_and_stays_short() -> None:
