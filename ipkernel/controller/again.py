@@ -61,7 +61,7 @@ def purged(core: Core, event: TasksPurged) -> None:
         if task in core.tasks:
             continue
         known = core.history.forget(task) or task in core.archive
-        if core.retained.take(task) is not None:
+        if core.retained.drop(task):
             known = True
             gone.append(task)
         core.archive.drop(task)

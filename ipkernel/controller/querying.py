@@ -295,10 +295,10 @@ def _candidates(core: Core, node: Node) -> Sequence[int]:
     found = _open(core, node)
     if not over:
         return list(found)
-    past = dict.fromkeys(core.history)
-    past.update(dict.fromkeys(core.retained))
-    past.update(dict.fromkeys(core.archive))
-    return [*(task for task in past if task not in core.tasks), *found]
+    retained = core.retained  # perhaps very many; the others are few
+    few = dict.fromkeys(task for task in core.archive if task not in retained)
+    few.update(dict.fromkeys(task for task in core.history if task not in retained))
+    return [*few, *retained, *found]
 
 
 _STATES: Final = frozenset(state.value for state in State)

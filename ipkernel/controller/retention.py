@@ -221,6 +221,13 @@ class Retained:
         self._remove(task)
         return output, result if result is not None else _unreadable(found.message)
 
+    def drop(self, task: int) -> bool:
+        """Keep the result of a task no longer; return whether it was here."""
+        if task not in self._results:
+            return False
+        self._remove(task)
+        return True
+
     def take_output(self, task: int) -> list[tuple[Output, Payload]]:
         """Return what is kept of the output of a task, and keep it no longer."""
         tail = self._output.pop(task, None)
