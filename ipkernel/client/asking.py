@@ -26,7 +26,7 @@ class Asking:
     def forked(self) -> None:
         """Begin afresh in the child of a fork: answers go to the parent."""
         self._lock = threading.Lock()
-        self._open: dict[Hashable, deque[Future[Any]]] = {}
+        self._open: dict[Hashable, deque[tuple[Future[Any], Message]]] = {}
 
     def ask(self, key: Hashable, question: Message) -> Future[Any]:
         """Send a question; the future is for the answer that comes with the same key."""
@@ -34,7 +34,7 @@ class Asking:
         with self._lock:
             failure = self._failure
             if failure is None:
-                self._open.setdefault(key, deque()).append(future)
+                self._open.setdefault(key, deque()).append((future, question))
         if failure is not None:
             future.set_exception(failure())
         else:
@@ -45,17 +45,23 @@ class Asking:
         """Give an answer to who has asked first; one that nobody has asked for is ignored."""
         with self._lock:
             waiting = self._open.get(key)
-            future = waiting.popleft() if waiting else None
+            future = waiting.popleft()[0] if waiting else None
             if not waiting:
                 self._open.pop(key, None)
         if future is not None:
             future.set_result(answer)
 
+    @property
+    def unanswered(self) -> list[Message]:
+        """The questions that wait for an answer, in the order in which those with one key were asked."""
+        with self._lock:
+            return [question for waiting in self._open.values() for _, question in waiting]
+
     def fail(self, failure: Callable[[], BaseException]) -> None:
         """End all questions, also later ones, with what ``failure()`` makes."""
         with self._lock:
             self._failure = failure
-            futures = [future for waiting in self._open.values() for future in waiting]
+            futures = [future for waiting in self._open.values() for future, _ in waiting]
             self._open.clear()
         for future in futures:
             future.set_exception(failure())

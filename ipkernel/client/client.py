@@ -18,7 +18,7 @@ from ipkernel.client.cancelling import Cancellation, milliseconds
 from ipkernel.client.closing import close
 from ipkernel.client.directview import BroadcastView, DirectView
 from ipkernel.client.interrupting import check_choice
-from ipkernel.client.locate import Place, check_other_options, locate
+from ipkernel.client.locate import Place, check_other_options, check_reconnect, locate
 from ipkernel.client.questions import Questions
 from ipkernel.client.result import AsyncResult
 from ipkernel.client.values import Values
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which a thread that computes lets the others run, while clients are open.
 SWITCH_INTERVAL = 0.0005
+#: Seconds that a controller which was lost is tried for.
+RECONNECT = 60.0
 #: The name of results that are made only to wait for; no function can have it.
 _WAIT = "<wait>"
 
@@ -54,6 +56,8 @@ class Client(Questions, Values):
         profile_dir: An older word for the directory.
         cluster_id: Completes ``profile``.
         timeout: Seconds that connecting may take.
+        reconnect: For so many seconds a controller that was lost is tried for, while everything
+            waits; 0 gives up at once. What is pending then ends with ControllerLost.
         switch_interval: How long, in seconds, one thread may hold the interpreter while clients are
             open (see :func:`sys.setswitchinterval`); None leaves it alone. While clients are open,
             the garbage collector also looks less often, unless it was set up that way already.
@@ -83,10 +87,12 @@ class Client(Questions, Values):
         profile_dir: str | os.PathLike[str] | None = None,
         cluster_id: str | None = None,
         timeout: float = 10,
+        reconnect: float = RECONNECT,
         switch_interval: float | None = SWITCH_INTERVAL,
         **extra: Any,
     ) -> None:
         check_other_options(extra)
+        check_reconnect(reconnect)
         place = locate(
             connection_info,
             url_file=url_file,
@@ -103,7 +109,7 @@ class Client(Questions, Values):
         reactor = start_reactor()
         connection = run_in_reactor(
             reactor,
-            lambda: Connection.open(reactor, place.furl, timeout),
+            lambda: Connection.open(reactor, place.look_again, timeout, reconnect),
             "connecting to a controller",
         )
         self._place: Place = place
@@ -131,11 +137,12 @@ class Client(Questions, Values):
         from ipkernel.client.connection import Connection
 
         timeout = options.pop("timeout", 10)
+        reconnect = check_reconnect(options.pop("reconnect", RECONNECT))
         interval = options.pop("switch_interval", SWITCH_INTERVAL)
         place = locate(connection_info, **options)
 
         async def open_client() -> Client:
-            connection = await Connection.open(reactor, place.furl, timeout)
+            connection = await Connection.open(reactor, place.look_again, timeout, reconnect)
             client = cls.__new__(cls)
             client._place = place
             client._adopt(connection, reactor, interval)
@@ -189,7 +196,17 @@ class Client(Questions, Values):
     def __repr__(self) -> str:
         if not self._finalizer.alive:
             return "<Client: closed>"
-        return f"<Client of cluster {self._connection.cluster!r}: {len(self)} engines>"
+        lost = "" if self.connected else ", not connected"
+        return f"<Client of cluster {self._connection.cluster!r}: {len(self)} engines{lost}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the controller now.
+
+        If not, it is being tried for, or the client is closed or has given up: calls raise
+        ControllerLost then.
+        """
+        return self._session.failure is None and not self._session.contact.lost
 
     @property
     def session(self) -> int:
@@ -570,6 +587,11 @@ class Client(Questions, Values):
             lambda: self._connection.call_admin(furl, method, request, timeout),
             f"asking the controller ({method})",
         )
+
+    def _abandon(self, why: str) -> None:
+        """Try no more to reach the controller, which has ended for good."""
+        if self._finalizer.alive and self._reactor.running:
+            self._reactor.callFromThread(self._connection.abandon, why)
 
     def _check_open(self) -> None:
         failure = self._session.failure

@@ -1,4 +1,4 @@
-"""The connection of a client: a door and a channel, in the reactor's thread."""
+"""The connection of a client: a door and a channel, in the reactor's thread, again and again."""
 
 from __future__ import annotations
 
@@ -11,130 +11,42 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from foolscap.referenceable import Referenceable
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from ipkernel._version import __version__
+from ipkernel.client.courier import Courier
 from ipkernel.client.engines import Engines
 from ipkernel.client.session import Session
 from ipkernel.client.stores import Stores
-from ipkernel.client.submission import TASK_COST
-from ipkernel.errors import ConnectError, ControllerLost
-from ipkernel.wire.channel import Channel
-from ipkernel.wire.connect import call, connect, open_channel
+from ipkernel.errors import ConnectError, ControllerLost, KernelError, SecurityError
+from ipkernel.wire.backoff import EAGER, Backoff
+from ipkernel.wire.connect import call, connect, is_connected, open_channel
 from ipkernel.wire.doors import RIClient
 from ipkernel.wire.identity import Identity
-from ipkernel.wire.link import Received
-from ipkernel.wire.messages import PROTOCOL, Submit
-from ipkernel.wire.records import ClientHello, SessionGrant, pack, unpack
-from ipkernel.wire.tub import make_tub
+from ipkernel.wire.messages import PROTOCOL, Closing
+from ipkernel.wire.outage import notice_outage
+from ipkernel.wire.records import ClientHello, Resume, SessionGrant, pack, unpack
+from ipkernel.wire.tub import SecureTub, make_tub
 
 if TYPE_CHECKING:
     from ipkernel.wire.furl import Furl
 
 logger = logging.getLogger(__name__)
 
-#: Messages taken from the queue between two writes, and in one turn of the reactor.
-BATCH: Final = 128
-TURN: Final = 1024
-#: Seconds between looks at how much has left, while somebody waits for it.
-LOOK: Final = 0.01
+#: Seconds that the first attempt to reach it again may take, and any.
+ATTEMPT: Final = 3.0
+LONGEST_ATTEMPT: Final = 10.0
+#: Seconds after which a connection ends whose other machine does not answer any more.
+OUTAGE: Final = 10
 #: Seconds that a channel may live on without its door.
 LAST_WORDS: Final = 0.3
 #: Seconds without progress after which a client that is closed gives up sending, and between looks.
 SETTLE_TIME: Final = 2.0
 SETTLE_LOOK: Final = 0.002
-#: Seconds after which references that were dropped are given back, if nothing is sent anyway.
-TIDY: Final = 0.2
-
-
-class Courier:
-    """Carries messages between a session and a channel.
-
-    Args:
-        reactor: Twisted's reactor, or a Clock.
-        session: Whose messages.
-    """
-
-    def __init__(self, reactor: Any, session: Session) -> None:
-        self.session = session
-        self.channel: Channel | None = None
-        self._reactor = reactor
-        self._taken = 0
-        self._looking = False
-        self._tidying: Any = None
-
-    def make_channel(self, lost: Callable[[str], None]) -> Channel:
-        """Return the channel, to be connected.
-
-        Args:
-            lost: Called once, when it has ended, with the reason.
-        """
-        self.channel = Channel(
-            self._reactor,
-            received=lambda _, messages: self._received(messages),
-            lost=lambda _, why: lost(why),
-        )
-        return self.channel
-
-    def _received(self, messages: list[Received]) -> None:
-        self.session.received(messages)
-        if self._tidying is None and len(self.session.objects.references):
-            self._tidy_later()
-
-    def drain(self) -> None:
-        """Send what is queued; what is too much for one turn goes in the next."""
-        channel = self.channel
-        if channel is None:
-            return  # the channel calls for it when it is there
-        send = channel.queue
-        taken = 0
-        for count, (message, payload) in enumerate(self.session.take(), 1):
-            send(message, payload)
-            taken += message.size
-            if type(message) is Submit:
-                taken += TASK_COST
-            if not count % BATCH:
-                channel.flush_now()
-                if count >= TURN:
-                    self.session._awake = True  # nobody needs to wake us
-                    self._reactor.callLater(0, self.drain)
-                    break
-        channel.flush_now()
-        self._taken += taken
-        self._account()
-        if self._tidying is None and len(self.session.objects.references):
-            self._tidy_later()
-
-    def _tidy_later(self) -> None:
-        self._tidying = self._reactor.callLater(TIDY, self._tidy)
-
-    def _tidy(self) -> None:
-        """Give back what was dropped; the garbage collector cannot wake anybody."""
-        self._tidying = None
-        references = self.session.objects.references
-        if references.waiting:
-            self.drain()
-        if self._tidying is None and len(references):
-            self._tidy_later()
-
-    def stop(self) -> None:
-        """Send nothing more."""
-        if self._tidying is not None:
-            self._tidying.cancel()
-        self._tidying = False
-
-    def _account(self) -> None:
-        assert self.channel is not None
-        self.session.sent(self._taken - self.channel.backlog[1])
-        if self.session.blocked and not self._looking:
-            self._looking = True
-            self._reactor.callLater(LOOK, self._look)
-
-    def _look(self) -> None:
-        self._looking = False
-        self._account()
+#: Methods that are not called again when the connection is lost before their answer is there.
+_ONCE: Final = frozenset({"signal_engines", "restart_engines"})
 
 
 @implementer(RIClient)  # type: ignore[misc]
@@ -153,47 +65,113 @@ class Presence(Referenceable):
         self._closing(reason.decode("utf-8", "replace"))
 
 
+class _Line:
+    """One connection: what belongs to it, and whether it has ended.
+
+    Each has a Tub of its own, with the same identity: a controller that still believes in an
+    earlier one takes this for another run of the same peer, and lets go of that.
+    """
+
+    def __init__(self, tub: SecureTub) -> None:
+        self.tub = tub
+        self.door: Any = None
+        self.ended = False
+        self.last_words: Any = None
+
+    def end(self) -> Deferred[None]:
+        """Let go of everything; fires when that is done."""
+        self.ended = True
+        if self.last_words is not None and self.last_words.active():
+            self.last_words.cancel()
+        gone: Deferred[None] = self.tub.stopService().addCallback(lambda _: None)
+        return gone
+
+
 class Connection:
     """An open session with a controller; everything runs in the reactor's thread.
+
+    Args:
+        reactor: Twisted's reactor.
+        find: Returns the FURL of the client door; is asked again before each attempt.
+        reconnect: For so many seconds a controller that was lost is tried for; 0 for not at all.
 
     Attributes:
         session: What is submitted goes here.
         cluster: The cluster's name.
+        controller_version: Its ipkernel version.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, find: Callable[[], Furl], reconnect: float) -> None:
         self._reactor = reactor
+        self._find = find
+        self._reconnect = reconnect
         self._identity = Identity.create()
-        self._tub = make_tub(self._identity, reactor)
-        self._door: Any = None
+        self._line: _Line | None = None
         self._courier: Courier | None = None
-        self._closed: Deferred[None] | None = None
-        self._lost = False
-        self._last_words: Any = None
+        self._stores: Stores | None = None
+        self._life = 0
+        self._abandoned = ""
+        self._closed = False
+        self._trying: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
         self.session: Session
         self.cluster = ""
         self.controller_version = ""
 
     @classmethod
-    async def open(cls, reactor: Any, furl: Furl, timeout: float) -> Connection:
+    async def open(
+        cls, reactor: Any, find: Callable[[], Furl], timeout: float, reconnect: float
+    ) -> Connection:
         """Connect to the controller of a client FURL and open a session.
+
+        Args:
+            reactor, find, reconnect: As for the class.
+            timeout: Seconds that it may take.
 
         Raises:
             ConnectError: It cannot be reached, or does not want us.
         """
-        connection = cls(reactor)
-        try:
-            await connection._open(furl, timeout)
-        except BaseException:
-            await connection._tub.stopService()
-            raise
+        connection = cls(reactor, find, reconnect)
+        await connection._connect(timeout)
         return connection
 
-    async def _open(self, furl: Furl, timeout: float) -> None:
-        self._door = await connect(self._tub, furl, timeout)
-        self._door.notifyOnDisconnect(self._door_lost)
-        answer = await self._call_within(timeout, "open", Presence(self._closing), pack(_hello()))
-        grant = unpack(SessionGrant, answer)
+    async def _connect(self, timeout: float) -> None:
+        """Make a connection, with a new session or for the one that there is."""
+        furl = self._find()
+        line = _Line(make_tub(self._identity, self._reactor))
+        try:
+            line.door = await connect(line.tub, furl, timeout)
+            line.door.notifyOnDisconnect(self._door_lost, line)
+            hello = pack(_hello(self._resume()))
+            opened = call(line.door, "open", Presence(self._closing), hello)
+            grant = unpack(SessionGrant, await self._within(timeout, opened, "open"))
+            courier = self._take(grant, furl)
+            channel = await open_channel(
+                line.tub,
+                line.door,
+                grant.ticket,
+                lambda: courier.make_channel(lambda why: self._ended(line, why)),
+                timeout,
+            )
+            if line.ended:
+                raise ConnectError("the controller closed the connection at once; its log says why")
+        except BaseException:
+            if self._courier is not None:
+                self._courier.disconnect()
+            await line.end()
+            raise
+        notice_outage(channel.transport, OUTAGE)
+        self._line = line
+        courier.drain()
+
+    def _resume(self) -> Resume | None:
+        if self._courier is None:
+            return None
+        number = self.session.number
+        return Resume(number=number, life=self._life, received=self._courier.received)
+
+    def _take(self, grant: SessionGrant, furl: Furl) -> Courier:
+        """Take what the controller grants: a new session, or that the one there is goes on."""
         if grant.protocol != PROTOCOL:
             raise ConnectError(
                 f"the controller speaks protocol {grant.protocol} (ipkernel {grant.version}), this "
@@ -201,18 +179,34 @@ class Connection:
             )
         self.cluster = grant.cluster
         self.controller_version = grant.version
-        stores = Stores(self._identity, furl.hints, self._ask_relay)
-        self.session = Session(grant.session, self._wake, Engines(grant.engines), stores)
-        courier = self._courier = Courier(self._reactor, self.session)
-        await open_channel(
-            self._tub,
-            self._door,
-            grant.ticket,
-            lambda: courier.make_channel(self._ended),
-            timeout,
-        )
-        if self._lost:
-            raise ConnectError("the controller closed the connection at once; its log says why")
+        courier = self._courier
+        if courier is None or self._stores is None:
+            self._life = grant.life
+            self._stores = Stores(self._identity, furl.hints, self._ask_relay)
+            engines = Engines(grant.engines)
+            self.session = Session(grant.session, self._wake, engines, self._stores)
+            courier = self._courier = Courier(self._reactor, self.session)
+            return courier
+        resumed = grant.resumed
+        if resumed is None:
+            again = "was started again and" if grant.life != self._life else "still runs, but"
+            raise ControllerLost(
+                f"the controller {again} knows nothing of this session: what was submitted and has "
+                "not ended is lost; make a new Client"
+            )
+        self._stores.hints = furl.hints
+        try:
+            if resumed.same:
+                courier.resume(resumed.taken)
+            else:
+                courier.renew(resumed.taken)
+                self.session.engines.renew(grant.engines)
+        except ValueError as problem:
+            raise ControllerLost(
+                f"the controller remembers this session otherwise than it was: {problem}"
+            ) from None
+        self._life = grant.life
+        return courier
 
     def _ask_relay(self, host: int) -> bytes:
         return self.session.objects.relay(host)
@@ -225,67 +219,160 @@ class Connection:
         if self._courier is not None:
             self.session.engines.closing = reason
 
-    def _door_lost(self) -> None:
+    # ------------------------------------------------- loss, and what follows
+
+    def _door_lost(self, line: _Line) -> None:
         """What the channel has still to say, such as why, may come a little later."""
         why = "the connection to the controller was lost"
-        if self._lost or self._courier is None or self._closed is not None:
-            self._ended(why)
-        else:
-            self._last_words = self._reactor.callLater(LAST_WORDS, self._ended, why)
+        if line.ended or line is not self._line:
+            self._ended(line, why)
+        elif line.last_words is None:
+            line.last_words = self._reactor.callLater(LAST_WORDS, self._ended, line, why)
 
-    def _ended(self, why: str) -> None:
+    def _ended(self, line: _Line, why: str) -> None:
         """Either the door or the channel is gone; neither is of use without the other."""
-        if self._last_words is not None and self._last_words.active():
-            self._last_words.cancel()
-        if self._lost:
+        if line.ended:
             return
-        self._lost = True
-        if self._courier is None:
+        line.ended = True
+        if line is not self._line:
+            return  # whoever makes it will notice
+        self._line = None
+        line.end()
+        assert self._courier is not None
+        self._courier.disconnect()
+        session = self.session
+        ended = session.engines.closing or self._abandoned
+        if ended or self._reconnect <= 0:
+            self._give_up(f"the controller is lost: {ended or why}")
             return
-        self._courier.stop()
-        why = self.session.engines.closing or why
-        text = (
-            "this client is closed"
-            if self._closed is not None
-            else f"the controller is lost: {why}"
+        logger.info("session %d: the controller is lost: %s; trying again", session.number, why)
+        session.contact.lose(why)
+        self._trying = ensureDeferred(self._try(why))
+
+    async def _try(self, why: str) -> None:
+        try:
+            await self._reach(why)
+        except CancelledError:
+            pass
+        finally:
+            self._trying = None
+
+    async def _reach(self, why: str) -> None:
+        """Try to reach the controller again until that succeeds, is refused or takes too long."""
+        seconds = self._reactor.seconds
+        began = seconds()
+        backoff = Backoff()
+        patience, problem, told = ATTEMPT, "there was no time to try", False
+        while (since := seconds() - began) < self._reconnect:
+            if since >= EAGER and not told:
+                told = True
+                logger.warning("%s: %s", self.session.contact, problem)
+            left = self._reconnect - since
+            await deferLater(self._reactor, min(backoff.pause(since), left))
+            try:
+                await self._connect(min(patience, left))
+            except (ConnectError, SecurityError, TimeoutError, OSError) as error:
+                problem = str(error) or type(error).__name__
+                patience = min(patience + ATTEMPT, LONGEST_ATTEMPT)
+            except KernelError as refusal:
+                text = str(refusal)
+                if not isinstance(refusal, ControllerLost):
+                    text = f"the controller does not let this client in again: {text}"
+                self._give_up(text)
+                return
+            else:
+                since = seconds() - began
+                log = logger.warning if told else logger.info
+                log("the controller is there again after %.1f s", since)
+                self.session.contact.find()
+                self._tell_waiting()
+                return
+        self._give_up(
+            f"the controller is lost: {why}; in {self._reconnect:g} s it could not be reached "
+            f"again: {problem}"
         )
+
+    def _give_up(self, text: str) -> None:
+        """End the session: the controller is lost for good."""
+        if self._courier is not None:
+            self._courier.stop()
         self.session.lost(lambda: ControllerLost(text))
-        if self._closed is None:
-            self._closed = self._tub.stopService()
+        self._tell_waiting()
+
+    def abandon(self, why: str) -> None:
+        """Try no more to reach the controller, for it will not come back.
+
+        Args:
+            why: In a sentence.
+        """
+        self._reconnect = 0.0
+        self._abandoned = why
+        if self._trying is not None:
+            self._give_up(f"the controller is lost: {why}")
+            self._trying.cancel()
+
+    # ------------------------------------------------- calls
 
     async def call(self, method: str, request: bytes = b"", timeout: float = 10.0) -> bytes:
         """Call a method of the client door; returns the answer's bytes.
 
+        While there is no connection, and when it is lost, this waits for the next one.
+
         Raises:
-            ControllerLost: The connection is gone.
+            ControllerLost: The connection is gone for good.
             TimeoutError: There was no answer in time.
             KernelError: The controller refused.
         """
-        failure = self.session.failure
-        if failure is not None:
-            raise failure
-        return await self._call_within(timeout, method, request)
+        deadline = self._reactor.seconds() + timeout
+        while True:
+            line = await self._find_line(deadline, timeout, method)
+            left = max(0.0, deadline - self._reactor.seconds())
+            try:
+                answer: bytes = await self._within(
+                    left, call(line.door, method, request), method, timeout
+                )
+            except ConnectError:
+                if is_connected(line.door) or method in _ONCE:
+                    raise
+                self._door_lost(line)
+            else:
+                return answer
 
-    async def _call_within(self, timeout: float, method: str, *args: Any) -> bytes:
-        answer: bytes = await self._within(timeout, call(self._door, method, *args), method)
-        return answer
+    async def _find_line(self, deadline: float, timeout: float, what: str) -> _Line:
+        """Return the connection, when there is one that can be used."""
+        while True:
+            failure = self.session.failure
+            if failure is not None:
+                raise failure
+            line = self._line
+            if line is not None and is_connected(line.door):
+                return line
+            if line is not None:
+                self._door_lost(line)
+            changed: Deferred[None] = Deferred()
+            self._waiting.append(changed)
+            await self._within(deadline - self._reactor.seconds(), changed, what, timeout)
 
-    async def _within(self, timeout: float, answer: Deferred[Any], what: str) -> Any:
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.called:
+                one.callback(None)
+
+    async def _within(
+        self, timeout: float, answer: Deferred[Any], what: str, said: float | None = None
+    ) -> Any:
         from twisted.internet.defer import TimeoutError as DeferredTimeout
 
-        answer.addTimeout(timeout, self._reactor)
+        answer.addTimeout(max(0.0, timeout), self._reactor)
         try:
             return await answer
         except DeferredTimeout:
+            trouble = str(self.session.contact) if self._courier is not None else ""
             raise TimeoutError(
-                f"the controller did not answer {what!r} within {timeout:g} s"
+                f"the controller did not answer {what!r} within {timeout if said is None else said:g} s"
+                + (f": {trouble}" if trouble else "")
             ) from None
-        except ConnectError:
-            if self._lost and self._courier is not None:
-                failure = self.session.failure
-                if failure is not None:
-                    raise failure from None
-            raise
 
     async def call_admin(
         self, furl: Furl, method: str, request: bytes, timeout: float = 30.0
@@ -295,21 +382,30 @@ class Connection:
         Raises:
             As :meth:`call`.
         """
-        door = await connect(self._tub, furl, 10.0)
-        answer: bytes | None = await self._within(timeout, call(door, method, request), method)
+        line = await self._find_line(self._reactor.seconds() + timeout, timeout, method)
+        door = await connect(line.tub, furl, 10.0)
+        try:
+            answer: bytes | None = await self._within(timeout, call(door, method, request), method)
+        except ConnectError:
+            failure = self.session.failure
+            if failure is not None:
+                raise failure from None
+            raise
         return answer
+
+    # ------------------------------------------------- the end
 
     async def settle(self) -> None:
         """Wait until all that was submitted is sent, as long as that gets on."""
         courier = self._courier
-        if courier is None or courier.channel is None:
+        if courier is None:
             return
-        left = (len(self.session.queue), *courier.channel.backlog)
+        left = courier.left
         since = self._reactor.seconds()
-        while any(left) and self._closed is None and not self._lost:
+        while any(left) and not self._closed and self.session.failure is None:
             courier.drain()
             await deferLater(self._reactor, SETTLE_LOOK)
-            before, left = left, (len(self.session.queue), *courier.channel.backlog)
+            before, left = left, courier.left
             if left != before:
                 since = self._reactor.seconds()
             elif self._reactor.seconds() - since > SETTLE_TIME:
@@ -317,17 +413,23 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is queued, end the session, close the connection."""
-        if self._closed is not None:
+        if self._closed:
             return
-        if self._courier is not None:
+        if self._courier is not None and self.session.failure is None:
+            # Tasks of the session go on; only this client hears no more of them.
+            self.session.tell(Closing("the client was closed"))
             self._courier.drain()
-        # Tasks of the session go on; only this client hears no more of them.
-        self._closed = self._tub.stopService()
-        await self._closed
-        self._ended("closed")
+        self._closed = True
+        self._reconnect = 0.0
+        line, self._line = self._line, None
+        if line is not None:
+            await line.end()
+        self._give_up("this client is closed")
+        if self._trying is not None:
+            self._trying.cancel()
 
 
-def _hello() -> ClientHello:
+def _hello(resume: Resume | None) -> ClientHello:
     try:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):  # no name for this uid
@@ -338,4 +440,5 @@ def _hello() -> ClientHello:
         host=socket.gethostname(),
         pid=os.getpid(),
         user=user,
+        resume=resume,
     )

@@ -85,6 +85,17 @@ class Engines:
                 )
             self._refresh()
 
+    def renew(self, engines: Iterable[EngineInfo]) -> None:
+        """Take the engines that a controller which was started again knows; there are no others."""
+        infos = list(engines)
+        present = {info.engine for info in infos}
+        with self.changed:
+            for number, engine in self._known.items():
+                if number not in present and engine.state not in ("dead", "gone"):
+                    reason = "the controller was started again and does not know it"
+                    self._known[number] = attrs.evolve(engine, state="dead", reason=reason)
+            self.update(infos)
+
     def joined(self, message: EngineJoined) -> None:
         """Take note that an engine is ready."""
         with self.changed:

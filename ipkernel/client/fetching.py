@@ -81,6 +81,10 @@ class Fetcher:
         """Return the bytes of a result that is on this machine."""
         return self.bring(stored.id, stored.host, "the result", Transfer("result", stored.length))
 
+    def is_fetching(self, task: int) -> bool:
+        """Tell whether the result of a task is being fetched."""
+        return task in self._fetching
+
     def transfers_of(self, tasks: Iterable[int]) -> list[Transfer]:
         """Return the transfers of the results of these tasks."""
         fetching = self._fetching

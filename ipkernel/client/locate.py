@@ -26,10 +26,23 @@ class Place:
     Attributes:
         furl: Of the client door.
         security: The directory with the FURL files of the other roles, or None.
+        file: The file that the FURL is from, or None.
     """
 
     furl: Furl
     security: Path | None = None
+    file: Path | None = None
+
+    def look_again(self) -> Furl:
+        """Return the FURL of the client door as it is now: a controller may have written a new one.
+
+        Raises:
+            ConnectError: The file is gone, or there is no FURL in it.
+            SecurityError: Other users could read it.
+        """
+        from ipkernel.wire.furl import read_furl
+
+        return self.furl if self.file is None else read_furl(self.file)
 
     def other(self, role: str) -> Furl:
         """Return the FURL of another role.
@@ -121,7 +134,7 @@ def _from_file(path: Path) -> Place:
 
     if path.name == "cluster.json":
         return _from_directory(path.parent)
-    return Place(read_furl(path), path.absolute().parent)
+    return Place(read_furl(path), path.absolute().parent, path.absolute())
 
 
 def _from_directory(path: Path) -> Place:
@@ -134,7 +147,7 @@ def _from_directory(path: Path) -> Place:
             f"no cluster is running in {path}: there is no {file.relative_to(path)} in it; "
             "start one with 'ipcluster start' or ipkernel.Cluster()"
         )
-    return Place(read_furl(file), security.absolute())
+    return Place(read_furl(file), security.absolute(), file.absolute())
 
 
 def check_other_options(options: dict[str, Any]) -> None:
@@ -156,3 +169,18 @@ def check_other_options(options: dict[str, Any]) -> None:
                 warnings.warn(f"Client({name}=...) has no meaning here", stacklevel=3)
         else:
             raise TypeError(f"Client() has no argument {name!r}")
+
+
+def check_reconnect(seconds: Any) -> float:
+    """Return how long a client may try to reach a controller that it has lost.
+
+    Raises:
+        ConfigurationError: It is no number of seconds.
+    """
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not 0 <= seconds < float("inf")
+    ):
+        raise ConfigurationError(f"reconnect= is a number of seconds from 0, not {seconds!r}")
+    return float(seconds)

@@ -141,6 +141,11 @@ class Objects:
             raise ConnectError(f"cannot reach host {self.hosts.name(host)}: {why}")
         return answer.token
 
+    @property
+    def unanswered(self) -> list[Message]:
+        """The questions to the controller that it has not answered."""
+        return self._asking.unanswered
+
     def _interrupt(self, engine: int) -> None:
         """Interrupt an engine, whichever task it runs. Blocking."""
         client: Any = self.client()

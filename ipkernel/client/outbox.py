@@ -142,9 +142,14 @@ class Outbox:
         """Let go of everything: nobody will ask any more."""
         self.free(list(self._kept))
 
+    @property
+    def kept(self) -> list[Outgoing]:
+        """The objects that hosts may ask for, or may ask for again."""
+        return list(self._kept.values())
+
     def waiting(self) -> list[Outgoing]:
         """Return the objects that no host has yet."""
-        return [outgoing for outgoing in list(self._kept.values()) if not outgoing.left]
+        return [outgoing for outgoing in self.kept if not outgoing.left]
 
     def wait(self, outgoing: Sequence[Outgoing], timeout: float | None) -> bool:
         """Wait until objects have left, so that their data may be changed.

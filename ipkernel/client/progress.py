@@ -27,6 +27,7 @@ class _Bar(Protocol):
     total: float
 
     def update(self, n: float) -> object: ...
+    def set_postfix_str(self, s: str) -> object: ...
     def close(self) -> None: ...
 
 
@@ -185,6 +186,7 @@ def wait_interactive(
     records = result._records
     bar = make_bar(len(records), "tasks", result._fname, widget)
     shown = 0
+    said = ""
     with result._interruptible(), closing(bar):
         while True:
             left = interval if deadline is None else min(interval, deadline - time.monotonic())
@@ -192,6 +194,10 @@ def wait_interactive(
             now = result.progress
             bar.update(now - shown)
             shown = now
+            trouble = str(result._session.contact)
+            if trouble != said:
+                said = trouble
+                bar.set_postfix_str(trouble)
             first = return_when == FIRST_COMPLETED and shown
             failed = return_when == FIRST_EXCEPTION and result._failures
             if over or first or failed or (deadline and time.monotonic() >= deadline):

@@ -46,6 +46,12 @@ class References:
                     unused.append(object_id)
         return unused
 
+    @property
+    def ids(self) -> list[bytes]:
+        """The objects that are referred to."""
+        with self._lock:
+            return list(self._counts)
+
     def __len__(self) -> int:
         """How many objects are referred to."""
         return len(self._counts)

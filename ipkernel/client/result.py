@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import os
     from contextlib import AbstractContextManager
 
+    from ipkernel.client.contact import Contact
     from ipkernel.client.objects import Objects
     from ipkernel.client.outbox import Outgoing
     from ipkernel.objects.transfer import Transfer
@@ -53,6 +54,7 @@ class Submitter(Protocol):
         """Add tasks, some of them perhaps done, to a result, and close it."""
 
     objects: Objects
+    contact: Contact
 
     def wait_for_send(
         self, mark: int, timeout: float | None, outgoing: Sequence[Outgoing] = ()
@@ -272,10 +274,13 @@ class AsyncResult(LightFuture):
     def _wait_or_raise(self, return_when: str, timeout: float | None) -> None:
         if not self._wait_for(return_when, timeout):
             left = sum(record.cell is None for record in self._records)
+            trouble = str(self._session.contact)
+            if not trouble and getattr(self._client, "ids", None) == []:
+                trouble = "there are no engines"
             raise TimeoutError(
                 f"the result is not ready after {timeout:g} s: {left} of {len(self._records)} "
                 f"task{'s' if len(self._records) > 1 else ''} of {self._fname!r} pending"
-                + ("; there are no engines" if getattr(self._client, "ids", None) == [] else "")
+                + (f"; {trouble}" if trouble else "")
             )
 
     def _value(self, record: TaskRecord, return_exceptions: bool = False) -> Any:

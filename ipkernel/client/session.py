@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from ipkernel import errors
 from ipkernel.client import forking
 from ipkernel.client.cancelling import Aborts
@@ -20,6 +22,7 @@ from ipkernel.client.engines import Engines
 from ipkernel.client.submission import Submission
 from ipkernel.client.task import Payload, TaskRecord
 from ipkernel.wire.messages import (
+    Cancel,
     Cancelled,
     Closing,
     EngineJoined,
@@ -113,6 +116,8 @@ class Session(Submission):
         if record is None:
             self.objects.unwanted(message)
             return
+        if self.objects.fetcher.is_fetching(message.task):
+            return  # it was told of before, and is on its way
         content = self.objects.result(message, record.keep)
         if content is not None:
             del self.pending[message.task]
@@ -133,6 +138,8 @@ class Session(Submission):
     def _other(self, message: Message, payload: Payload, touched: dict[int, AsyncResult]) -> None:
         if type(message) is Output:
             record = self.find(message.task)
+            if record is not None and record.has_heard(message.engine, message.serial):
+                return  # it comes a second time, from a controller that was started again
             if message.stream is Stream.FLOW:
                 self.objects.flows.noted(message, payload, record)
             elif record is not None:
@@ -161,6 +168,7 @@ class Session(Submission):
         """End everything: every pending and later call raises what ``failure()`` makes."""
         if self._failure is None:
             self._failure = failure
+        self.contact.find()
         self._fail_pending()
         self.aborts.lost(failure)
         self.objects.lost(failure)
@@ -208,6 +216,18 @@ class Session(Submission):
         self.cancel([record.id for record in waiting])
         for result in finished:
             result._finish()
+
+    @property
+    def wishes(self) -> list[Cancel | Fetch]:
+        """What the controller was asked to do with tasks, as far as it has not been done."""
+        found: list[Cancel | Fetch] = []
+        for message in list(self._wishes):
+            tasks = [task for task in message.tasks if task in self.pending]
+            if isinstance(message, Cancel) and message.serial in self.aborts.open:
+                found.append(message)  # somebody waits for an answer
+            elif tasks:
+                found.append(replace(message, tasks=tasks))
+        return found
 
     # ------------------------------------------------- looking
 

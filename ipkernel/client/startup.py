@@ -69,6 +69,9 @@ def _too_few(client: Client, n: int, limit: float) -> str:
     """Say how many engines there are, and of each other one what is known."""
     ready = len(client.ids)
     text = f"{n} engines not ready in {limit:g} seconds. Currently ready: {ready}"
+    lost = str(client._session.contact)
+    if lost:
+        return f"{text}; {lost}"
     try:
         infos = client.engine_infos()
         hosts = client.status().hosts

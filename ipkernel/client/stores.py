@@ -21,13 +21,16 @@ class Stores:
         identity: The client's, for which the controller has made the tickets.
         hints: The controller's addresses, for connections that it relays.
         ask: Asks the controller for the token of a connection to a host that it relays.
+
+    Attributes:
+        hints: As given; another controller may have others.
     """
 
     def __init__(
         self, identity: Identity, hints: Sequence[str], ask: Callable[[int], bytes]
     ) -> None:
         self._identity = identity
-        self._hints = hints
+        self.hints = hints
         self._ask = ask
 
     def is_near(self, access: HostAccess) -> bool:
@@ -51,4 +54,4 @@ class Stores:
     def _relayed(self, host: int) -> socket.socket:
         from ipkernel.objects.dialing import dial_relay
 
-        return dial_relay(self._hints, self._ask(host))
+        return dial_relay(self.hints, self._ask(host))

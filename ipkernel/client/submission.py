@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ipkernel.client.cancelling import GENTLE, milliseconds
+from ipkernel.client.contact import Contact
 from ipkernel.client.engines import Engines
 from ipkernel.client.objects import Objects
 from ipkernel.client.outbox import Outgoing
@@ -20,6 +21,7 @@ from ipkernel.serialize.calls import inlined
 from ipkernel.wire.messages import (
     MAX_LIST,
     Cancel,
+    Fetch,
     Finished,
     Function,
     Kind,
@@ -46,6 +48,8 @@ _ANY: Final[list[int]] = []
 _NONE: Final[list[bytes]] = []
 #: Characters of a label; the controller takes no more.
 MAX_LABEL: Final = 256
+#: From so many on, what was asked for is looked through for what has been done.
+NOTED: Final = 1 << 12
 #: Bits of a task's id that count; the others are the session's number.
 COUNT_BITS: Final = 40
 
@@ -64,8 +68,9 @@ class Submission:
         pending: The tasks that have not ended, by id.
         engines: What is known of the engines.
         objects: Large values, on their way out and back.
+        contact: Whether the controller can be reached now.
         queued_bytes: Bytes ever queued.
-        sent_bytes: Of these, bytes handed to the network.
+        sent_bytes: Of these, bytes that the controller has.
     """
 
     def __init__(
@@ -79,12 +84,14 @@ class Submission:
         self.queue: deque[tuple[Message, Sequence[Payload] | Payload]] = deque()
         self.pending: dict[int, TaskRecord] = {}
         self.engines = engines or Engines()
+        self.contact = Contact()
         self._wake = wake
         self._first = number << COUNT_BITS
         self._next = self._first + 1
         self._submitting = threading.Lock()
         self._awake = False
         self._functions: set[bytes] = set()
+        self._wishes: list[Cancel | Fetch] = []
         self._function_bytes = 0
         self._failure: Callable[[], BaseException] | None = None
         self._taken = threading.Condition()
@@ -113,6 +120,11 @@ class Submission:
 
     def _fail_waiting(self) -> None:
         """End the tasks for any engine, because no engine will come."""
+        raise RuntimeError("this half of a session receives nothing")
+
+    @property
+    def wishes(self) -> list[Cancel | Fetch]:
+        """What the controller was asked to do with tasks, as far as it has not been done."""
         raise RuntimeError("this half of a session receives nothing")
 
     # ------------------------------------------------- submitting
@@ -435,13 +447,17 @@ class Submission:
         """Return whether a task is one of this session, ended or not."""
         return self._first < task < self._next
 
-    def send_lists(self, kind: Callable[[list[int]], Message], tasks: Sequence[int]) -> None:
+    def send_lists(self, kind: Callable[[list[int]], Cancel | Fetch], tasks: Sequence[int]) -> None:
         """Send a message about tasks, as several where one cannot name so many."""
         if not tasks or self._failure is not None:
             return
         for start in range(0, len(tasks), MAX_LIST):
-            self.queue.append((kind(list(tasks[start : start + MAX_LIST])), b""))
+            message = kind(list(tasks[start : start + MAX_LIST]))
+            self._wishes.append(message)
+            self.queue.append((message, b""))
         self._wake_once()
+        if len(self._wishes) > NOTED:
+            self._wishes = self.wishes
 
     # ------------------------------------------------- room in the queue
 
@@ -470,7 +486,8 @@ class Submission:
         """Wait until data of the user's may be changed: nothing refers to them any more.
 
         Args:
-            mark: So many queued bytes must have been handed to the network.
+            mark: So many queued bytes must have reached the controller, which may have to be sent
+                again until then.
             timeout: Seconds; None or negative is for ever.
             outgoing: These objects must have left.
 
@@ -500,7 +517,7 @@ class Submission:
         return self._blocked > 0
 
     def sent(self, total: int) -> None:
-        """Take note that ``total`` bytes in all have been handed to the network."""
+        """Take note that the controller has ``total`` bytes in all."""
         self.sent_bytes = total
         if self._blocked:
             with self._taken:

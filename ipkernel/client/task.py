@@ -86,6 +86,7 @@ class TaskRecord:
             It is replaced as a whole, so that threads need no lock to read it.
         output: What it printed, or None.
         keep: Whether its result is a reference to an object.
+        serials: The last serial of its output, for each engine that it came from, or None.
         watchers: The results to tell when it has ended.
     """
 
@@ -99,6 +100,7 @@ class TaskRecord:
         "message",
         "output",
         "received",
+        "serials",
         "submitted",
         "target",
         "watchers",
@@ -107,6 +109,7 @@ class TaskRecord:
     cell: tuple[int, Any] | None
     message: Finished | None
     output: Printed | None
+    serials: dict[int, int] | None
     watchers: tuple[AsyncResult, ...]
 
     def __init__(
@@ -124,7 +127,7 @@ class TaskRecord:
         self.label = label
         self.submitted = submitted
         self.watchers = watchers
-        self.cell = self.message = self.output = None
+        self.cell = self.message = self.output = self.serials = None
         self.received = 0.0
         self.keep = False
 
@@ -242,6 +245,22 @@ class TaskRecord:
             info["engine"] = self.engine
         info.setdefault("method", METHODS[self.kind])
         return error
+
+    def has_heard(self, engine: int, serial: int) -> bool:
+        """Tell whether a piece of output has come before, and take note of it if not.
+
+        Args:
+            engine: Where it comes from.
+            serial: Its number there, or 0 if nobody counts.
+        """
+        if not serial:
+            return False
+        if self.serials is None:
+            self.serials = {}
+        if serial <= self.serials.get(engine, 0):
+            return True
+        self.serials[engine] = serial
+        return False
 
     def add_output(self, stream: Stream, data: Payload) -> None:
         """Take a piece of output while the task runs."""

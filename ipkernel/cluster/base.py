@@ -103,6 +103,7 @@ class ClusterBase:
             self._entries,
             on_event=self._event,
             on_host_lost=self._host_lost,
+            on_controller_lost=self._controller_lost,
             on_change=self._note,
         )
         self.on_event = on_event
@@ -189,6 +190,11 @@ class ClusterBase:
         why = f"{what}, and with it all engines; Cluster.start_engines() starts new ones"
         for client in list(self._clients):
             client._session.abandon(why)
+
+    def _controller_lost(self, what: str) -> None:
+        """Tell the clients made here that the controller will not come back."""
+        for client in list(self._clients):
+            client._abandon(what)
 
     # -- underneath -----------------------------------------------------------------------
 
@@ -382,6 +388,7 @@ class ClusterBase:
                 finally:
                     self.engines = {}
                 self._tidy()
+        self._controller_lost("the cluster was stopped")
         if adapting is not None:
             adapting.stop()
 

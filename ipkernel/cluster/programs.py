@@ -158,6 +158,7 @@ class Programs:
         on_event: Callable[[dict[str, Any]], object] | None
         if hosted is None:
             more = entry.arguments()
+            more["on_stop"] = self._controller_ended
             on_event = None if told is None else lambda event: told(name, event)
         else:
             more = entry.arguments(hosted.share)
@@ -182,6 +183,12 @@ class Programs:
             if label:
                 event = {**event, "where": label}
             self.settings.on_event(hosted.launcher.name, event)
+
+    def _controller_ended(self, launcher: Any) -> None:
+        """The controller has ended, and nobody starts it again."""
+        told = self.settings.on_controller_lost
+        if told is not None and launcher is self.controller:
+            told(f"{named(launcher)} {how_ended(launcher)}")
 
     def _host_ended(self, hosted: Hosted) -> None:
         """A host daemon has ended: start it again, or say so if it was the last one."""

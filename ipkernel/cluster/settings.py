@@ -25,6 +25,8 @@ class Settings(NamedTuple):
         on_event: Called with the name of a program and each event that it reports.
         on_host_lost: Called, in another thread, with a sentence when the last host daemon has
             ended by itself, and is not started again.
+        on_controller_lost: Called, in another thread, with a sentence when the controller has
+            ended, and is not started again.
         on_change: Called, in another thread, when a host daemon was started again, or given up.
     """
 
@@ -40,4 +42,5 @@ class Settings(NamedTuple):
     stop_timeout: float = 5.0
     on_event: Callable[[str, dict[str, Any]], object] | None = None
     on_host_lost: Callable[[str], object] | None = None
+    on_controller_lost: Callable[[str], object] | None = None
     on_change: Callable[[], object] | None = None

@@ -7,6 +7,7 @@ from collections import deque
 from ipkernel.controller import holdings
 from ipkernel.controller.core import Core
 from ipkernel.controller.events import (
+    Item,
     SessionDetached,
     SessionHeld,
     SessionOpened,
@@ -16,6 +17,7 @@ from ipkernel.controller.events import (
 from ipkernel.controller.journal import SessionBegan
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.tasks import QUEUED, Task
+from ipkernel.wire.messages import Finished, Output
 
 
 def opened(core: Core, event: SessionOpened) -> None:
@@ -57,11 +59,13 @@ def detached(core: Core, event: SessionDetached) -> None:
         return
     _set_held(core, session, False)
     session.attached = False
-    core.client_items(session.id).clear()
+    decided = core.client_items(session.id)  # before it was known that nobody takes it
+    undelivered = [*event.undelivered, *decided]
+    decided.clear()
     holdings.client_went(core, session)
-    for message, payload in event.undelivered:
-        core.retain(message, payload)
-        if message.object:  # it is kept with the result now
+    _keep(core, undelivered)
+    for message, _ in undelivered:
+        if isinstance(message, Finished) and message.object:  # it is kept with the result now
             core.objects.release(session.id, [message.object])
     for task in [t for t, watchers in core.watchers.items() if session.id in watchers]:
         core.watchers[task].remove(session.id)
@@ -79,9 +83,17 @@ def expire(core: Core) -> None:
 
 
 def undelivered(core: Core, event: Undelivered) -> None:
-    """Results did not reach their client any more: keep them."""
-    for message, payload in event.items:
-        core.retain(message, payload)
+    """Results, and output, did not reach their client any more: keep them."""
+    _keep(core, event.items)
+
+
+def _keep(core: Core, items: list[Item]) -> None:
+    """Keep what others may fetch."""
+    for message, payload in items:
+        if isinstance(message, Finished):
+            core.retain(message, payload)
+        elif isinstance(message, Output):
+            core.forget(core.retained.keep_output(message, payload))
 
 
 def held(core: Core, event: SessionHeld) -> None:

@@ -52,22 +52,22 @@ class SessionResumed(Struct, frozen=True, eq=False):
 
 
 class SessionDetached(Struct, frozen=True, eq=False):
-    """A client has gone. ``undelivered`` are results that it did not acknowledge.
+    """A client has gone. ``undelivered`` are results and output that it did not acknowledge.
 
     It may come back: for ``keep`` seconds its session is kept even if it has no task, and as long
     as it has results that nobody has fetched. 0.0 if it said that it will not.
     """
 
     session: int
-    undelivered: list[Result]
+    undelivered: list[Item]
     now: float
     keep: float = 0.0
 
 
 class Undelivered(Struct, frozen=True, eq=False):
-    """These results were on the way to a client when it went."""
+    """These results, and this output, were on the way to a client when it went."""
 
-    items: list[Result]
+    items: list[Item]
     now: float
 
 

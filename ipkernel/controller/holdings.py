@@ -13,6 +13,7 @@ from ipkernel.wire.messages import (
     Copied,
     Done,
     Finished,
+    Held,
     HostGone,
     Message,
     NotProvided,
@@ -82,6 +83,9 @@ def from_client(core: Core, session: Session, message: Message) -> bool:
             objects.refer(number, message.object)
     elif isinstance(message, Release):
         objects.release(number, message.objects)
+    elif isinstance(message, Held):
+        for object_id in message.objects:
+            objects.refer(number, object_id)
     elif isinstance(message, Seek):
         objects.seek(-number, message.object, message.failed, message.problem)
     elif isinstance(message, NotProvided):

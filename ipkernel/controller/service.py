@@ -13,9 +13,11 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, fail
 
 from ipkernel._version import __version__
+from ipkernel.controller.clientele import Clients, Opened
+from ipkernel.controller.clientlink import CLIENT_GRACE
 from ipkernel.controller.describing import describe
 from ipkernel.controller.doors import DOORS
-from ipkernel.controller.events import SessionOpened, Tick
+from ipkernel.controller.events import Tick
 from ipkernel.controller.hosts import HOST_GRACE, Hosts, plain
 from ipkernel.controller.inquiries import Inquiries
 from ipkernel.controller.instructions import (
@@ -29,13 +31,13 @@ from ipkernel.controller.instructions import (
     ToHost,
 )
 from ipkernel.controller.journal import MemoryJournal
-from ipkernel.controller.links import ClientLink, Link
+from ipkernel.controller.links import Link
 from ipkernel.controller.orders import Orders
 from ipkernel.controller.picture import Picture
 from ipkernel.controller.relays import Relays
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
-from ipkernel.errors import ConnectError, KernelError, TransferError
+from ipkernel.errors import ConnectError, ControllerLost, KernelError, TransferError
 from ipkernel.wire.furl import Furl
 from ipkernel.wire.messages import PROTOCOL, Closing, Relay
 from ipkernel.wire.records import (
@@ -57,8 +59,6 @@ logger = logging.getLogger(__name__)
 STOP_TIME: Final = 2.0
 #: Seconds between two looks for results that have been kept long enough.
 _TICK: Final = 60.0
-#: Sessions that one Tub may have open at a time.
-MAX_SESSIONS: Final = 64
 
 
 class Controller:
@@ -72,6 +72,7 @@ class Controller:
         on_shutdown: Is called when an admin asks the controller to end, with the reason.
         restarts: How often it has been started again, for status.
         host_grace: Seconds within which a host may come back whose connection is lost.
+        client_grace: The same of a client; later it gets what is known of its tasks then.
 
     Attributes:
         tub: As given.
@@ -92,6 +93,7 @@ class Controller:
         on_shutdown: Callable[[str], None] | None = None,
         restarts: int = 0,
         host_grace: float = HOST_GRACE,
+        client_grace: float = CLIENT_GRACE,
     ) -> None:
         self.tub = tub
         self.scheduler = scheduler if scheduler is not None else Scheduler()
@@ -118,10 +120,14 @@ class Controller:
         self.orders = Orders(self._reactor, self.scheduler, self._turn, self._hosts.call)
         self.inquiries = Inquiries(self._reactor, self.scheduler, self._turn)
         self.relays = tub.relays = Relays(self._reactor)
-        self._clients: dict[int, ClientLink] = {}
-        # Task ids contain the session's number. Hosts may outlive a controller and report tasks
-        # of the last one, so that two should not begin to count at the same number.
-        self._next_session = secrets.randbelow(1 << 21) + 1
+        self._clients = Clients(
+            self._reactor,
+            self.scheduler,
+            self._turn,
+            self._admit,
+            life=self.life,
+            grace=client_grace,
+        )
         self._picture = Picture(self.scheduler, self._turn.now, restarts)
         self._closing = ""
         self._all_gone: Deferred[None] | None = None
@@ -165,7 +171,7 @@ class Controller:
         logger.info("stopping: %s", self._closing)
         item = (Closing(self._closing), b"")
         hosts = self._hosts.links
-        links: list[Link] = [*self._clients.values(), *hosts.values()]
+        links: list[Link] = [*self._clients.links.values(), *hosts.values()]
         for link in links:
             link.deliver([item])
         gone: Deferred[None] = Deferred()
@@ -197,8 +203,7 @@ class Controller:
             self._ticking = None
         self.orders.close()
         self.inquiries.close()
-        for client in list(self._clients.values()):
-            client.lost(self._closing, final=True)
+        self._clients.close(self._closing)
         self._hosts.close(self._closing)
         settled = self._turn.stop()
         settled.addCallback(lambda _: self.relays.close())
@@ -211,7 +216,7 @@ class Controller:
     # --------------------------------------------------------------------------- clients
 
     def open_session(self, client: Any, hello: ClientHello) -> Deferred[SessionGrant]:
-        """Open a session for a client.
+        """Open a session for a client, or let it go on with one.
 
         Args:
             client: Its RIClient.
@@ -222,40 +227,23 @@ class Controller:
             :class:`~ipkernel.errors.KernelError` when it cannot be let in.
         """
         refused = self._refusal(hello.protocol, hello.version)
+        if refused and hello.resume is not None:
+            return fail(ControllerLost(f"the controller is lost: {refused}"))
         if refused:
             return fail(ConnectError(refused))
-        tub_id = peer_tub_id(client)
-        if sum(known.tub_id == tub_id for known in self._clients.values()) >= MAX_SESSIONS:
-            text = f"this client has {MAX_SESSIONS} sessions open already: close some"
-            return fail(ConnectError(text))
-        number = self._next_session
-        self._next_session += 1
-        who = plain(f"{hello.user or 'somebody'} on {hello.host or '?'} (pid {hello.pid})")
-        link = ClientLink(
-            self._reactor,
-            self._turn,
-            self._client_ended,
-            number,
-            self.scheduler.sessions.get,
-            tub_id,
+        return self._clients.open(client, hello).addCallback(self._granted)
+
+    def _granted(self, opened: Opened) -> SessionGrant:
+        return SessionGrant(
+            session=opened.number,
+            ticket=opened.ticket,
+            cluster=self._cluster,
+            engines=self._picture.engines(),
+            version=__version__,
+            python=platform.python_version(),
+            life=self.life,
+            resumed=opened.resumed,
         )
-        self._clients[number] = link
-        self._turn.add(SessionOpened(number, self._turn.now(), who, tub_id))
-        ticket = self._admit(link, client)
-        logger.info("session %d: %s", number, who)
-
-        def grant(_: None) -> SessionGrant:
-            return SessionGrant(
-                session=number,
-                ticket=ticket,
-                cluster=self._cluster,
-                engines=self._picture.engines(),
-                version=__version__,
-                python=platform.python_version(),
-                life=self.life,
-            )
-
-        return self._turn.settled().addCallback(grant)
 
     def _admit(self, link: Link, reference: Any) -> bytes:
         """Watch a peer's connection and return a ticket for its channel."""
@@ -263,10 +251,6 @@ class Controller:
         ticket = self.tub.issue_ticket(peer_tub_id(reference), link.opened, link.make_channel)
         link.revoke = partial(self.tub.revoke_ticket, ticket)
         return ticket
-
-    def _client_ended(self, link: ClientLink) -> None:
-        self._clients.pop(link.number, None)
-        logger.info("session %d: its client is gone", link.number)
 
     def _refusal(self, protocol: int, version: str) -> str:
         if self._closing:
@@ -309,13 +293,12 @@ class Controller:
             if kind is ToHost:
                 self._hosts.deliver(instruction.host, instruction.items)  # type: ignore[union-attr]
             elif kind is ToClient:
-                self._to_client(instruction)  # type: ignore[arg-type]
+                self._clients.deliver(instruction.session, instruction.items)  # type: ignore[union-attr]
             elif kind is ToAllClients:
-                for client in list(self._clients.values()):
-                    client.deliver(instruction.items)  # type: ignore[union-attr]
+                self._clients.deliver_to_all(instruction.items)  # type: ignore[union-attr]
             elif kind is DropClient:
                 assert isinstance(instruction, DropClient)
-                self._drop(instruction)
+                self._clients.drop(instruction.session, instruction.reason)
             elif kind is JoinPeers:
                 assert isinstance(instruction, JoinPeers)
                 self._join(instruction)
@@ -324,21 +307,7 @@ class Controller:
             elif kind is SessionEnded:
                 assert isinstance(instruction, SessionEnded)
                 logger.info("session %d has ended", instruction.session)
-        self._acknowledge_late()
-
-    def _to_client(self, instruction: ToClient) -> None:
-        client = self._clients.get(instruction.session)
-        if client is not None:
-            client.deliver(instruction.items)
-            return
-        # It went after this was decided; the scheduler is about to learn of it.
-        ClientLink.give_back(self._turn, instruction.items)
-
-    def _drop(self, instruction: DropClient) -> None:
-        client = self._clients.get(instruction.session)
-        if client is not None:
-            logger.warning("session %d is dropped: %s", instruction.session, instruction.reason)
-            client.lost(instruction.reason)
+        self._clients.acknowledge_late()
 
     def _join(self, instruction: JoinPeers) -> None:
         """Give a token to two peers, with which they may connect here and meet each other."""
@@ -346,7 +315,10 @@ class Controller:
         hosts = self._hosts.links
         asker: Link | None
         if instruction.session:
-            asker, who = self._clients.get(instruction.session), f"session {instruction.session}"
+            asker, who = (
+                self._clients.links.get(instruction.session),
+                f"session {instruction.session}",
+            )
         else:
             asker, who = hosts.get(instruction.asker), self._hosts.name(instruction.asker)
         host = hosts.get(number)
@@ -363,11 +335,6 @@ class Controller:
         asker.deliver([(Relay(number, token), b"")])
         host.deliver([(Relay(0, token), b"")])
 
-    def _acknowledge_late(self) -> None:
-        for client in self._clients.values():
-            if client.owes:
-                client.acknowledge()
-
     # ---------------------------------------------------------------------------- status
 
     def explain(self, task: int) -> TaskStory:
@@ -383,6 +350,6 @@ class Controller:
         return self._picture.status(
             cluster=self._cluster,
             location=",".join(self.tub.locationHints),
-            clients=len(self._clients),
+            clients=self._clients.connected,
             connected=self._hosts.links.keys(),
         )

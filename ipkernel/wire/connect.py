@@ -149,6 +149,11 @@ def _why(failure: Failure, target: Furl) -> str:
     return f"cannot connect to {where}: {text or type(failure.value).__name__}"
 
 
+def is_connected(reference: Any) -> bool:
+    """Tell whether the connection of a reference is not known to be lost."""
+    return not _broker(reference).disconnected
+
+
 def ends_of(reference: Any) -> tuple[Any, Any]:
     """Return the addresses of a reference's connection: of this side, and of the other.
 

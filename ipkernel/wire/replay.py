@@ -8,7 +8,7 @@ sends again what the other says it has not taken. So nothing is lost and nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ipkernel.wire.link import Payload
 from ipkernel.wire.messages import Message
@@ -95,6 +95,17 @@ class Replay:
         self._kept.clear()
         self.taken = self._base = self.bytes = 0
         return kept
+
+    def renew(self, taken: int, items: Iterable[tuple[Message, Payload]]) -> None:
+        """Go on with another end, which has taken over from the first one.
+
+        Args:
+            taken: How many messages of the session it says that it has.
+            items: What is to be sent to it first, instead of what was kept.
+        """
+        self._kept = deque(items)
+        self.bytes = sum(message.size for message, _ in self._kept)
+        self.taken = self._base = taken
 
     def _forget(self, taken: int) -> list[tuple[Message, Payload]]:
         count = taken - self.taken

@@ -123,7 +123,7 @@ async def test_engines_are_listed_with_their_hosts():
 
 @inreactor
 async def test_hosts_are_told_when_a_client_is_gone():
-    async with world() as w:
+    async with world(client_grace=0.0) as w:
         host = await store_host(w)
         client = await w.client()
         await client.tub.stopService()

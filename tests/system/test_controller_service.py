@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from ipkernel.controller import service
+from ipkernel.controller import clientele
 from ipkernel.errors import ConnectError, KernelError
 from ipkernel.serialize import failure
 from ipkernel.wire.messages import (
@@ -70,7 +70,7 @@ async def test_tasks_flow_from_clients_to_hosts_and_back():
 
 @inreactor
 async def test_one_process_may_have_so_many_sessions(monkeypatch):
-    monkeypatch.setattr(service, "MAX_SESSIONS", 2)
+    monkeypatch.setattr(clientele, "MAX_SESSIONS", 2)
     async with world() as w:
         tub = w.tub()
         first = await FakeClient(tub).open(w.furls["client"])
@@ -86,7 +86,7 @@ async def test_one_process_may_have_so_many_sessions(monkeypatch):
         gone = Deferred()
 
         def look():
-            if len(w.controller._clients) == 1:
+            if w.controller._clients.connected == 1:
                 gone.callback(None)
             else:
                 reactor.callLater(0.01, look)
@@ -98,7 +98,7 @@ async def test_one_process_may_have_so_many_sessions(monkeypatch):
 
 @inreactor
 async def test_what_peers_call_themselves_cannot_forge_log_lines(caplog):
-    caplog.set_level(logging.INFO, "ipkernel.controller.service")
+    caplog.set_level(logging.INFO, "ipkernel.controller")
     async with world() as w:
         client, host = FakeClient(w.tub()), FakeHost(w.tub())
         host.name = "h\n\x1b[2J"

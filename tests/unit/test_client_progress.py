@@ -24,10 +24,14 @@ class Bar:
         self.total, self.unit, self.description = total, unit, description
         self.shown = initial
         self.closed = False
+        self.postfix = ""
         self.made.append(self)
 
     def update(self, count):
         self.shown += count
+
+    def set_postfix_str(self, text):
+        self.postfix = text
 
     def close(self):
         self.closed = True

@@ -16,7 +16,7 @@ from ipkernel import errors
 from ipkernel.client import session as session_module
 from ipkernel.client import submission as submission_module
 from ipkernel.client.asyncresult import AsyncResult
-from ipkernel.client.connection import BATCH, TIDY, TURN, Courier
+from ipkernel.client.courier import BATCH, TIDY, TURN, Courier
 from ipkernel.client.engines import Engines
 from ipkernel.client.session import Session
 from ipkernel.serialize.calls import CallPayload
@@ -401,6 +401,12 @@ class Wire:
         _, self.other, self.pump = memory_channels(self.clock, channel)
         self.channel = channel
 
+    def settle(self):
+        """Let the other side acknowledge, and this side see it."""
+        for _ in range(2):
+            self.clock.advance(0.25)
+            self.pump()
+
 
 def test_courier_carries_both_ways():
     wire = Wire()
@@ -411,6 +417,7 @@ def test_courier_carries_both_ways():
     wire.other.send(*finished(message.task, "answer"))
     wire.pump()
     assert result.get(0) == "answer"
+    wire.settle()
     assert result.sent
     assert wire.session.sent_bytes == wire.session.queued_bytes
 
@@ -433,6 +440,7 @@ def test_courier_takes_turns():
     submit(wire.session)
     wire.pump()
     assert len(wire.other.inbox) == count + 1
+    wire.settle()
     assert wire.session.sent_bytes == wire.session.queued_bytes
     assert not wire.session._awake
 
@@ -449,7 +457,7 @@ def test_courier_looks_while_somebody_waits_for_bytes_to_leave():
         assert not waiting.done()
         wire.channel.resumeProducing()
         wire.pump()
-        wire.clock.advance(0.02)
+        wire.settle()
         assert waiting.result(10) is True
 
 

@@ -8,11 +8,11 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
+from ipkernel.controller.clientlink import ClientLink
 from ipkernel.controller.events import HostJoined, SessionOpened
 from ipkernel.controller.hostlink import HostLink
 from ipkernel.controller.instructions import Instruction, ToAllClients, ToClient, ToHost
 from ipkernel.controller.journal import Forgotten, MemoryJournal, Submitted
-from ipkernel.controller.links import ClientLink
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.memory import MemoryChannel, memory_channels
@@ -59,11 +59,17 @@ class World:
         self.ended: list[Any] = []
         self.clients: dict[int, ClientLink] = {}
         self.ends: dict[int, Any] = {}
+        self.away: dict[int, ClientLink] = {}
         self.pumps: list[Any] = []
         for number in range(1, clients + 1):
             self.turn.add(SessionOpened(number, self.turn.now()))
             self.clients[number] = ClientLink(
-                self.clock, self.turn, self.ended.append, number, self.scheduler.sessions.get
+                self.clock,
+                self.turn,
+                self.ended.append,
+                number,
+                self.scheduler.sessions.get,
+                away=self.away,
             )
         self.host = HostLink(self.clock, self.turn, self.ended.append, 1, "tub")
         self.turn.add(HostJoined(1, "h", 1, self.scheduler.take_ids(1), self.turn.now()))
@@ -179,8 +185,8 @@ def test_a_second_channel_is_refused() -> None:
 def test_losing_a_peer_twice_is_losing_it_once() -> None:
     w = World()
     client, _ = w.connect_all()
-    w.clients[1].lost("one")
-    w.clients[1].lost("two")
+    w.clients[1].lost("one", final=True)
+    w.clients[1].lost("two", final=True)
     w.pump()
     assert w.ended == [w.clients[1]]
     assert len(client.losses) == 1
@@ -437,7 +443,7 @@ def test_what_a_client_has_acknowledged_is_forgotten() -> None:
         host.send(*done(assign))
         w.pump()
         tasks.append(assign.task)
-    w.clients[1].lost("gone")
+    w.clients[1].lost("gone", final=True)
     w.clock.advance(0)
     forgotten = [t for r in noted if isinstance(r, Forgotten) for t in r.tasks]
     assert forgotten == tasks[:2]
@@ -463,7 +469,9 @@ def test_results_that_were_not_acknowledged_wait_for_whoever_fetches_them() -> N
     w.pump()
     other.send(Fetch([tid(i) for i in range(5)]))
     w.pump()
-    assert [m.task for m, _ in results(other)] == [tid(i) for i in range(5)]
+    assert [(m.task, m.outcome) for m, _ in results(other)] == [
+        (tid(i), Outcome.OK) for i in range(5)
+    ]
 
 
 def test_results_decided_while_the_client_was_going_are_kept() -> None:
@@ -479,7 +487,7 @@ def test_results_decided_while_the_client_was_going_are_kept() -> None:
     w.pump()
     assert tid(0) in w.scheduler.retained
     link.gone = False
-    link.lost("gone")
+    link.lost("gone", final=True)
 
 
 # -------------------------------------------------------------------------- slow clients
@@ -492,8 +500,8 @@ def freeze(link: ClientLink) -> Any:
 
 
 def test_a_frozen_client_does_not_fill_its_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 20)
-    monkeypatch.setattr("ipkernel.controller.links.HOLD_BYTES", 4 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_BACKLOG", 1 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.HOLD_BYTES", 4 << 20)
     w = World()
     client, host = w.connect_all()
     link = w.clients[1]
@@ -530,7 +538,7 @@ def test_a_frozen_client_does_not_fill_its_channel(monkeypatch: pytest.MonkeyPat
 def test_waiting_results_are_kept_when_a_frozen_client_goes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_BACKLOG", 1 << 20)
     w = World()
     client, host = w.connect_all()
     freeze(w.clients[1])
@@ -545,14 +553,14 @@ def test_waiting_results_are_kept_when_a_frozen_client_goes(
             host.send(*done(assign, bytes(600_000)))
         w.pump()
     assert w.clients[1].waiting[0] > 0
-    w.clients[1].lost("frozen")
+    w.clients[1].lost("frozen", final=True)
     w.clock.advance(0)
     assert list(w.scheduler.retained) == [tid(i) for i in range(10)]
 
 
 def test_output_for_a_frozen_client_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 20)
-    monkeypatch.setattr("ipkernel.controller.links.HOLD_BYTES", 1 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_BACKLOG", 1 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.HOLD_BYTES", 1 << 20)
     w = World()
     client, host = w.connect_all()
     client.send(*submit(0))
@@ -566,7 +574,7 @@ def test_output_for_a_frozen_client_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     host.send(*done(assign))
     w.pump()
     assert w.clients[1].waiting[0] > 0
-    w.clients[1].lost("gone")
+    w.clients[1].lost("gone", final=True)
     w.clock.advance(0)
     assert tid(0) in w.scheduler.retained
 
@@ -574,7 +582,7 @@ def test_output_for_a_frozen_client_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 def test_a_client_with_too_much_queued_is_not_acknowledged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ipkernel.controller.links.MAX_QUEUED", 20 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_QUEUED", 20 << 20)
     w = World()
     client = w.connect(w.clients[1])
     w.pump()
@@ -699,8 +707,8 @@ def test_a_peer_that_opens_no_channel_does_not_fill_the_memory(
 def test_a_client_that_takes_no_answers_gets_no_acknowledgements(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 14)
-    monkeypatch.setattr("ipkernel.controller.links.HOLD_BYTES", 1 << 16)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_BACKLOG", 1 << 14)
+    monkeypatch.setattr("ipkernel.controller.clientlink.HOLD_BYTES", 1 << 16)
     w = World()
     client, _ = w.connect_all()
     freeze(w.clients[1])
@@ -721,8 +729,8 @@ def test_a_client_that_takes_no_answers_gets_no_acknowledgements(
 def test_a_client_that_floods_and_takes_nothing_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ipkernel.controller.links.MAX_BACKLOG", 1 << 14)
-    monkeypatch.setattr("ipkernel.controller.links.MAX_WAITING", 1000)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_BACKLOG", 1 << 14)
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_WAITING", 1000)
     w = World()
     client, _ = w.connect_all()
     freeze(w.clients[1])

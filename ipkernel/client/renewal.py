@@ -1,0 +1,69 @@
+"""What a controller that was started again has to be told of a session that goes on.
+
+It knows what its journal has: functions and tasks. Of objects it knows what hosts and clients say,
+and of questions nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ipkernel.wire.link import Payload
+from ipkernel.wire.messages import (
+    MAX_LIST,
+    Function,
+    Held,
+    Message,
+    ObjectMade,
+    Release,
+    Submit,
+)
+
+if TYPE_CHECKING:
+    from ipkernel.client.session import Session
+
+#: What is sent again if the journal does not have it; all other kinds follow from the present state.
+_AGAIN = frozenset({Function, Submit, ObjectMade})
+
+
+def items(
+    session: Session, kept: Sequence[tuple[Message, Payload]]
+) -> list[tuple[Message, Payload]]:
+    """Return what is to be sent first, in order.
+
+    Args:
+        session: The session.
+        kept: What was sent to the last controller, and is not known to this one.
+    """
+    objects = session.objects
+    again = [item for item in kept if type(item[0]) in _AGAIN]
+    made = dict.fromkeys(m.object for m, _ in again if isinstance(m, ObjectMade))
+    ours = [one for one in objects.outbox.kept if one.id not in made]
+    used = dict.fromkeys(objects.references.ids)
+    # Objects live while something refers to them: for those that only tasks need, and which those
+    # tasks are still to say, the session does so until they have.
+    only_needed = dict.fromkeys([*(one.id for one in ours), *made])
+    for message, _ in again:
+        if isinstance(message, Submit):
+            only_needed.update(dict.fromkeys(message.needs))
+    lent = [one for one in only_needed if one not in used]
+    told: list[Message] = [*_held([*used, *lent])]
+    told += [ObjectMade(one.id, one.size, 0, session.number) for one in ours]
+    asked: list[Message] = [
+        *session.wishes,
+        *objects.unanswered,
+        *_released(lent),
+    ]
+    return [*((m, b"") for m in told), *again, *((m, b"") for m in asked)]
+
+
+def _held(objects: Sequence[bytes]) -> Iterator[Held]:
+    for start in range(0, max(1, len(objects)), MAX_LIST):
+        last = start + MAX_LIST >= len(objects)
+        yield Held(list(objects[start : start + MAX_LIST]), [], last)
+
+
+def _released(objects: Sequence[bytes]) -> Iterator[Release]:
+    for start in range(0, len(objects), MAX_LIST):
+        yield Release(list(objects[start : start + MAX_LIST]))
