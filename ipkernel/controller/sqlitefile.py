@@ -14,8 +14,10 @@ from ipkernel.errors import JournalError
 APPLICATION_ID: Final = 0x69706B6A
 #: Version of the tables and of what is in the rows.
 SCHEMA: Final = 1
-#: Seconds that the writer waits for another process that has locked the file.
+#: Seconds that is waited for another process that has locked the file: when it is written, in the
+#: reactor's thread, and when it is opened.
 BUSY_TIME: Final = 0.02
+OPEN_TIME: Final = 5.0
 
 _META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
 _LOG: Final = """\
@@ -79,6 +81,7 @@ def prepare(path: Path, cluster: str) -> None:
     create(path, cluster)
     database = connect(path)
     try:
+        database.execute(f"PRAGMA busy_timeout={int(OPEN_TIME * 1000)}")
         check(database, path, cluster)
     finally:
         database.close()

@@ -21,8 +21,10 @@ from zope.interface import implementer
 
 from ipkernel.controller import sqlitefile
 from ipkernel.controller.journal import Ended, IJournal, Printed, Record, Recorded, Submitted
+from ipkernel.controller.living import Live
 from ipkernel.controller.rows import Row, encode, payload_bytes
 from ipkernel.controller.sqlitelog import NO_ROW, Log
+from ipkernel.controller.sqlitesalvage import is_broken, replace
 from ipkernel.errors import JournalError
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class SqliteJournal:
     Attributes:
         path: As given.
         power: As given.
+        notice: What a user should know of it; empty if it is sound.
 
     Raises:
         JournalError: The file belongs to another controller, cluster, program or release, or
@@ -76,10 +79,11 @@ class SqliteJournal:
         self.power = power
         self._reactor = reactor
         self._run = run if run is not None else self._in_thread
+        self._cluster = cluster
+        self.notice = ""
         self._lock = sqlitefile.take_lock(path)
         try:
-            sqlitefile.prepare(path, cluster)
-            self._log = Log(path, power)
+            self._log = self._open()
         except sqlite3.Error as error:
             self._lock.close()
             raise JournalError(f"cannot open the journal {path}: {error}") from None
@@ -97,6 +101,33 @@ class SqliteJournal:
         self._idle: Any = None
         self._idle_since = 0  # how many commits there were
 
+    def _open(self) -> Log:
+        try:
+            sqlitefile.prepare(self.path, self._cluster)
+            return Log(self.path, self.power)
+        except sqlite3.Error as error:
+            if not is_broken(error):
+                raise
+            return self._mended(str(error))
+
+    def _mended(self, problem: str) -> Log:
+        """Begin a new file with what can be saved from the old one."""
+        kept, damage, aside = replace(self.path, self._cluster)
+        what = f"{kept} whole rows of it were saved" if kept else "nothing of it could be saved"
+        self.notice = (
+            f"the journal {self.path} was broken ({problem}) and is {aside.name} now; {what}. What "
+            f"stood in {damage} damaged places is lost: tasks may be missing, or run again"
+        )
+        logger.error("%s", self.notice)
+        return Log(self.path, self.power)
+
+    def _mend(self, problem: str) -> None:
+        old = self._log
+        old.close()
+        self._log = self._mended(problem)
+        self._log.live = old.live
+        self._log.last = max(old.last, self._log.last)  # numbers are not used again
+
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
 
@@ -113,14 +144,20 @@ class SqliteJournal:
             return self._after(self._busy, records)
         payload = payload_bytes(records)
         if self.power or payload > INLINE_BYTES or self._restart_due:
-            written = self._run(self._write, records, payload, self._restart_due)
+            written = self._run(self._write_or_mend, records, payload, self._restart_due)
             self._restart_due = False
             self._writing = True
             return written.addBoth(self._returned).addCallbacks(self._written, _cannot_write)
         try:
             rows = self._write(records, payload)
-        except (sqlite3.Error, msgspec.MsgspecError) as error:
+        except sqlite3.Error as error:
+            if is_broken(error):
+                self._writing = True
+                mended = self._run(self._mend_and_write, str(error), records, payload)
+                return mended.addBoth(self._returned).addCallbacks(self._written, _cannot_write)
             return fail(JournalError(str(error)))
+        except msgspec.MsgspecError as error:
+            return fail(JournalError(f"a record cannot be written: {error}"))
         self._written(rows)
         return None
 
@@ -144,6 +181,18 @@ class SqliteJournal:
             self._loaded = True
         self._log.append(rows)
         return rows
+
+    def _write_or_mend(self, records: Sequence[Record], payload: int, restart: bool) -> list[Row]:
+        try:
+            return self._write(records, payload, restart)
+        except sqlite3.Error as error:
+            if not is_broken(error):
+                raise
+            return self._mend_and_write(str(error), records, payload)
+
+    def _mend_and_write(self, problem: str, records: Sequence[Record], payload: int) -> list[Row]:
+        self._mend(problem)
+        return self._write(records, payload)
 
     def _written(self, rows: list[Row]) -> None:
         log = self._log
@@ -214,13 +263,29 @@ class SqliteJournal:
     def load(self) -> Iterator[Record]:
         """Return what was recorded before and still matters; see :class:`IJournal`."""
         self._loaded = True
+        try:
+            self._account()
+            if self._log.damaged:
+                raise _Damaged
+        except (_Damaged, *NO_ROW):
+            self._mend("rows of it are not what was written")
+            self._account()
+        except sqlite3.Error as error:
+            if not is_broken(error):
+                raise JournalError(f"cannot read the journal {self.path}: {error}") from None
+            self._mend(str(error))
+            self._account()
         live = self._log.live
-        for number, records in self._log.scan():
-            live.note(number, records)
         for number, records in self._log.scan():
             kept = live.sift(number, records)
             for record in records if kept is None else kept:
                 yield _on_its_own(record)
+
+    def _account(self) -> None:
+        """Find out what in the log is live."""
+        live = self._log.live = Live()
+        for number, records in self._log.scan():
+            live.note(number, records)
 
     def read(self, task: int) -> Recorded | None:
         """Return what is kept of a task that has ended; see :class:`IJournal`."""
@@ -252,6 +317,10 @@ class SqliteJournal:
             self._idle = None
         self._log.close()
         self._lock.close()
+
+
+class _Damaged(Exception):
+    """There are rows whose checksums are wrong."""
 
 
 def _on_its_own(record: Record) -> Record:
