@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +14,11 @@ from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, chunks
+from ipkernel.client.recovery import recovery_of
 from ipkernel.client.result import AsyncResult
 from ipkernel.client.terms import priority_of, properties_of, resources_of
 from ipkernel.serialize.calls import CallPayload
-from ipkernel.wire.messages import Kind, Simple, Terms
+from ipkernel.wire.messages import Clear, Kind, Simple, Terms
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
@@ -36,17 +37,14 @@ class LoadBalancedView(View):
     """
 
     _flags: ClassVar[tuple[str, ...]] = (
-        *View._flags,
-        "priority",
-        "after",
-        "follow",
-        "resources",
-        "where",
-    )
+        *View._flags, "priority", "after", "follow", "resources", "where",
+        "clear_before", "clear_after", "recovery_task",
+    )  # fmt: skip
 
     def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
         self._after: Dependency | None = None
         self._follow: Dependency | None = None
+        self._recovery: Callable[[], Any] | None = None
         super().__init__(client, targets, **flags)
 
     @property
@@ -80,13 +78,14 @@ class LoadBalancedView(View):
         self._follow = Dependency.of(follow)
 
     def _asked(self) -> Terms | None:
-        after, follow = self._after, self._follow
-        if after is None and follow is None:
+        after, follow, recovery = self._after, self._follow, self._recovery
+        if after is None and follow is None and recovery is None:
             return self._terms
         return replace(
             self._terms or Terms(),
             after=after.told() if after is not None else None,
             follow=follow.told() if follow is not None else None,
+            recovery=recovery_of(self, recovery) if recovery is not None else None,
         )
 
     @property
@@ -138,6 +137,49 @@ class LoadBalancedView(View):
     @where.setter
     def where(self, where: Mapping[str, Simple] | None) -> None:
         self._set_terms(where=properties_of("where", where))
+
+    @property
+    def clear_before(self) -> bool:
+        """Whether the engine's namespace is emptied before a call is run."""
+        return bool(self._terms and self._terms.clear & Clear.BEFORE)
+
+    @clear_before.setter
+    def clear_before(self, clear: bool) -> None:
+        self._set_clear(Clear.BEFORE, clear)
+
+    @property
+    def clear_after(self) -> bool:
+        """Whether the engine's namespace is emptied after a call was run, whatever its outcome."""
+        return bool(self._terms and self._terms.clear & Clear.AFTER)
+
+    @clear_after.setter
+    def clear_after(self, clear: bool) -> None:
+        self._set_clear(Clear.AFTER, clear)
+
+    def _set_clear(self, which: Clear, clear: bool) -> None:
+        before = self._terms.clear if self._terms is not None else 0
+        self._set_terms(clear=int(before | which if clear else before & ~which))
+
+    @property
+    def recovery_task(self) -> Callable[[], Any] | None:
+        """What is run in the place of a call that has failed for good: a function without arguments.
+
+        It runs as the same task, where that could have been run, after all ``retries``; what it
+        returns, or raises, is the result. How the call itself failed is in the metadata, as
+        ``recovered``. Calls that were aborted, or that no engine could run, are not recovered.
+
+        Raises:
+            TypeError: Set to what cannot be called.
+        """
+        return self._recovery
+
+    @recovery_task.setter
+    def recovery_task(self, recovery: Callable[[], Any] | None) -> None:
+        if recovery is not None and not callable(recovery):
+            raise TypeError(
+                f"recovery_task must be a function, or functools.partial(...), not {recovery!r}"
+            )
+        self._recovery = recovery
 
     def _checked(self, targets: Any) -> Any:
         if targets is None or (isinstance(targets, str) and targets == "all"):

@@ -29,6 +29,7 @@ KEYS: Final = (
     "data",
     "label",
     "attempts",
+    "recovered",
     "is_broadcast",
     "is_coalescing",
 )
@@ -84,6 +85,7 @@ def describe(record: TaskRecord) -> Metadata:
         data=published(record),
         label=record.label or None,
         attempts=message.attempts if message else 0,
+        recovered=recovered(record),
         is_broadcast=False,
         is_coalescing=False,
     )
@@ -104,6 +106,14 @@ def error(record: TaskRecord) -> BaseException | None:
         return None
     failure: BaseException = record.load()[1]
     return failure
+
+
+def recovered(record: TaskRecord) -> BaseException | None:
+    """Return how a task failed whose result is that of its ``recovery_task``, or None."""
+    message = record.message
+    if message is None or message.failed is None:
+        return None
+    return record.exception_of(message.failed.outcome, message.failed.payload)
 
 
 def displays(record: TaskRecord) -> list[dict[str, Any]]:

@@ -422,6 +422,12 @@ class Submission:
         self._functions.add(digest)
         self.queued_bytes += len(blob)
 
+    def send_function(self, digest: bytes, blob: bytes) -> None:
+        """Send a function, unless it was sent before, ahead of tasks that may come to name it."""
+        with self._submitting:
+            if digest not in self._functions:
+                self._add_function(digest, blob)
+
     def _wake_once(self) -> None:
         if not self._awake:
             self._awake = True

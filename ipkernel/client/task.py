@@ -238,6 +238,11 @@ class TaskRecord:
         except Exception as problem:  # noqa: BLE001 - whatever unpickling a value raises is its result
             return FAILURE, problem
 
+    def exception_of(self, outcome: Outcome, payload: Payload) -> BaseException:
+        """Return the exception that a failure, as the controller tells it, stands for."""
+        failure: BaseException = self._decode(outcome, payload)[1]
+        return failure
+
     def _locate(self, error: errors.RemoteError) -> errors.RemoteError:
         """Say where it happened, as far as the engine did not."""
         info = error.engine_info

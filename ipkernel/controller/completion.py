@@ -6,6 +6,7 @@ from ipkernel.controller import draining, holdings, losses, recall
 from ipkernel.controller.core import Core
 from ipkernel.controller.demands import give_back
 from ipkernel.controller.events import FromHost
+from ipkernel.controller.recovering import can_recover, recover
 from ipkernel.controller.registry import Host
 from ipkernel.controller.rejecting import reject
 from ipkernel.controller.slots import Engine
@@ -70,7 +71,7 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
     using = engine.used
     ended_append = core.ended.append
     origins_append = core.origins.append
-    plain = session.attached and not core.watchers and not core.askers
+    plain = session.attached and not (core.watchers or core.askers or core.failed)
     send = core.client_items(owner).append if plain else None
     done = good = size = charge = 0
     seconds = 0.0
@@ -99,6 +100,13 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
                     freed(core, engine)
                     continue
                 outcome = Outcome.ERROR
+            if can_recover(task):
+                engine.bytes -= task.message.size
+                give_back(core, engine, task)
+                running.discard(tid)
+                recover(core, task, outcome, payload)
+                freed(core, engine)
+                continue
             task.state = ENDS[outcome]
             core.count_end(outcome)
         del tasks[tid]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from msgspec import MsgspecError, Struct
+from msgspec import MsgspecError, Struct, structs
 
 from ipkernel.controller.archive import Archive, Labels
 from ipkernel.controller.demands import Demand, Demands, impossible
@@ -31,6 +31,7 @@ from ipkernel.controller.tasks import ENDS, QUEUED, Origin, Payload, State, Task
 from ipkernel.wire.messages import (
     MAX_LIST,
     Cancelled,
+    Failed,
     Fate,
     Finished,
     ForgetFunctions,
@@ -81,6 +82,7 @@ class Core:
         waits: Tasks that wait for others to end, by id.
         awaited: For each task that others wait for, their ids.
         refused: For each task that engines have rejected, what these said.
+        failed: How tasks failed in whose place others are run now.
         history: How the latest tasks ended.
         archive: Submissions of tasks that have ended, to run them again.
         labels: The tasks with each label.
@@ -114,6 +116,7 @@ class Core:
         self.waits: dict[int, Wait] = {}
         self.awaited: dict[int, dict[int, None]] = {}
         self.refused: dict[int, dict[int, str]] = {}
+        self.failed: dict[int, Failed] = {}
         self.history = History()
         self.archive = Archive()
         self.labels = Labels(self.tasks)
@@ -231,6 +234,8 @@ class Core:
             payload: What belongs to it.
             ended: The task, or None if it never was taken in.
         """
+        if self.failed and (failed := self.failed.pop(message.task, None)):
+            message = structs.replace(message, failed=failed)
         item = (message, payload)
         self.ended.append(item)
         self.origins.append(None if ended is None else ended.origin(self.now))

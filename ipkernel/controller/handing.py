@@ -34,10 +34,12 @@ def assign(core: Core, engine: Engine, task: Task, items: list[Item]) -> None:
 
 
 def _in_full(message: Submit, task: int, engine: int, epoch: int) -> Assign:
-    limit = ceil(message.terms.timeout * 1000.0) if message.terms is not None else 0
+    terms = message.terms
+    limit = ceil(terms.timeout * 1000.0) if terms is not None else 0
+    clear = terms.clear if terms is not None else 0
     return Assign(
         task, engine, message.kind, message.size, message.digest, epoch,
-        message.needs, message.stored, message.keep, limit=limit,
+        message.needs, message.stored, message.keep, limit=limit, clear=clear,
     )  # fmt: skip
 
 

@@ -19,10 +19,19 @@ from ipkernel.controller.events import (
     HostJoined,
     HostLost,
 )
+from ipkernel.controller.recovering import can_recover, recover
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import AWAY, DEAD, READY, RESTARTING, STARTING, Engine
 from ipkernel.controller.tasks import QUEUED, State, Task, clock
-from ipkernel.wire.messages import MAX_PROPERTIES, EngineJoined, EngineLeft, Fate, Outcome, Reason
+from ipkernel.wire.messages import (
+    MAX_PROPERTIES,
+    EngineJoined,
+    EngineLeft,
+    Fate,
+    Outcome,
+    Reason,
+    encode_reason,
+)
 
 
 @frozen
@@ -244,6 +253,10 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
         core.end(task, Outcome.ABORTED, Reason("aborted", text, engine.id, fate=fate))
         return False
     if begun and not loss.excused and task.attempts > task.message.retries:
+        if can_recover(task):
+            lost = encode_reason(loss.reason(engine, what))
+            recover(core, task, Outcome.LOST, lost)
+            return False
         core.end(task, Outcome.LOST, loss.reason(engine, what))
         return False
     if task.target >= 0 and not engine.usable:

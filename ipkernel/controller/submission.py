@@ -62,7 +62,7 @@ def from_client(core: Core, event: FromClient) -> None:
                     if tid >> 40 != number or tid in tasks:
                         raise _BrokenRules(f"task id {tid} is taken or of another session")
                     if message.digest and message.digest not in functions:
-                        _unknown_function(core, message, tid)
+                        _unknown_function(core, message.digest, tid)
                         continue
                     task = tasks[tid] = new_task(tid, message, payload, now, -1, ready)
                     if message.label:
@@ -94,9 +94,9 @@ def _grown(core: Core, session: Session, line: Line, count: int, size: int) -> N
     core.lines.grown(line, count)
 
 
-def _unknown_function(core: Core, message: Submit, task: int) -> None:
+def _unknown_function(core: Core, digest: bytes, task: int) -> None:
     text = (
-        f"function {message.digest.hex()} is not known to the controller: it was never sent, "
+        f"function {digest.hex()} is not known to the controller: it was never sent, "
         f"or this session has sent too many functions"
     )
     core.reject(task, Outcome.IMPOSSIBLE, Reason("limit", text))
@@ -116,7 +116,7 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
             raise _BrokenRules(f"task id {tid} is taken")
     if message.digest and message.digest not in session.functions:
         for tid in range(first, first + count):
-            _unknown_function(core, message, tid)
+            _unknown_function(core, message.digest, tid)
     elif message.needs and (problem := core.objects.problem(message.needs)):
         reason = Reason("object", problem[:4000])
         for tid in range(first, first + count):
@@ -124,9 +124,11 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
     elif message.spread or not message.targets:
         _spread(core, session, message, payload)
     elif (terms := message.terms) is not None and (
-        terms.after or terms.follow or terms.resources or terms.where
+        terms.after or terms.follow or terms.resources or terms.where or terms.recovery
     ):
-        raise _BrokenRules("only a load-balanced task may wait for others, or ask for an engine")
+        raise _BrokenRules(
+            "only a load-balanced task may wait for others, ask for an engine, or recover"
+        )
     else:
         for tid, target in zip(range(first, first + count), message.targets, strict=True):
             _direct(core, session, message, payload, tid, target)
@@ -137,6 +139,10 @@ def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> 
     terms = message.terms
     if terms is not None:
         terms = session.share_terms(message)
+        recovery = terms.recovery if terms is not None else None
+        if recovery is not None and recovery.digest and recovery.digest not in session.functions:
+            _unknown_function(core, recovery.digest, message.task)
+            return
     demand = core.demands.of(terms)
     if (problem := unable(core, message.targets, demand)) is not None:
         core.reject(message.task, Outcome.IMPOSSIBLE, problem)

@@ -30,6 +30,7 @@ from ipkernel.serialize.payload import size_of
 from ipkernel.wire.link import Link
 from ipkernel.wire.messages import (
     Assign,
+    Clear,
     Done,
     EngineSetup,
     ForgetFunctions,
@@ -62,6 +63,8 @@ SLICE: Final = 0.05 if os.name == "nt" else None
 _OK: Final = Outcome.OK
 _ERROR: Final = Outcome.ERROR
 _REJECTED: Final = Outcome.REJECTED
+_BEFORE: Final = int(Clear.BEFORE)
+_AFTER: Final = int(Clear.AFTER)
 
 
 class Loop:
@@ -222,6 +225,8 @@ class Loop:
         kept = b""
         started = time()
         try:
+            if task.clear & _BEFORE:
+                self._work.namespace.clear()
             if task.placed:
                 payload = self._bring(task, payload)
             pieces = self._work.kinds[task.kind](payload, task.digest)
@@ -235,6 +240,8 @@ class Loop:
             pieces = [failure.encode(self._work.describe(error, task.kind))]
             _forget(error)
         completed = time()
+        if task.clear & _AFTER:
+            self._work.namespace.clear()
         if mine.forked:  # a child that user code forked and let return
             os._exit(0)
         streams = self._streams

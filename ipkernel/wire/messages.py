@@ -12,7 +12,7 @@ The structs *are* the schema of the wire: a header that does not fit is refused 
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Annotated, ClassVar, Final, Union
 
 import msgspec
@@ -37,6 +37,9 @@ MAX_RESOURCES: Final = 16
 #: How many properties an engine may have, and how long one may be that is text.
 MAX_PROPERTIES: Final = 64
 MAX_VALUE: Final = 256
+
+#: Bytes of a recovery task.
+MAX_RECOVERY: Final = 1 << 16
 
 #: The most targets, tasks or lines that one message may list.
 MAX_LIST: Final = 1 << 16
@@ -78,6 +81,7 @@ Simple = (
     | None
 )
 """The value of a property."""
+Clearing = Annotated[int, Meta(ge=0, le=3)]
 Properties = Annotated[dict[Name, Simple], Meta(max_length=MAX_PROPERTIES)]
 
 
@@ -204,6 +208,25 @@ class Dependency(Struct, array_like=True, frozen=True, gc=False):
     failure: bool = False
 
 
+class Recovery(Struct, array_like=True, frozen=True, gc=False):
+    """A call without arguments of the user's that is run in the place of a task that has failed.
+
+    Attributes:
+        digest: The function's name by hash, or empty when the payload holds it.
+        payload: The call.
+    """
+
+    digest: Digest
+    payload: Annotated[bytes, Meta(max_length=MAX_RECOVERY)]
+
+
+class Clear(IntFlag):
+    """When an engine empties its namespace because of a task."""
+
+    BEFORE = 1
+    AFTER = 2
+
+
 class Terms(Struct, array_like=True, frozen=True, gc=False):
     """What is asked of few tasks only, apart so that the others do not carry it.
 
@@ -215,6 +238,8 @@ class Terms(Struct, array_like=True, frozen=True, gc=False):
             them, or that ran the one that was enough.
         resources: How much of each resource a load-balanced task uses where it runs, or None.
         where: The properties, with their values, that its engine must have, or None.
+        clear: When its engine empties the namespace, bits of :class:`Clear`.
+        recovery: What is run in the place of a load-balanced task when it has failed for good.
     """
 
     priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
@@ -223,6 +248,8 @@ class Terms(Struct, array_like=True, frozen=True, gc=False):
     follow: Dependency | None = None
     resources: Resources | None = None
     where: Properties | None = None
+    clear: Clearing = 0
+    recovery: Recovery | None = None
 
 
 class Submit(Message, tag=1):
@@ -286,6 +313,13 @@ class Fetch(Message, tag=4):
     tasks: Tasks
 
 
+class Failed(Struct, array_like=True, frozen=True, gc=False):
+    """How a task failed: its outcome, and what belongs to that."""
+
+    outcome: Outcome
+    payload: Annotated[bytes, Meta(max_length=MAX_RECOVERY)]
+
+
 class Finished(Message, tag=5):
     """Controller to client: a task has ended.
 
@@ -300,6 +334,7 @@ class Finished(Message, tag=5):
         object: The object that is the result, or empty when the payload is.
         length: Bytes of that object.
         host: Where it is.
+        failed: How the task itself failed, if this is the result of its recovery task.
     """
 
     task: TaskId
@@ -312,6 +347,7 @@ class Finished(Message, tag=5):
     object: MaybeObject = b""
     length: Bytes = 0
     host: HostNumber = 0
+    failed: Failed | None = None
 
 
 class Output(Message, tag=6):
@@ -404,7 +440,7 @@ class Assign(Message, tag=10):
     that was meant for the engine's last process, for the controller has re-queued it. 0 fits all.
     ``needs``, ``stored`` and ``keep`` are those of the :class:`Submit`; ``placed`` (host to engine
     only) says where the objects of ``needs`` are, in the same order. ``limit`` is how long the task
-    may run, in milliseconds, or 0.
+    may run, in milliseconds, or 0. ``clear`` is that of its :class:`Terms`.
     """
 
     task: TaskId
@@ -418,6 +454,7 @@ class Assign(Message, tag=10):
     keep: bool = False
     placed: Annotated[list[Placed], Meta(max_length=1024)] = []
     limit: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    clear: Clearing = 0
 
 
 class Done(Message, tag=11):

@@ -83,13 +83,13 @@ class Bench:
         self.link.send(message, b"" if stored else data)
         return self.number, data
 
-    def order(self, kind: Kind, value: Any = None) -> int:
-        return self.assign(kind, dumps(value))
+    def order(self, kind: Kind, value: Any = None, clear: int = 0) -> int:
+        return self.assign(kind, dumps(value), clear=clear)
 
-    def assign(self, kind: Kind, pieces: Any, digest: bytes = b"") -> int:
+    def assign(self, kind: Kind, pieces: Any, digest: bytes = b"", clear: int = 0) -> int:
         self.number += 1
         data = b"".join(pieces)
-        self.link.send(Assign(self.number, 3, kind, len(data), digest), data)
+        self.link.send(Assign(self.number, 3, kind, len(data), digest, clear=clear), data)
         return self.number
 
     def run(self) -> dict[int, tuple[Done, Any]]:

@@ -20,6 +20,7 @@ from ipkernel.serialize.failure import decode
 from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps, loads
 from ipkernel.wire.messages import (
+    Clear,
     Done,
     ForgetFunctions,
     Kind,
@@ -130,6 +131,19 @@ def test_the_namespace_by_tasks(bench: Bench) -> None:
     assert loads(done[single][1]) == 2
     assert loads(done[keys][1]) == ["a", "b"]
     assert decode(done[missing][1]).ename == "NameError"
+
+
+def test_a_task_may_clear_the_namespace_before_and_after_it(bench: Bench) -> None:
+    bench.order(Kind.PUSH, {"a": 1})
+    before = bench.order(Kind.PULL, (["a"], True), clear=Clear.BEFORE)
+    bench.order(Kind.PUSH, {"b": 2})
+    after = bench.order(Kind.PULL, (["b"], True), clear=Clear.AFTER)
+    bench.order(Kind.PUSH, {"c": 3}, clear=Clear.AFTER)
+    keys = bench.order(Kind.KEYS)
+    done = bench.run()
+    assert decode(done[before][1]).ename == "NameError"
+    assert loads(done[after][1]) == 2
+    assert loads(done[keys][1]) == []
 
 
 def test_a_damaged_payload_is_an_error(bench: Bench) -> None:

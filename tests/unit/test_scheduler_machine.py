@@ -75,6 +75,7 @@ from ipkernel.wire.messages import (
     Past,
     Reason,
     Reclaim,
+    Recovery,
     Returned,
     Simple,
     Started,
@@ -93,6 +94,7 @@ TERMS = st.one_of(
     st.none(),
     st.none(),
     st.builds(Terms, priority=st.integers(-2, 2)),
+    st.just(Terms(recovery=Recovery(b"", b"instead"))),
     st.builds(
         Terms,
         priority=st.integers(0, 1),
@@ -309,8 +311,9 @@ class Machine(RuleBasedStateMachine):
             each = 1 if spread or not chosen else len(chosen)
             first = (session << 40) + self.counts.get(session, 0)
             self.counts[session] = self.counts.get(session, 0) + each
+            recovers = terms is not None and terms.recovery is not None
             for tid in range(first, first + each):
-                self.submitted[tid] = retries
+                self.submitted[tid] = 2 * retries + 1 if recovers else retries
             items.append(
                 (
                     Submit(first, Kind.APPLY, size, chosen, spread, digest, retries, terms=terms),

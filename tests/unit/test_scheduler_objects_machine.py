@@ -7,11 +7,14 @@ end nothing is left, neither in the directory nor in any store.
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from ipkernel.controller.events import FromClient, FromHost, Item, SessionDetached, Tick
 from ipkernel.controller.retention import RETAIN_SECONDS
+from ipkernel.controller.schemes import SCHEMES
 from ipkernel.wire.messages import (
     Copied,
     Done,
@@ -45,8 +48,8 @@ class ObjectMachine(Machine):
 
     store = StoreAccess(pin="", key=bytes(32))
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(scheme=st.sampled_from(SCHEMES), random=st.randoms(use_true_random=False))
+    def start(self, scheme: str, random: Random) -> None:
         self.ids: list[bytes] = []
         self.stores: dict[int, set[bytes]] = {}
         self.searches: dict[int, dict[bytes, int]] = {}  # -1 waits for a client, 0 for an answer
@@ -56,7 +59,7 @@ class ObjectMachine(Machine):
         self.references: dict[int, set[bytes]] = {}
         self.needs: dict[int, list[bytes]] = {}
         self.made_by: dict[int, bytes] = {}
-        super().start()
+        super().start(scheme, random)
         self.join_host(2, [])
         for _ in range(2):
             self.engine_joins(1)
