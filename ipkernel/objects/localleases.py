@@ -54,27 +54,18 @@ class _Lease(weakref.ref[Any]):
     object_id: bytes
     undo: Callable[[], None] | None
 
-    # weakref.ref takes no further arguments, and knows nothing of keywords.
-    def __new__(
-        cls,
-        mapping: mmap.mmap | Part,
-        ended: Callable[[_Lease], None],
-        object_id: bytes,
-        undo: Callable[[], None] | None,
-    ) -> _Lease:
-        lease = super().__new__(cls, mapping, ended)
-        lease.object_id = object_id
-        lease.undo = undo
-        return lease
 
-    def __init__(
-        self,
-        mapping: mmap.mmap | Part,
-        ended: Callable[[_Lease], None],
-        object_id: bytes,
-        undo: Callable[[], None] | None,
-    ) -> None:
-        super().__init__(mapping, ended)  # type: ignore[call-arg]
+def _lease(
+    mapping: mmap.mmap | Part,
+    ended: Callable[[_Lease], None],
+    object_id: bytes,
+    undo: Callable[[], None] | None,
+) -> _Lease:
+    # Not the work of a constructor: one in Python takes longer than all of the rest.
+    lease = _Lease(mapping, ended)
+    lease.object_id = object_id
+    lease.undo = undo
+    return lease
 
 
 class Leases:
@@ -128,7 +119,7 @@ class Leases:
             undo: Is called then, in any thread; before the store is told, unless :meth:`ended` is used.
             young: Whether somebody calls :meth:`take` soon, so that the thread need not be quick.
         """
-        lease = _Lease(mapping, self._taken.append if young else self._ended.put, object_id, undo)
+        lease = _lease(mapping, self._taken.append if young else self._ended.put, object_id, undo)
         self._live[id(lease)] = lease
         if young:
             self._young.append(lease)
@@ -254,7 +245,7 @@ class Leases:
             mapping = young()
             if mapping is None:
                 continue
-            grown = _Lease(mapping, self._ended.put, young.object_id, young.undo)
+            grown = _lease(mapping, self._ended.put, young.object_id, young.undo)
             self._live[id(grown)] = grown
             # Its mapping is held here, so it has not ended, and it never will.
             del self._live[id(young)], young, mapping
