@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 PATIENCE: Final = 10.0
 #: Connections at a time; one more costs the oldest of them its life.
 CONNECTIONS: Final = 32
+#: Connections that wait to be accepted, at most; further ones are refused at once, and use the door.
+BACKLOG: Final = 128
 
 
 class Inquirer(Int32StringReceiver):
@@ -139,7 +141,7 @@ class NearDoor:
         try:
             path.unlink(missing_ok=True)
             with short_path(path) as name:
-                port = _Port(os.fsencode(name), factory, CONNECTIONS, 0o600, self._reactor)
+                port = _Port(os.fsencode(name), factory, BACKLOG, 0o600, self._reactor)
                 port.path = path
                 port.startListening()
         except (OSError, CannotListenError) as error:

@@ -126,12 +126,33 @@ def test_silent_connections_lock_nobody_out(tmp_path):
             for _ in range(CONNECTIONS + 8):
                 sock = socket.socket(socket.AF_UNIX)
                 silent.append(sock)
+                sock.connect(str(path))  # while it blocks: else it fails where it has to wait
                 sock.settimeout(60)
-                sock.connect(str(path))
             assert ask(path, "status", timeout=60) == b"fine"
             assert silent[0].recv(1) == b""
         finally:
             for sock in silent:
+                sock.close()
+
+
+def test_where_too_many_wait_the_door_is_for_the_others(tmp_path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting = []
+        try:
+            with pytest.raises(NotNearby):
+                for _ in range(8):  # nobody accepts them
+                    sock = socket.socket(socket.AF_UNIX)
+                    waiting.append(sock)
+                    sock.setblocking(False)
+                    try:
+                        sock.connect(str(path))
+                    except BlockingIOError:
+                        ask(path, "status", timeout=60)
+        finally:
+            for sock in waiting:
                 sock.close()
 
 
