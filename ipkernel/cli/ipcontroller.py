@@ -20,7 +20,7 @@ from ipkernel.cli.process import (
     stop_logging,
 )
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
-from ipkernel.cluster.options import SCHEMES
+from ipkernel.cluster.options import SCHEMES, WATCHDOG
 from ipkernel.errors import ConnectError, IPythonError
 from ipkernel.host.options import add_log_options, add_restarts_option
 
@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
         default=SCHEMES[0],
         help="which engine gets the next load-balanced task (default: leastload)",
     )
+    p.add_argument(
+        "--watchdog",
+        type=_duration,
+        default=WATCHDOG,
+        metavar="SECONDS",
+        help="when work on which nobody makes progress is stuck; 0: never (default: 60)",
+    )
     p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
     p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
     add_log_options(p)
@@ -69,6 +76,16 @@ def parser() -> argparse.ArgumentParser:
         "--no-log-file", action="store_true", help="log to the standard error, not to a file"
     )
     return p
+
+
+def _duration(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _port(text: str) -> int:
@@ -197,6 +214,7 @@ class _Run:
             scheduler=Scheduler(scheme=options.scheme, retained=make_retained(options, journal)),
             on_shutdown=self._end,
             restarts=options.restarts,
+            watchdog=options.watchdog,
         )
         port = await self._listen(tub, kept)
         if options.location:

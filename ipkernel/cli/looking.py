@@ -102,8 +102,14 @@ def describe(
         f"  controller  {', '.join(controller)}",
         f"  tasks       {', '.join(tasks)}",
     ]
+    when = time.time() if now is None else now
+    for cause in status.stuck:
+        what = "for information" if cause.severity == "information" else f"stuck ({cause.severity})"
+        parts += ["", f"{what}, for {span(when - cause.since)}: {cause.reason}"]
+        if cause.advice:
+            parts.append(f"  -> {cause.advice}")
     if status.hosts:
-        parts += ["", hosts_table(status, time.time() if now is None else now)]
+        parts += ["", hosts_table(status, when)]
     if missing:
         rows = [(one.program.title, one.program.n, one.state) for one in missing]
         parts += ["", table(("NOT JOINED", "ENGINES", "STATE"), rows, right="ENGINES")]

@@ -228,6 +228,7 @@ def queue_status(client: Questions, targets: Any, verbose: bool) -> dict[Any, An
         if info.engine in wanted
     }
     found["unassigned"] = status.queue.ready + status.queue.waiting
+    told = [f"{one.reason}; {one.advice}" for one in status.stuck]
     if verbose:
         for engine, lists in found.items():
             if engine != "unassigned":
@@ -242,4 +243,6 @@ def queue_status(client: Questions, targets: Any, verbose: bool) -> dict[Any, An
             lists[which].append(row["msg_id"])
         free = parse({"engine_id": None, "state": {"$in": ["waiting", "ready"]}})
         found["unassigned"] = [row["msg_id"] for row in search(client, free, ())]
+    if told:
+        found["stuck"] = told
     return found

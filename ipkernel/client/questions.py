@@ -10,7 +10,7 @@ from ipkernel.client.result import AsyncResult
 
 if TYPE_CHECKING:
     from ipkernel.client.session import Session
-    from ipkernel.wire.records import EngineInfo, Status
+    from ipkernel.wire.records import EngineInfo, Status, Stuck
 
 
 class Questions:
@@ -44,6 +44,14 @@ class Questions:
         from ipkernel.wire.records import Status, unpack
 
         return unpack(Status, self._call("status"))
+
+    def stuck(self) -> list[Stuck]:
+        """Return the work on which nobody makes progress: why, and what to do about it.
+
+        The controller looks every few seconds; it tells of what has been so for a minute, or as
+        configured.
+        """
+        return self.status().stuck
 
     def engine_infos(self) -> dict[int, EngineInfo]:
         """Return what the controller knows of each engine, by id."""
@@ -124,7 +132,8 @@ class Questions:
 
         Returns:
             For each engine id a dictionary with ``queue``, ``completed`` and ``tasks`` (running);
-            and under ``"unassigned"`` how many tasks wait for an engine, or which.
+            and under ``"unassigned"`` how many tasks wait for an engine, or which. If the controller
+            finds that nobody makes progress on something, it is told under ``"stuck"``, in sentences.
         """
         from ipkernel.client import finding
 

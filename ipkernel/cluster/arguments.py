@@ -84,7 +84,7 @@ class Arguments:
             interface=value("controller_ip") or (_EVERYWHERE if elsewhere else ""),
             port=value("controller_port"),
             location=value("controller_location"),
-            controller_args=(*self._scheme(), *value("controller_args")),
+            controller_args=(*self._scheme(), *self._watchdog(), *value("controller_args")),
             engine_args=(*self._store_arguments(), *value("engine_args")),
             environment={**self.configuration.section("environment"), **self._slots()},
             log_level=value("log_level"),
@@ -95,6 +95,10 @@ class Arguments:
     def _scheme(self) -> tuple[str, ...]:
         scheme = self.configuration.value("controller", "scheme")
         return (f"--scheme={scheme}",) if scheme != options.SCHEMES[0] else ()
+
+    def _watchdog(self) -> tuple[str, ...]:
+        seconds = self.configuration.value("controller", "watchdog")
+        return (f"--watchdog={seconds:g}",) if seconds != options.WATCHDOG else ()
 
     def _store_arguments(self) -> tuple[str, ...]:
         value = self.value

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster.checks import BadValue, default_of
+from ipkernel.cluster.options import WATCHDOG
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers import find_launcher, launcher_names
 
@@ -134,7 +135,7 @@ ENVIRONMENT: Final = Section(
 )
 
 CONTROLLER: Final = Section(
-    "The controller: how it shares out what there is to do.",
+    "The controller: how it shares out what there is to do, and watches over it.",
     {
         "scheme": Option(
             "scheme",
@@ -143,6 +144,12 @@ CONTROLLER: Final = Section(
             "that holds least; lru, the one that was given something longest ago; plainrandom, "
             "any; twobin, the less loaded of any two; weighted, likewise, but loaded engines are "
             "chosen more rarely.",
+        ),
+        "watchdog": Option(
+            "seconds",
+            WATCHDOG,
+            "Seconds after which work on which nobody makes progress is shown as stuck, by "
+            "'ipcluster status' and in the controller's log.",
         ),
     },
 )

@@ -66,6 +66,11 @@ class History:
             self._new = 0
         return self._index.get(task)
 
+    def longest(self) -> tuple[int, float]:
+        """Return how many of them ran on an engine, and how long the longest did, in seconds."""
+        times = [m.completed - m.started for m in self._ends if m.started]
+        return len(times), max(times, default=0.0)
+
     def forget(self, task: TaskId) -> bool:
         """Forget a task; return whether it was known."""
         if self.past(task) is None:

@@ -36,6 +36,7 @@ class HostLink(Link):
         replay: What the host has not acknowledged.
         may_return: Whether the host may come back, now that the connection is lost.
         reason: Why it was lost.
+        heard: When the host has last said something.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class HostLink(Link):
         self.reason = ""
         self._grace = grace
         self._leaving = False
-        self._heard = reactor.seconds()
+        self.heard = reactor.seconds()
         self._resent = len(self.replay), self.replay.bytes
 
     def opened(self, channel: Channel) -> None:
@@ -91,15 +92,15 @@ class HostLink(Link):
         if self.gone:
             return
         turn = self._turn
-        self._heard = turn.now()
+        self.heard = turn.now()
         self.replay.acknowledged(channel.link.acknowledged)
         if type(items[-1][0]) is Closing:
             self._leaving = True
-        turn.add(FromHost(self.host, items, self._heard), self, len(items))
+        turn.add(FromHost(self.host, items, self.heard), self, len(items))
 
     def _event_of_loss(self, reason: str, final: bool) -> None:
         now = self._turn.now()
-        silent = now - self._heard
+        silent = now - self.heard
         if silent >= SILENT:  # it says something every other second
             reason += f"; nothing was heard of it for {silent:.0f} s"
         self.reason = reason

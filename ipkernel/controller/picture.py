@@ -14,7 +14,7 @@ from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.slots import READY, Engine
 from ipkernel.vitals import Gauge, Reading
 from ipkernel.wire.messages import Vitals
-from ipkernel.wire.records import EngineInfo, HostInfo, Status
+from ipkernel.wire.records import EngineInfo, HostInfo, Status, Stuck
 
 #: Seconds for which a measurement of the controller itself is shown again.
 _FRESH: Final = 1.0
@@ -47,7 +47,13 @@ class Picture:
         self._read_at = 0.0
 
     def status(
-        self, *, cluster: str, location: str, clients: int, connected: Container[int]
+        self,
+        *,
+        cluster: str,
+        location: str,
+        clients: int,
+        connected: Container[int],
+        stuck: list[Stuck],
     ) -> Status:
         """Return the state of the cluster.
 
@@ -56,6 +62,7 @@ class Picture:
             location: Where the controller is reached.
             clients: How many are connected.
             connected: The numbers of the hosts that are.
+            stuck: What the watchdog says.
         """
         now = self._now()
         if now - self._read_at >= _FRESH:
@@ -81,6 +88,7 @@ class Picture:
             files=self._reading.files,
             started=self._began,
             restarts=self._restarts,
+            stuck=stuck,
         )
 
     def engines(self) -> list[EngineInfo]:

@@ -45,6 +45,7 @@ from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.submission import from_client
 from ipkernel.controller.tasks import CheckedTask, State, Task
+from ipkernel.controller.watchdog import Watchdog
 from ipkernel.wire.queries import Search
 from ipkernel.wire.records import EngineStory, QueueCounts, TaskStory
 
@@ -233,6 +234,14 @@ class Scheduler:
             now: The time, if it is later than that of the last event.
         """
         return explain(self._core, task, now)
+
+    def watchdog(self, threshold: float) -> Watchdog:
+        """Return who looks for what is stuck.
+
+        Args:
+            threshold: Seconds after which it reports something.
+        """
+        return Watchdog(self._core, threshold)
 
     def explain_engine(self, engine: int, now: float = 0.0) -> EngineStory:
         """Return what an engine does; arguments as for :meth:`explain`."""

@@ -37,6 +37,8 @@ from ipkernel.controller.picture import Picture
 from ipkernel.controller.relays import Relays
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
+from ipkernel.controller.watchdog import THRESHOLD, Surroundings
+from ipkernel.controller.watching import Watching
 from ipkernel.errors import ConnectError, ControllerLost, KernelError, TransferError
 from ipkernel.wire.furl import Furl
 from ipkernel.wire.messages import PROTOCOL, Closing, Relay
@@ -73,6 +75,7 @@ class Controller:
         restarts: How often it has been started again, for status.
         host_grace: Seconds within which a host may come back whose connection is lost.
         client_grace: The same of a client; later it gets what is known of its tasks then.
+        watchdog: Seconds after which work counts as stuck on which nobody makes progress; 0 for never.
 
     Attributes:
         tub: As given.
@@ -94,6 +97,7 @@ class Controller:
         restarts: int = 0,
         host_grace: float = HOST_GRACE,
         client_grace: float = CLIENT_GRACE,
+        watchdog: float = THRESHOLD,
     ) -> None:
         self.tub = tub
         self.scheduler = scheduler if scheduler is not None else Scheduler()
@@ -129,6 +133,9 @@ class Controller:
             grace=client_grace,
         )
         self._picture = Picture(self.scheduler, self._turn.now, restarts)
+        self._watching = Watching(
+            self._reactor, self.scheduler.watchdog(watchdog), self._surroundings, watchdog
+        )
         self._closing = ""
         self._all_gone: Deferred[None] | None = None
         self._ticking: Any = self._reactor.callLater(_TICK, self._tick)
@@ -203,6 +210,7 @@ class Controller:
             self._ticking = None
         self.orders.close()
         self.inquiries.close()
+        self._watching.close()
         self._clients.close(self._closing)
         self._hosts.close(self._closing)
         settled = self._turn.stop()
@@ -345,9 +353,16 @@ class Controller:
         """Return what an engine does, since when, and what waits for it."""
         return self.scheduler.explain_engine(engine, self._turn.now())
 
+    def _surroundings(self) -> Surroundings:
+        """Return what the watchdog needs to know besides the scheduler's tables."""
+        turn = self._turn
+        heard = {number: link.heard for number, link in self._hosts.links.items()}
+        return Surroundings(heard, turn.trouble, turn.writing_since)
+
     def status(self) -> Status:
         """Return the state of the cluster."""
         return self._picture.status(
+            stuck=self._watching.stuck,
             cluster=self._cluster,
             location=",".join(self.tub.locationHints),
             clients=self._clients.connected,

@@ -54,6 +54,7 @@ class Turn:
 
     Attributes:
         trouble: Why the journal cannot be written at present; empty when it can.
+        writing_since: When the write was begun that is not done yet; 0.0 if there is none.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Turn:
         self._due = False
         self._committing = False
         self.trouble = ""
+        self.writing_since = 0.0
         self._since = 0.0  # when that began
         self._delay = RETRY
         self._retry: tuple[Any, _Step] | None = None  # the timer
@@ -149,7 +151,9 @@ class Turn:
         if written is None and not self._committing:  # it is as always
             self._release(step.instructions, step.sources, step.settled)
             return
-        self._committing = True
+        if not self._committing:
+            self._committing = True
+            self.writing_since = self.now()
         if written is None:
             self._committed(step)
         else:
@@ -210,6 +214,7 @@ class Turn:
 
     def _committed(self, step: _Step) -> None:
         self._committing = False
+        self.writing_since = 0.0
         if self.trouble:
             self.trouble = ""
             logger.warning(

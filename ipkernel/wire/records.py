@@ -340,6 +340,28 @@ class QueueCounts(Record):
     aborted: int = 0
 
 
+#: Causes that a status tells of.
+MAX_STUCK: Final = 100
+
+
+class Stuck(Record):
+    """Work that nobody makes progress on.
+
+    Attributes:
+        cause: Names what it is about, for programs.
+        severity: ``"fault"`` for what should never be, ``"warning"`` or ``"information"``.
+        reason: What is the matter, as a sentence.
+        advice: What to do about it.
+        since: When it began, seconds since the epoch.
+    """
+
+    cause: Text
+    severity: Annotated[str, Meta(max_length=16)]
+    reason: Text
+    advice: Text = ""
+    since: float = 0.0
+
+
 class Status(Record):
     """The state of a cluster at one moment.
 
@@ -349,6 +371,7 @@ class Status(Record):
         files: Its open files and sockets, -1 if that is not known.
         started: When it was started, seconds since the epoch.
         restarts: How often it has been started again.
+        stuck: Work that nobody makes progress on.
     """
 
     cluster: Text
@@ -366,6 +389,7 @@ class Status(Record):
     files: int = -1
     started: float = 0.0
     restarts: int = 0
+    stuck: Annotated[list[Stuck], Meta(max_length=MAX_STUCK)] = []
 
 
 #: Tasks that are told of at once.

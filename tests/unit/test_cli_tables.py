@@ -11,7 +11,7 @@ from ipkernel.cli.looking import describe
 from ipkernel.cli.tables import harmless, number, ranges, size, span, table
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import host_name
-from ipkernel.wire.records import EngineInfo, HostInfo, QueueCounts, Status
+from ipkernel.wire.records import EngineInfo, HostInfo, QueueCounts, Status, Stuck
 
 
 def test_table():
@@ -193,3 +193,20 @@ def test_an_error_cannot_command_a_terminal(capsys):
     assert said.startswith("ipcluster: host a: ?]0;owned")
     assert said.endswith("\n\tline 2\n")
     assert "\x1b" not in said
+
+
+def test_what_is_stuck_is_shown_with_what_to_do(tmp_path):
+    status = Status(
+        cluster="c", pid=1, host="h", location="l", uptime=1.0, version="1",
+        stuck=[
+            Stuck(cause="a", severity="fault", reason="it hangs", advice="pull", since=900.0),
+            Stuck(cause="b", severity="information", reason="it lasts", since=990.0),
+        ],
+    )  # fmt: skip
+    lines = describe(status, ClusterDirectory(tmp_path), now=1000.0).splitlines()
+    assert lines[-4:] == [
+        "stuck (fault), for 1 m 40 s: it hangs",
+        "  -> pull",
+        "",
+        "for information, for 10 s: it lasts",
+    ]
