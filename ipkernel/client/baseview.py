@@ -398,9 +398,12 @@ class View:
         ours = set(self._issued)
         return {task: value for task, value in self.client.results.items() if task in ours}
 
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+    def wait(
+        self, jobs: Any = None, timeout: float | None = -1, return_when: str | None = None
+    ) -> Any:
         """Wait for tasks of this view; see ``Client.wait``."""
-        return self.client.wait(list(self.outstanding) if jobs is None else jobs, timeout)
+        jobs = list(self.outstanding) if jobs is None else jobs
+        return self.client.wait(jobs, timeout, return_when)
 
     def abort(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -17,12 +16,12 @@ from ipkernel.client.balancedview import LoadBalancedView
 from ipkernel.client.cancelling import Cancellation, milliseconds
 from ipkernel.client.closing import close
 from ipkernel.client.directview import BroadcastView, DirectView
-from ipkernel.client.interrupting import check_choice
+from ipkernel.client.interrupting import check_choice, interruptible
 from ipkernel.client.locate import Place, check_other_options, check_reconnect, locate
 from ipkernel.client.questions import Questions
 from ipkernel.client.result import AsyncResult
 from ipkernel.client.values import Values
-from ipkernel.client.waiting import seconds
+from ipkernel.client.waiting import deadline_of, left_until, wait_for_any, wait_for_one
 from ipkernel.serialize.functions import FunctionCache
 
 if TYPE_CHECKING:
@@ -237,7 +236,8 @@ class Client(Questions, Values):
     def metadata(self) -> dict[int, meta.Metadata]:
         """The metadata of pending tasks, and of ended ones whose AsyncResult is held, by id."""
         records = {**self._session.held(), **self._session.pending}
-        return {task: meta.describe(record) for task, record in records.items()}
+        known = self._session.engines.known
+        return {task: meta.describe(record, known) for task, record in records.items()}
 
     @property
     def _ids(self) -> list[int]:
@@ -353,8 +353,8 @@ class Client(Questions, Values):
 
     # ------------------------------------------------- waiting
 
-    def _results_of(self, jobs: Any) -> list[Future[Any]]:
-        """Return the futures that a user means by jobs."""
+    def _results_of(self, jobs: Any, *, each: bool = False) -> list[Future[Any]]:
+        """Return the futures that a user means by jobs: one for all ids, or one for each."""
         if jobs is None:
             jobs = list(self._session.pending)
         if isinstance(jobs, (str, int, Future)):
@@ -367,40 +367,43 @@ class Client(Questions, Values):
             else:
                 ids.append(self._task_id(job))
         records = [record for record in map(self._session.find, ids) if record is not None]
-        if records:
-            result = AsyncResult(self._session, False, _WAIT, owner=self)
-            self._session.watch(records, result)
-            futures.append(result)
+        for some in [[record] for record in records] if each else [records]:
+            if some:
+                result = AsyncResult(self._session, each, _WAIT, owner=self)
+                self._session.watch(some, result)
+                futures.append(result)
         return futures
 
-    def wait(self, jobs: Any = None, timeout: float | None = -1) -> bool:
+    def wait(
+        self, jobs: Any = None, timeout: float | None = -1, return_when: str | None = None
+    ) -> Any:
         """Wait for tasks to end; nothing is raised for those that fail.
 
         Args:
             jobs: Task ids, indices in the history, results or other futures, one or a list; None
                 for all that are pending.
             timeout: Seconds; None or negative is for ever.
+            return_when: ``ALL_COMPLETED``, ``FIRST_COMPLETED`` or ``FIRST_EXCEPTION``.
 
         Returns:
-            Whether all have ended.
-        """
-        import concurrent.futures
+            Without ``return_when`` whether all have ended; with it two sets, as from
+            :func:`concurrent.futures.wait`: what has ended and what has not. Results and futures
+            are in them as they were given, and a result of one task for each task that was named.
 
-        limit = seconds(timeout)
-        deadline = None if limit is None else time.monotonic() + limit
-        futures = self._results_of(jobs)
+        Raises:
+            ValueError: There is no such ``return_when``.
+        """
+        deadline = deadline_of(timeout)
+        futures = self._results_of(jobs, each=return_when is not None)
+        ours = [future for future in futures if isinstance(future, AsyncResult)]
         try:
-            for future in futures:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if isinstance(future, AsyncResult):
-                    if not future.wait(left):
-                        return False
-                elif concurrent.futures.wait([future], left).not_done:
-                    return False
-            return True
+            with interruptible(self, ours):
+                if return_when is not None:
+                    return wait_for_any(futures, return_when, deadline)
+                return all(wait_for_one(future, left_until(deadline)) for future in futures)
         finally:
-            for future in futures:  # else each look at pending tasks would leave something there
-                if isinstance(future, AsyncResult) and future._fname == _WAIT:
+            for future in ours:  # else each look at pending tasks would leave something there
+                if future._fname == _WAIT and not future.done():
                     self._session.unwatch(future)
 
     def wait_interactive(

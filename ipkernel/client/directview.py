@@ -353,14 +353,23 @@ class DirectView(Describing, View):
         targets: Any = None,
         block: bool | None = None,
         label: str | None = None,
+        return_exceptions: bool = False,
     ) -> Any:
         """Put the parts of a sequence together; the inverse of :meth:`scatter`.
+
+        With ``return_exceptions`` the exception of an engine that fails stands for its part.
 
         Returns:
             An :class:`AsyncMapResult` or its value: an array if the parts are arrays, else a list.
         """
         engines, _ = self._resolve(targets)
-        result = AsyncMapResult(self._session, dist_of(dist), fname="gather", owner=self.client)
+        result = AsyncMapResult(
+            self._session,
+            dist_of(dist),
+            fname="gather",
+            return_exceptions=return_exceptions,
+            owner=self.client,
+        )
         call = _payload(([key], True))
         label = self.label if label is None else label
         self._session.submit_same(result, Kind.PULL, call, engines, label, self.retries)

@@ -75,11 +75,17 @@ class LightFuture(Future[Any]):
                 if self._state is not PENDING:
                     return
                 self._state = FINISHED
-                for waiter in self._watching or ():
-                    waiter.add_result(self)
+                if self._watching:
+                    bad = self._failed()
+                    for waiter in self._watching:
+                        (waiter.add_exception if bad else waiter.add_result)(self)
                 cond.notify_all()
             if self._callbacks is not None:
                 self._run_callbacks()
+
+    def _failed(self) -> bool:
+        """Return whether the outcome, which is there, is an exception."""
+        return False
 
     def _notify(self) -> None:
         """Wake those who wait for a part of the outcome."""

@@ -50,16 +50,31 @@ class AsyncMapResult(AsyncResult):
         parts = super()._values(return_exceptions)
         if return_exceptions:
             parts = [
-                self._failed(record, part) if not record.succeeded else part
+                self._failed_part(record, part) if not record.succeeded else part
                 for record, part in zip(self._records, parts, strict=True)
             ]
         return self._dist.join(parts)
 
-    def _failed(self, record: TaskRecord, failure: Any) -> list[Any]:
+    def _failed_part(self, record: TaskRecord, failure: Any) -> list[Any]:
         """Stand in for the items of a part that is lost as a whole."""
         index = record.id - self._records[0].id
         size = self._sizes[index] if self._sizes and index < len(self._sizes) else 1
         return [failure] * size
+
+    def partial(self, default: Any = None, return_exceptions: bool = True) -> Any:
+        """Return the items that are there by now; see :meth:`AsyncResult.partial`.
+
+        Of a part that is not there as many items are ``default`` as it has, as far as that is known.
+        """
+        parts = []
+        for record in self._records:
+            value = self._part_of(record, default, return_exceptions)
+            if not record.succeeded:
+                value = self._failed_part(record, value)
+            elif not return_exceptions:
+                value = [default if isinstance(v, BaseException) else v for v in items_of(value)]
+            parts.append(items_of(value))
+        return self._dist.join([list(part) for part in parts])
 
     def __len__(self) -> int:
         return sum(self._sizes) if self._sizes is not None else len(self._records)
@@ -71,7 +86,7 @@ class AsyncMapResult(AsyncResult):
         for record in self._records if self._ordered else self._as_they_come():
             self._await_record(record)
             value = self._value(record, self._return_exceptions)
-            yield from items_of(value) if record.succeeded else self._failed(record, value)
+            yield from items_of(value) if record.succeeded else self._failed_part(record, value)
 
     def _as_they_come(self) -> Iterator[TaskRecord]:
         if self._total == 1:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel.client.task import TaskRecord
+from ipkernel.errors import RemoteError
 from ipkernel.wire.messages import Kind, Outcome, Stream
+
+if TYPE_CHECKING:
+    from ipkernel.client.engines import Engine
 
 #: The keys of :class:`Metadata`; they are attributes and items of results as well.
 KEYS: Final = (
@@ -17,6 +23,7 @@ KEYS: Final = (
     "received",
     "engine_uuid",
     "engine_id",
+    "host",
     "follow",
     "after",
     "status",
@@ -61,8 +68,13 @@ def moment(seconds: float) -> datetime.datetime | None:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
 
 
-def describe(record: TaskRecord) -> Metadata:
-    """Return the metadata of a task as it is now."""
+def describe(record: TaskRecord, engines: Mapping[int, Engine] = MappingProxyType({})) -> Metadata:
+    """Return the metadata of a task as it is now.
+
+    Args:
+        record: The task.
+        engines: The engines that are known, by their ids.
+    """
     message, printed = record.message, record.output
     reply = _reply(record)
     return Metadata(
@@ -73,6 +85,7 @@ def describe(record: TaskRecord) -> Metadata:
         received=moment(record.received),
         engine_uuid=None,
         engine_id=record.engine if record.engine >= 0 else None,
+        host=host(record, engines),
         follow=[],
         after=[],
         status=status(record),
@@ -89,6 +102,19 @@ def describe(record: TaskRecord) -> Metadata:
         is_broadcast=False,
         is_coalescing=False,
     )
+
+
+def host(record: TaskRecord, engines: Mapping[int, Engine]) -> str | None:
+    """Return the name of the host on which a task ran or is to run, as far as that is known."""
+    if record.cell is not None and not record.succeeded:
+        failure = record.load()[1]
+        said = getattr(failure, "host", None)
+        if said is None and isinstance(failure, RemoteError):
+            said = failure.engine_info.get("host")
+        if said:
+            return str(said)
+    engine = engines.get(record.engine)
+    return engine.host if engine is not None else None
 
 
 def status(record: TaskRecord) -> str | None:

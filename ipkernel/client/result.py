@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ipkernel.client.contact import Contact
+    from ipkernel.client.engines import Engines
     from ipkernel.client.objects import Objects
     from ipkernel.client.outbox import Outgoing
     from ipkernel.objects.transfer import Transfer
@@ -55,6 +56,7 @@ class Submitter(Protocol):
 
     objects: Objects
     contact: Contact
+    engines: Engines
 
     def wait_for_send(
         self, mark: int, timeout: float | None, outgoing: Sequence[Outgoing] = ()
@@ -271,6 +273,24 @@ class AsyncResult(LightFuture):
             return self._value(self._records[0], return_exceptions)
         return self._values(return_exceptions)
 
+    def partial(self, default: Any = None, return_exceptions: bool = True) -> Any:
+        """Return what is there of the result by now; waits for nothing.
+
+        Args:
+            default: Stands for what is not there yet.
+            return_exceptions: Put exceptions where tasks have failed; otherwise ``default``.
+
+        Returns:
+            As :meth:`get` does: one value, or a list.
+        """
+        values = [self._part_of(record, default, return_exceptions) for record in self._records]
+        return values[0] if self._single else values
+
+    def _part_of(self, record: TaskRecord, default: Any, return_exceptions: bool) -> Any:
+        if record.cell is None or not (record.succeeded or return_exceptions):
+            return default
+        return self._value(record, True)
+
     def _wait_or_raise(self, return_when: str, timeout: float | None) -> None:
         if not self._wait_for(return_when, timeout):
             left = sum(record.cell is None for record in self._records)
@@ -400,6 +420,9 @@ class AsyncResult(LightFuture):
         if self._state is not FINISHED:
             return self.dropped
         return self._single and self._records[0].aborted
+
+    def _failed(self) -> bool:
+        return not self.cancelled() and not all(record.succeeded for record in self._records)
 
     @property
     def fates(self) -> dict[int, str]:
@@ -548,12 +571,13 @@ class AsyncResult(LightFuture):
 
     @property
     def _metadata(self) -> list[meta.Metadata]:
-        return [meta.describe(record) for record in self._records]
+        known = self._session.engines.known
+        return [meta.describe(record, known) for record in self._records]
 
     def _metadata_item(self, key: str) -> Any:
         if self._single:
-            return meta.describe(self._records[0])[key]
-        return [meta.describe(record)[key] for record in self._records]
+            return self._metadata[0][key]
+        return [described[key] for described in self._metadata]
 
     def __getattr__(self, name: str) -> Any:
         if name in _KEYS:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -96,3 +97,56 @@ def wait_for(future: Future[T], timeout: float | None = None) -> T:
         if not wait_until(condition, future.done, timeout):
             raise TimeoutError(f"this took longer than {timeout:g} s")
     return future.result(0)
+
+
+def wait_for_one(future: Future[Any], timeout: float | None) -> bool:
+    """Wait until a future is done, whichever kind it is of; Ctrl-C ends the wait.
+
+    Args:
+        future: One of this package, or of the standard library.
+        timeout: Seconds; None is for ever.
+
+    Returns:
+        Whether it is done.
+    """
+    condition = future._condition
+    waits = getattr(future, "wait", None)
+    if waits is not None:
+        return bool(waits(timeout))
+    with condition:
+        return wait_until(condition, future.done, timeout)
+
+
+def wait_for_any(
+    futures: Iterable[Future[Any]], return_when: str, deadline: float | None
+) -> tuple[set[Future[Any]], set[Future[Any]]]:
+    """Wait as :func:`concurrent.futures.wait` does; Ctrl-C ends the wait, on every platform.
+
+    Args:
+        futures: What to wait for.
+        return_when: ``ALL_COMPLETED``, ``FIRST_COMPLETED`` or ``FIRST_EXCEPTION``.
+        deadline: Until when, by the monotonic clock; None is for ever.
+
+    Returns:
+        What is done, and what is not.
+
+    Raises:
+        ValueError: There is no such ``return_when``.
+        RuntimeError: This thread runs a reactor.
+    """
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ValueError(f"return_when cannot be {return_when!r}")
+    futures = list(futures)
+    while True:
+        left = left_until(deadline)
+        if left != 0:
+            may_block()
+        step = threading.TIMEOUT_MAX if SLICE is None else SLICE
+        found = concurrent.futures.wait(
+            futures, step if left is None else min(left, step), return_when
+        )
+        over = not found.not_done or (return_when == FIRST_COMPLETED and found.done)
+        if return_when == FIRST_EXCEPTION:
+            over = over or any(not f.cancelled() and f.exception(0) for f in found.done)
+        if over or left_until(deadline) == 0:
+            return found.done, found.not_done

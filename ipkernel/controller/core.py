@@ -300,8 +300,15 @@ class Core:
         self.count_end(outcome)
         self.deliver(Finished(task, outcome, -1, 0.0, 0.0, len(payload), 0), payload)
 
-    def end(self, task: Task, outcome: Outcome, reason: Reason) -> None:
-        """End a task that stands in no queue and on no engine any more."""
+    def end(self, task: Task, outcome: Outcome, reason: Reason, began: float = 0.0) -> None:
+        """End a task that stands in no queue and on no engine any more.
+
+        Args:
+            task: The task.
+            outcome: How.
+            reason: Why.
+            began: When an engine had begun it, as far as that is known here; 0.0 for not at all.
+        """
         task.state = ENDS[outcome]
         del self.tasks[task.id]
         if task.message.label:
@@ -311,9 +318,9 @@ class Core:
         self.count_end(outcome)
         payload = encode_reason(reason)
         engine = max(reason.engine, task.engine)
-        self.deliver(
-            Finished(task.id, outcome, engine, 0.0, 0.0, len(payload), task.attempts), payload, task
-        )
+        size = len(payload)
+        finished = Finished(task.id, outcome, engine, began, self.now, size, task.attempts)
+        self.deliver(finished, payload, task)
         self.discharge(self.sessions[task.session], 1, task.charge)
 
     def end_queued(self, task: Task, outcome: Outcome, reason: Reason) -> None:

@@ -247,17 +247,18 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
     else:
         task.note(core.now, f"engine {engine.id} was lost before it began: {loss.text}"[:500])
     what = "while it ran this task" if begun else "before it ran this task"
+    began = task.assigned if begun else 0.0
     if task.cancelled:
         fate = Fate.KILLED if begun else Fate.DEQUEUED
         text = f"cancelled; then {loss.reason(engine, what).text}"[:4000]
-        core.end(task, Outcome.ABORTED, Reason("aborted", text, engine.id, fate=fate))
+        core.end(task, Outcome.ABORTED, Reason("aborted", text, engine.id, fate=fate), began)
         return False
     if begun and not loss.excused and task.attempts > task.message.retries:
         if can_recover(task):
             lost = encode_reason(loss.reason(engine, what))
             recover(core, task, Outcome.LOST, lost)
             return False
-        core.end(task, Outcome.LOST, loss.reason(engine, what))
+        core.end(task, Outcome.LOST, loss.reason(engine, what), began)
         return False
     if task.target >= 0 and not engine.usable:
         core.end(task, Outcome.LOST, loss.reason(engine, what))

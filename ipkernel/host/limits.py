@@ -127,7 +127,8 @@ class Limits:
                 f"interrupted; as it went on for {limit.grace:g} s more, its engine was killed "
                 f"and is started again"
             )
-        done = Done(limit.task, engine.id, Outcome.LOST, 0.0, 0.0, 0)
+        now = self._reactor.seconds()
+        done = Done(limit.task, engine.id, Outcome.LOST, engine.since, now, 0)
         self._uplink.send(*self._cut_short(engine, limit, how, done))
         return [task for task in started if task != limit.task]
 

@@ -1207,3 +1207,18 @@ def test_empty_functions_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     session = c.scheduler.sessions[c.session]
     kept = [session.keep_function(b"%016d" % i, b"") for i in range(1000)]
     assert 0 < sum(kept) < 100
+
+
+def test_the_times_of_a_task_that_ended_without_a_result_of_its_own() -> None:
+    c = Cluster(engines=1)
+    running, waiting = c.submit(2)
+    began = c.now
+    c.leave(0, "killed", started=[running], restarting=True)
+    lost = c.finished(running)
+    assert (lost.outcome, lost.attempts) == (Outcome.LOST, 1)
+    assert 0 < began - lost.started <= 0.002
+    assert 0 < lost.completed - lost.started <= 0.005
+    c.from_client((Cancel([waiting]), b""))
+    aborted = c.finished(waiting)
+    assert (aborted.started, aborted.attempts, aborted.engine) == (0.0, 0, -1)
+    assert aborted.completed > lost.completed
