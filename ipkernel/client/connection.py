@@ -18,6 +18,7 @@ from zope.interface import implementer
 from ipkernel._version import __version__
 from ipkernel.client.courier import Courier
 from ipkernel.client.engines import Engines
+from ipkernel.client.inside import here
 from ipkernel.client.session import Session
 from ipkernel.client.stores import Stores
 from ipkernel.errors import ConnectError, ControllerLost, KernelError, SecurityError
@@ -434,6 +435,7 @@ def _hello(resume: Resume | None) -> ClientHello:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):  # no name for this uid
         user = ""
+    engine, within = here()
     return ClientHello(
         version=__version__,
         python=".".join(platform.python_version_tuple()[:2]),
@@ -441,4 +443,6 @@ def _hello(resume: Resume | None) -> ClientHello:
         pid=os.getpid(),
         user=user,
         resume=resume,
+        engine=engine,
+        within=within,
     )

@@ -20,6 +20,7 @@ from ipkernel.client import metadata as meta
 from ipkernel.client import timing
 from ipkernel.client.cancelling import WORDS, Aborts, Cancellation
 from ipkernel.client.future import LightFuture
+from ipkernel.client.inside import check_wait
 from ipkernel.client.interrupting import interruptible
 from ipkernel.client.progress import wait_showing
 from ipkernel.client.task import VALUE, TaskRecord
@@ -180,6 +181,8 @@ class AsyncResult(LightFuture):
         objects = self._session.objects
         if self.done():
             return True
+        if seconds(timeout) is None and self._client is not None:
+            check_wait(self._client.profile, self._client.ids, self._records)
         with self._interruptible():
             if not objects.active or not objects.mover.visible:
                 return super()._await_done(timeout)

@@ -56,6 +56,7 @@ class Clients:
         life: The number of this life of the controller.
         grace: Seconds that a client has for coming back.
         lives: Tells whether there is a process of this machine.
+        cluster: Name of the cluster.
 
     Attributes:
         links: All links, by the number of their session.
@@ -71,8 +72,10 @@ class Clients:
         life: int,
         grace: float = CLIENT_GRACE,
         lives: Callable[[int], bool] = process_lives,
+        cluster: str = "",
     ) -> None:
         self.links: dict[int, ClientLink] = {}
+        self._cluster = cluster
         self._reactor = reactor
         self._scheduler = scheduler
         self._turn = turn
@@ -116,10 +119,14 @@ class Clients:
         self._next += 1
         who = _who(hello)
         link = self._link(number, tub_id, hello)
-        self._turn.add(SessionOpened(number, self._turn.now(), who, tub_id))
+        self._turn.add(SessionOpened(number, self._turn.now(), who, tub_id, self._inside(hello)))
         ticket = self._admit(link, client)
         logger.info("session %d: %s", number, who)
         return self._turn.settled().addCallback(lambda _: Opened(number, ticket))
+
+    def _inside(self, hello: ClientHello) -> int:
+        """Return the engine of this cluster that a client is a part of, or -1."""
+        return hello.engine if hello.within == self._cluster else -1
 
     def _link(
         self, number: int, tub_id: str, hello: ClientHello, *, resumed: bool = False

@@ -22,7 +22,9 @@ from ipkernel.wire.messages import Finished, Output
 
 def opened(core: Core, event: SessionOpened) -> None:
     """A client has come."""
-    core.sessions[event.session] = Session(event.session, event.client, event.now, event.tub_id)
+    session = Session(event.session, event.client, event.now, event.tub_id)
+    session.inside = event.inside
+    core.sessions[event.session] = session
     core.records.append(SessionBegan(event.session, event.now, event.client, event.tub_id))
     holdings.client_came(core, core.sessions[event.session])
 

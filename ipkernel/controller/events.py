@@ -35,12 +35,16 @@ class FromHost(Struct, frozen=True, eq=False):
 
 
 class SessionOpened(Struct, frozen=True, eq=False):
-    """A client has come; its results go to its channel from now on."""
+    """A client has come; its results go to its channel from now on.
+
+    ``inside`` is the engine in which a task has made it, or -1.
+    """
 
     session: int
     now: float
     client: str = ""
     tub_id: str = ""
+    inside: int = -1
 
 
 class SessionResumed(Struct, frozen=True, eq=False):

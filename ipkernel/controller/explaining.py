@@ -268,4 +268,21 @@ def _shared(core: Core, task: Task, now: float) -> str:
     busy = [_doing(engine, now) for engine in islice((e for e in some if e.assigned), _NAMED)]
     place = _ahead(line.level(task.priority), task)
     text = f"all {alive} {which} are busy; {line.count} tasks are ready in its line, {place}"
-    return "; ".join([text, *busy])
+    return "; ".join([text, *busy, *_nested(core, some)])
+
+
+def _nested(core: Core, engines: list[Engine]) -> list[str]:
+    """Say which of some busy engines run tasks that have submitted others, and may wait for them."""
+    inside = {s.inside for s in core.sessions.values() if s.inside >= 0 and s.attached and s.open}
+    parents = sorted(engine.id for engine in engines if engine.assigned and engine.id in inside)
+    if not parents:
+        return []
+    named = ", ".join(map(str, parents[:_NAMED])) + (", ..." if len(parents) > _NAMED else "")
+    if len(parents) == 1:
+        text = f"engine {named} runs a task that has submitted tasks itself, and may wait for them"
+    else:
+        text = (
+            f"engines {named} run tasks that have submitted tasks themselves, and may wait for them"
+        )
+    free = sum(1 for engine in engines if engine.usable) - len(parents)
+    return [text if free else f"{text}: add engines, or abort one"]

@@ -131,6 +131,7 @@ class Controller:
             self._admit,
             life=self.life,
             grace=client_grace,
+            cluster=cluster,
         )
         self._picture = Picture(self.scheduler, self._turn.now, restarts)
         self._watching = Watching(

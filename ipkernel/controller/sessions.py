@@ -24,6 +24,7 @@ class Session:
         client: Who it is, for people.
         since: When it was opened.
         attached: Whether the client is connected.
+        inside: The engine in which a task has made the client, or -1.
         held: Whether nothing of it is to be started because its client takes no results.
         open: Tasks that have not ended.
         bytes: Their payload, each byte counted once.
@@ -45,6 +46,7 @@ class Session:
         "functions",
         "held",
         "id",
+        "inside",
         "open",
         "recent",
         "since",
@@ -59,6 +61,7 @@ class Session:
         self.since = now
         self.attached = True
         self.held = False
+        self.inside = -1
         self.open = 0
         self.bytes = 0
         self.functions: dict[bytes, Payload] = {}

@@ -77,6 +77,8 @@ class ClientHello(Record):
         pid: Process id of the client.
         user: Login name, for status displays only.
         resume: The session to go on with, or None for a new one.
+        engine: The engine of which it is a part, or -1: it was made by a task.
+        within: Name of that engine's cluster.
     """
 
     protocol: int = PROTOCOL
@@ -86,6 +88,8 @@ class ClientHello(Record):
     pid: int = 0
     user: Text = ""
     resume: Resume | None = None
+    engine: EngineId = -1
+    within: Text = ""
 
 
 class EngineInfo(Record):

@@ -161,3 +161,42 @@ def test_a_call_goes_to_the_engine_that_can_run_it(rc):
     with pytest.raises(errors.UnmetDependency, match="cannot import no_such") as caught:
         rc[0].apply_async(ipp.require("no_such_module_anywhere")(abs), 1).get(timeout=60)
     assert isinstance(caught.value, errors.RemoteError)
+
+
+# --------------------------------------------------------------------- calls that submit calls
+
+
+def nest(directory, timeout=None):
+    """Submit a call from within a call, and wait for it."""
+    import ipkernel as ipp
+
+    with ipp.Client(cluster_dir=directory) as inner:
+        view = inner.load_balanced_view(label="nested")
+        return view.apply_async(pow, 2, 8).get(timeout)
+
+
+def test_calls_that_wait_for_calls_need_one_engine_more(rc, directory):
+    view = rc.load_balanced_view()
+    assert view.apply_async(nest, str(directory)).get(timeout=60) == 256
+    calls = [view.apply_async(nest, str(directory)) for _ in rc.ids]  # on every engine
+    deadline = time.monotonic() + 60
+    reasons = []
+    while not any("add engines, or abort one" in reason for reason in reasons):
+        assert time.monotonic() < deadline, reasons
+        reasons = [story.reason for story in rc.explain(label="nested")]
+        time.sleep(0.05)
+    calls[0].cancel()
+    assert calls[1].get(timeout=60) == 256
+    with pytest.raises(errors.KernelError):
+        calls[0].get(timeout=60)
+
+
+def test_a_call_does_not_wait_for_what_only_its_own_engine_could_run(rc, directory):
+    def bound(directory):
+        import ipkernel as ipp
+
+        with ipp.Client(cluster_dir=directory) as inner:
+            return inner[0].apply_async(pow, 2, 8).get()
+
+    with pytest.raises(RuntimeError, match="it is for engine 0, which runs this call"):
+        rc[0].apply_async(bound, str(directory)).get(timeout=60)
