@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipkernel.cli import common
 from ipkernel.cli.processtables import engines_table, hosts_table, usage
-from ipkernel.cli.tables import harmless, number, span, table
+from ipkernel.cli.tables import harmless, number, size, span, table
 from ipkernel.cluster.diagnosis import engine_lines, indented
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
 from ipkernel.cluster.processes import Process
@@ -102,6 +102,10 @@ def describe(
         f"  controller  {', '.join(controller)}",
         f"  tasks       {', '.join(tasks)}",
     ]
+    if status.journal_level and status.journal_level != "off":
+        parts.append(f"  journal     {status.journal_level}, {size(status.journal_size)}")
+    if status.journal:
+        parts.append(f"  journal     {status.journal}")
     when = time.time() if now is None else now
     for cause in status.stuck:
         what = "for information" if cause.severity == "information" else f"stuck ({cause.severity})"

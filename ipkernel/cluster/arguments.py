@@ -84,7 +84,12 @@ class Arguments:
             interface=value("controller_ip") or (_EVERYWHERE if elsewhere else ""),
             port=value("controller_port"),
             location=value("controller_location"),
-            controller_args=(*self._scheme(), *self._watchdog(), *value("controller_args")),
+            controller_args=(
+                *self._scheme(),
+                *self._watchdog(),
+                *self._journal(),
+                *value("controller_args"),
+            ),
             engine_args=(*self._store_arguments(), *value("engine_args")),
             environment={**self.configuration.section("environment"), **self._slots()},
             log_level=value("log_level"),
@@ -107,6 +112,16 @@ class Arguments:
         )
         port = value("data_port")
         return (*store, f"--data-port={port}") if port else store
+
+    def _journal(self) -> tuple[str, ...]:
+        find = self.configuration.value
+        level, age = find("controller", "journal"), find("controller", "keep_results")
+        size = find("controller", "keep_results_size")
+        return (
+            *((f"--journal={level}",) if level != "process" else ()),
+            *((f"--keep-results={age:g}",) if age is not None else ()),
+            *((f"--keep-results-size={size}",) if size is not None else ()),
+        )
 
     def _slots(self) -> dict[str, str]:
         """Return the variable for host daemons, with what was said about slots."""

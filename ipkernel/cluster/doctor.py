@@ -284,6 +284,9 @@ def cluster(directory: ClusterDirectory) -> Iterator[Finding]:
         yield Finding("controller", WARNING, f"{text}, with ipkernel {status.version}", advice)
     else:
         yield Finding("controller", OK, text)
+    if status.journal:
+        advice = "see 'ipcluster logs ipcontroller'"
+        yield Finding("journal", PROBLEM, f"the journal: {status.journal}", advice)
     if not status.hosts:
         advice = "see 'ipcluster status' and 'ipcluster logs ipdaemon'"
         yield Finding("hosts", WARNING, "no host daemon has joined", advice)

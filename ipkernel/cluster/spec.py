@@ -135,8 +135,26 @@ ENVIRONMENT: Final = Section(
 )
 
 CONTROLLER: Final = Section(
-    "The controller: how it shares out what there is to do, and watches over it.",
+    "The controller: how it shares out what there is to do, what it keeps, and watches over.",
     {
+        "journal": Option(
+            "option('process', 'power', 'off')",
+            "process",
+            "What its journal outlives, and with it tasks and results: process, the end of the "
+            "process, however that comes; power, a loss of power too; off, nothing.",
+        ),
+        "keep_results": Option(
+            "age",
+            None,
+            "How long results are kept that no client has fetched: seconds, or 30m, 12h, 7d. By "
+            "default 7 days; without a journal, an hour.",
+        ),
+        "keep_results_size": Option(
+            "size",
+            None,
+            "How much they may be; the oldest go first. By default 1 GiB; without a journal, "
+            "256 MiB.",
+        ),
         "scheme": Option(
             "scheme",
             "leastload",

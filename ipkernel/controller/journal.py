@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
-from zope.interface import Interface, implementer
+from zope.interface import Attribute, Interface, implementer
 
 from ipkernel.controller.tasks import Payload
 from ipkernel.wire.messages import Finished, Message, Output
@@ -138,6 +138,10 @@ Recorded: TypeAlias = tuple[list[tuple[Output, Payload]], Finished, Payload]
 class IJournal(Interface):
     """Keeps records, for longer than the process if it can."""
 
+    level = Attribute('What it outlives: "process", "power", or "off" for nothing.')
+    size = Attribute("Bytes that it takes.")
+    notice = Attribute("What a user should know of it; empty if it is sound.")
+
     def commit(records: Sequence[Record]) -> Deferred[None] | None:  # noqa: N805
         """Keep ``records``, all of them or none.
 
@@ -177,6 +181,10 @@ class MemoryJournal:
         commits: How often it was asked to commit.
         records: How many records it was given.
     """
+
+    level = "off"
+    size = 0
+    notice = ""
 
     def __init__(self) -> None:
         self.commits = 0

@@ -54,6 +54,8 @@ class Picture:
         clients: int,
         connected: Container[int],
         stuck: list[Stuck],
+        journal: Any,
+        trouble: str,
     ) -> Status:
         """Return the state of the cluster.
 
@@ -63,7 +65,11 @@ class Picture:
             clients: How many are connected.
             connected: The numbers of the hosts that are.
             stuck: What the watchdog says.
+            journal: The controller's journal.
+            trouble: Why that cannot be written at present, or empty.
         """
+        if trouble:
+            trouble = f"cannot be written: {trouble}. Nothing new is taken in until it can be"
         now = self._now()
         if now - self._read_at >= _FRESH:
             self._read_at = now
@@ -89,6 +95,9 @@ class Picture:
             started=self._began,
             restarts=self._restarts,
             stuck=stuck,
+            journal=(trouble or journal.notice)[:4000],
+            journal_level=journal.level,
+            journal_size=journal.size,
         )
 
     def engines(self) -> list[EngineInfo]:

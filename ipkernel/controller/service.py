@@ -104,10 +104,11 @@ class Controller:
         self._reactor = tub.reactor
         self._cluster = cluster
         self._on_shutdown = on_shutdown
+        self._journal = journal if journal is not None else MemoryJournal()
         self._turn = Turn(
             self._reactor,
             self.scheduler,
-            journal if journal is not None else MemoryJournal(),
+            self._journal,
             self._follow,
         )
         self.life = secrets.randbelow(1 << 61) + 1
@@ -368,4 +369,6 @@ class Controller:
             location=",".join(self.tub.locationHints),
             clients=self._clients.connected,
             connected=self._hosts.links.keys(),
+            journal=self._journal,
+            trouble=self._turn.trouble,
         )

@@ -58,6 +58,7 @@ class SqliteJournal:
     Attributes:
         path: As given.
         power: As given.
+        level: ``"power"`` or ``"process"``.
         notice: What a user should know of it; empty if it is sound.
 
     Raises:
@@ -77,6 +78,7 @@ class SqliteJournal:
     ) -> None:
         self.path = path
         self.power = power
+        self.level = "power" if power else "process"
         self._reactor = reactor
         self._run = run if run is not None else self._in_thread
         self._cluster = cluster

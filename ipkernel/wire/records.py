@@ -17,6 +17,7 @@ from ipkernel.wire.messages import (
     MAX_LIST,
     MAX_PROPERTIES,
     PROTOCOL,
+    Bytes,
     EngineId,
     Engines,
     Hints,
@@ -376,6 +377,9 @@ class Status(Record):
         started: When it was started, seconds since the epoch.
         restarts: How often it has been started again.
         stuck: Work that nobody makes progress on.
+        journal: What is wrong with its journal; empty if nothing is.
+        journal_level: What that outlives: ``"process"``, ``"power"`` or ``"off"``.
+        journal_size: Bytes that it takes.
     """
 
     cluster: Text
@@ -394,6 +398,9 @@ class Status(Record):
     started: float = 0.0
     restarts: int = 0
     stuck: Annotated[list[Stuck], Meta(max_length=MAX_STUCK)] = []
+    journal: Text = ""
+    journal_level: Annotated[str, Meta(max_length=16)] = ""
+    journal_size: Bytes = 0
 
 
 #: Tasks that are told of at once.

@@ -408,6 +408,9 @@ def test_settings():
         "slots.environment.GPU={slot}",
         "slots.resources.gpu=1",
         "controller.scheme=LRU",
+        "controller.journal=power",
+        "controller.keep_results=1.5h",
+        "controller.keep_results_size=2GB",
         "slots.host_resources.memory=2.5",
         "ssh.user=me=you",
         "ssh.a.port=22",
@@ -418,7 +421,12 @@ def test_settings():
     assert read_settings(texts) == {
         "n": 5,
         "hosts": ["a:2", "b"],
-        "controller": {"scheme": "lru"},
+        "controller": {
+            "scheme": "lru",
+            "journal": "power",
+            "keep_results": 5400.0,
+            "keep_results_size": "2GB",
+        },
         "slots": {
             "memory": 2 * 10**9,
             "environment": {"GPU": "{slot}"},
