@@ -30,6 +30,12 @@ from tests.system.controller_support import world
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no such sockets")
 
 
+@pytest.fixture(autouse=True)
+def native(monkeypatch):
+    """This is about the native way; the portable one is the door, which has tests of its own."""
+    monkeypatch.delenv("IPKERNEL_PORTABLE", raising=False)
+
+
 @contextmanager
 def listening(path, methods):
     door = NearDoor(reactor, methods)

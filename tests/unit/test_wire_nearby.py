@@ -23,6 +23,11 @@ from ipkernel.wire import nearby
 from ipkernel.wire.nearby import QUESTION_LIMIT, Answer, NotNearby, Question, ask, framed
 
 
+@pytest.fixture(autouse=True)
+def native(monkeypatch):
+    monkeypatch.delenv("IPKERNEL_PORTABLE", raising=False)
+
+
 class Transport(StringTransport):
     """A transport that can be cut."""
 
