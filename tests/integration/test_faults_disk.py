@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import subprocess
-import sys
 
 import pytest
 
 import ipkernel
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.errors import ClusterError, LauncherError
+from tests.integration.disk_support import ROOT_ONLY, fill, small_disk
 from tests.integration.faults_support import PATIENCE, command, run, wait_for
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.geteuid() != 0 or not shutil.which("mount"),
-    reason="only root can mount a small file system",
-)
-
-
-@contextlib.contextmanager
-def small_disk(path, size="512k"):
-    """Mount a file system of its own at ``path``."""
-    path.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "ipkernel-test", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"root may not mount here: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(path):
-    """Leave no room at all."""
-    with contextlib.suppress(OSError), open(path / "filler", "wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    with contextlib.suppress(OSError), open(path / "filler", "ab", buffering=0) as file:
-        while True:
-            file.write(b"x")
+pytestmark = ROOT_ONLY
 
 
 def chatter():
