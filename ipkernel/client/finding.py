@@ -24,6 +24,7 @@ from ipkernel.wire.records import pack, unpack
 
 if TYPE_CHECKING:
     from ipkernel.client.questions import Questions
+    from ipkernel.client.task import TaskRecord
 
 #: Task ids that one request names.
 _IDS: Final = 8192
@@ -92,24 +93,29 @@ def _age(row: dict[str, Any]) -> tuple[float, int]:
     return row["submitted"] or 0.0, row["msg_id"]
 
 
-def labelled(client: Questions, label: str) -> list[int]:
+def labelled(client: Questions, label: str) -> dict[int, TaskRecord | None]:
     """Return the tasks with a label that are open, or whose results can be had, the oldest first.
+
+    With each comes what this client has of it: without that, the result of one that ends now
+    might be forgotten here before somebody asks for it.
 
     Raises:
         KernelError: There are none.
     """
     session = client._session
-    known = [*session.pending.values(), *session.held().values()]
-    found = {record.id: record.submitted for record in known if record.label == label}
+    known = [*list(session.pending.values()), *session.held().values()]
+    mine: dict[int, TaskRecord | None] = {r.id: r for r in known if r.label == label}
+    found = {record.id: record.submitted for record in mine.values() if record is not None}
     chosen = Test(field="label", op="eq", value=label)
     for row in search(client, chosen, ["submitted", "state", "kept"]):
-        if row["state"] in _OPEN or row["kept"]:
+        ours = row["msg_id"] >> 40 == session.number
+        if row["kept"] or (row["state"] in _OPEN and not ours):
             found.setdefault(row["msg_id"], row["submitted"] or 0.0)
     if not found:
         raise KernelError(
             f"no task with the label {label!r} is open, or has a result that nobody has fetched"
         )
-    return sorted(found, key=lambda task: (found[task], task))
+    return {t: mine.get(t) for t in sorted(found, key=lambda task: (found[task], task))}
 
 
 def about(client: Questions, tasks: Sequence[int]) -> dict[int, tuple[Kind, str, float]]:

@@ -236,8 +236,9 @@ class Questions:
         from ipkernel.client.reactor_thread import in_reactor_thread
 
         jobs: Any = -1 if indices_or_msg_ids is None else indices_or_msg_ids
+        found = finding.labelled(self, label) if label else {}
         if label:
-            jobs = finding.labelled(self, label)
+            jobs = list(found)
         ids = self._ids_of(jobs)
         strange = [task for task in ids if self._session.find(task) is None]
         # In the reactor's thread nobody may wait for an answer; the result itself comes anyway.

@@ -22,6 +22,7 @@ PAGES = [
     "README.rst",
     "docs/tutorial.rst",
     "docs/tasks.rst",
+    "docs/finding.rst",
     "docs/configuration.rst",
     "docs/moving-data.rst",
     "docs/daemons.rst",

@@ -581,3 +581,19 @@ def test_names_that_programs_use_though_private(fake, rc):
     assert result._metadata[0]["engine_id"] == 1
     assert result._return_exceptions is False
     rc.spin()
+
+
+def test_a_labelled_result_that_comes_while_it_is_asked_for_is_not_missed(fake, rc):
+    fake.held = True
+    with rc.load_balanced_view().temp_flags(label="fit") as view:
+        view.apply_async(int)  # nobody holds the result
+    search = fake.search
+
+    def ends_meanwhile(request):
+        fake.held = False
+        page = search(request)
+        fake.release()
+        return page
+
+    fake.search = ends_meanwhile
+    assert rc.get_result(label="fit").get(5) == [0]
