@@ -186,7 +186,7 @@ def _check_waits(core: Core) -> None:
     assert set(awaited) <= set(core.awaited)
     for tid, refused in core.refused.items():
         task = core.tasks[tid]
-        assert task.target < 0 and not refused.keys() & set(task.message.targets), task
+        assert task.target < 0 and not refused.told.keys() & set(task.message.targets), task
     assert core.failed.keys() <= core.tasks.keys()
     assert core.settled == len(core.ended) == 0
 

@@ -27,7 +27,7 @@ from ipkernel.controller.registry import Host, Ids
 from ipkernel.controller.retention import Retained
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import READY, Engine, Ladder
-from ipkernel.controller.tasks import ENDS, QUEUED, Origin, Payload, State, Task
+from ipkernel.controller.tasks import ENDS, QUEUED, Origin, Payload, Refused, State, Task
 from ipkernel.wire.messages import (
     MAX_LIST,
     Cancelled,
@@ -115,7 +115,7 @@ class Core:
         self.parked: dict[int, list[Task]] = {}
         self.waits: dict[int, Wait] = {}
         self.awaited: dict[int, dict[int, None]] = {}
-        self.refused: dict[int, dict[int, str]] = {}
+        self.refused: dict[int, Refused] = {}
         self.failed: dict[int, Failed] = {}
         self.history = History()
         self.archive = Archive()
@@ -445,6 +445,10 @@ class Core:
                 self.pending[engine] = None
             return
         task.state = State.READY
+        self.put_first(task)
+
+    def put_first(self, task: Task) -> None:
+        """Put a ready load-balanced task at the head of its line."""
         line = self.line_of(task)
         line.plain = line.plain and is_plain(task.message)
         line.level(task.priority).appendleft(task)

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 from attrs import frozen
 
-from ipkernel.controller import away, draining, holdings
+from ipkernel.controller import away, draining, holdings, rejecting
 from ipkernel.controller.core import Core, unable
 from ipkernel.controller.demands import give_back
 from ipkernel.controller.events import (
@@ -91,6 +91,8 @@ def engines_added(core: Core, event: EnginesAdded) -> None:
         host.engines[number] = engine
         core.engines[number] = engine
     core.demands.changed()
+    if core.refused:
+        rejecting.offer(core, event.engines)
     end_impossible(core)  # what waited for any engine, and asks for what these do not have
 
 

@@ -204,6 +204,21 @@ class Lines:
         line.drop(task)
         self.count -= 1
 
+    def take_out(self, line: Line, tasks: list[Task]) -> list[Task]:
+        """Take ready tasks out of a line; return them in the order in which they stood there."""
+        wanted = {task.id for task in tasks}
+        found: list[Task] = []
+        for _, queue in [*line.lower, (0, line.queue)][::-1]:
+            found += [task for task in queue if task.id in wanted]
+            left = [task for task in queue if task.id not in wanted]
+            queue.clear()
+            queue.extend(left)
+        line.count -= len(found)
+        self.count -= len(found)
+        if not line.count and line.turning:
+            self.leave(line)
+        return found
+
     def hold(self, session: int, held: bool) -> None:
         """Stop, or let go on, all lines of a session."""
         for line in self.of_session(session):

@@ -9,8 +9,9 @@ import msgspec
 from ipkernel.controller.core import Core
 from ipkernel.controller.demands import candidates, give_back
 from ipkernel.controller.nearness import best_host
+from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import Engine
-from ipkernel.controller.tasks import Payload, Task
+from ipkernel.controller.tasks import Payload, Refused, State, Task
 from ipkernel.wire.messages import Fate, Outcome, Reason
 
 #: Characters of what an engine says that are kept.
@@ -43,8 +44,11 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
         return False
     why = _why(payload)
     task.note(core.now, f"engine {engine.id} rejected it: {why}")
-    refused = core.refused.setdefault(task.id, {})
-    refused[engine.id] = f"engine {engine.id} on {engine.host.name}: {why}"
+    refused = core.refused.get(task.id)
+    if refused is None:
+        refused = core.refused[task.id] = Refused(task.message.targets)
+    told = refused.told
+    told[engine.id] = f"engine {engine.id} on {engine.host.name}: {why}"
     engine.bytes -= task.message.size
     give_back(core, engine, task)
     engine.running.discard(task.id)
@@ -53,9 +57,9 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
         core.end(task, Outcome.ABORTED, Reason("aborted", text, fate=Fate.DEQUEUED))
         return True
     able = candidates(core, task.message.targets, core.demands.of(task.message.terms))
-    left = [e.id for e in able if e.id not in refused and e.usable]
+    left = [e.id for e in able if e.id not in told and e.usable]
     if not left:
-        text = f"no engine can run this task; {'; '.join(refused.values())}"
+        text = f"no engine can run this task; {'; '.join(told.values())}"
         core.end(task, Outcome.IMPOSSIBLE, Reason("dependency", text[:4000]))
         return True
     task.message = msgspec.structs.replace(task.message, targets=sorted(left))
@@ -63,6 +67,26 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
         task.near = best_host(core, task.message)
     core.requeue_first(task)
     return True
+
+
+def offer(core: Core, engines: list[int]) -> None:
+    """Let new engines be asked as well by tasks that others have rejected and that still wait."""
+    queued: dict[Line, list[Task]] = {}
+    for tid, refused in core.refused.items():
+        wanted = refused.targets
+        new = [n for n in engines if (not wanted or n in wanted) and core.engines[n].usable]
+        if not new:
+            continue
+        task = core.tasks[tid]
+        if task.state is State.READY:
+            queued.setdefault(core.line_of(task), []).append(task)
+        for number in new:
+            refused.told.pop(number, None)  # that was another engine with this id
+        targets = sorted({*task.message.targets, *new})
+        task.message = msgspec.structs.replace(task.message, targets=targets)
+    for line, tasks in queued.items():
+        for task in reversed(core.lines.take_out(line, tasks)):
+            core.put_first(task)
 
 
 def _why(payload: Payload) -> str:

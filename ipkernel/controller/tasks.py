@@ -177,6 +177,21 @@ class Task(Struct, gc=False, eq=False):
         return [f"{clock(when)} {text}" for when, text in steps]
 
 
+class Refused:
+    """What is known of a load-balanced task that engines have rejected.
+
+    Attributes:
+        targets: The engines that its client allows; empty for any.
+        told: What those said that have rejected it, by id.
+    """
+
+    __slots__ = ("targets", "told")
+
+    def __init__(self, targets: list[int]) -> None:
+        self.targets = targets
+        self.told: dict[int, str] = {}
+
+
 class CheckedTask(Task, gc=False, eq=False):
     """A task that refuses steps which are not in :data:`TRANSITIONS`, for tests."""
 

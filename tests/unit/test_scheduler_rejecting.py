@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ipkernel.controller.tasks import State
 from ipkernel.serialize.failure import describe, encode
 from ipkernel.wire.messages import (
     Cancel,
@@ -161,3 +162,63 @@ def test_what_engines_say_is_bounded() -> None:
     for _ in range(30):
         reject(c, task, "no " * 1000)
     assert len(reason(c, task).text) <= 4000
+
+
+# ----------------------------------------------------------------- engines that join later
+
+
+def test_an_engine_that_joins_later_is_asked_as_long_as_the_task_waits() -> None:
+    c = Cluster(engines=2)
+    [busy] = c.submit(targets=[1])
+    [task] = c.submit()
+    c.done(task, outcome=Outcome.REJECTED, payload=b"")
+    assert c.scheduler.tasks[task].message.targets == [1]
+    c.add_host(1)
+    assert c.engine_of(task) == 2
+    c.done(task, outcome=Outcome.REJECTED, payload=b"")
+    c.done(busy)
+    assert c.engine_of(task) == 1
+    c.done(task, outcome=Outcome.REJECTED, payload=b"")
+    assert c.finished(task).outcome is Outcome.IMPOSSIBLE
+    assert c.payload_for(task).count(b"rejected") == 0
+    assert all(f"engine {n}".encode() in c.payload_for(task) for n in range(3))
+
+
+def test_an_engine_that_its_client_did_not_name_is_not_asked() -> None:
+    c = Cluster(engines=2)
+    c.submit(targets=[1])
+    [task] = c.submit(targets=[0, 1])
+    c.done(task, outcome=Outcome.REJECTED, payload=b"")
+    c.add_host(1)
+    assert c.scheduler.tasks[task].message.targets == [1]
+    assert c.scheduler.tasks[task].state is State.READY
+
+
+def test_rejected_tasks_keep_their_order_and_priorities_when_others_may_run_them() -> None:
+    c = Cluster(engines=2)
+    c.submit(targets=[1])
+    tasks = []
+    for priority in (0, 5, 0, 5):
+        [task] = c.submit(terms=Terms(priority))
+        assert c.engine_of(task) == 0
+        c.done(task, outcome=Outcome.REJECTED, payload=b"", seconds=1.0)
+        tasks.append(task)
+    c.submit(targets=[0])
+    c.add_host(1)
+    order = []
+    while [a for a in c.assigned if a.engine == 2]:
+        [one] = [a.task for a in c.assigned if a.engine == 2]
+        order.append(one)
+        c.done(one, seconds=1.0)
+    assert order == [tasks[3], tasks[1], tasks[2], tasks[0]]
+
+
+def test_an_id_that_is_used_anew_is_another_engine() -> None:
+    c = Cluster(engines=1)
+    c.add_host(1)
+    c.submit(targets=[1])
+    [task] = c.submit()
+    c.done(task, outcome=Outcome.REJECTED, payload=b"")
+    c.lose_host(1)
+    c.add_host(1, wanted=[0])
+    assert c.engine_of(task) == 0
