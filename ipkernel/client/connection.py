@@ -281,6 +281,9 @@ class Connection:
                     text = f"the controller does not let this client in again: {text}"
                 self._give_up(text)
                 return
+            except Exception as error:  # whatever it is must not leave everybody waiting
+                logger.exception("an attempt to reach the controller failed")
+                problem = f"internal error: {type(error).__name__}: {error}"
             else:
                 since = seconds() - began
                 log = logger.warning if told else logger.info

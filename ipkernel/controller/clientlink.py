@@ -16,7 +16,7 @@ from ipkernel.controller.events import (
     Undelivered,
 )
 from ipkernel.controller.journal import Forgotten
-from ipkernel.controller.links import Link
+from ipkernel.controller.links import MAX_EARLY, MAX_EARLY_BYTES, Link
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.channel import Channel
@@ -118,8 +118,6 @@ class ClientLink(Link):
         channel = self.channel
         if self.gone:
             self.give_back(self._turn, items)
-        elif channel is None and not self._begun and not self._resumed:
-            self._queue_early(items)
         elif channel is None or self._waiting or _load(channel) > MAX_BACKLOG:
             self._wait(items)
         else:
@@ -155,13 +153,26 @@ class ClientLink(Link):
         if len(self._waiting) > MAX_WAITING:
             self.lost("it does not take what is sent to it", final=True)
         elif self.channel is None:
-            if self._waiting_bytes > HOLD_BYTES and self.number in self._away:
-                self.give_up("it is away, and too much waits for it")
+            self._wait_without_channel()
         else:
             if self._waiting_bytes > HOLD_BYTES and not self._held:
                 self._hold(True)
             if self._poll is None:
                 self._poll = self._reactor.callLater(_POLL, self._drain)
+
+    def _wait_without_channel(self) -> None:
+        """See that not too much waits for a client that has no channel now."""
+        count, size = self.waiting
+        if not self._lasting and (count > MAX_EARLY or size > MAX_EARLY_BYTES):
+            text = "it did not open its channel while more and more waited for it"
+            self.lost(text, final=True)
+        elif size > HOLD_BYTES and self.number in self._away:
+            self.give_up("it is away, and too much waits for it")
+
+    @property
+    def _lasting(self) -> bool:
+        """Whether the session has ever had a channel."""
+        return self._begun or self._resumed
 
     def _drain(self) -> None:
         self._poll = None
@@ -240,9 +251,10 @@ class ClientLink(Link):
         if self.gone:
             return
         self.reason = reason
-        if final or not self._begun or self._parting or self._is_gone():
-            lasting = (self._begun or self._resumed) and not self._parting and not final
-            self._keep = KEEP_SESSION if lasting else 0.0
+        # One that has not opened its channel may not know that it was let in again.
+        unsure = self._resumed and not self._begun
+        if final or unsure or self._parting or self._is_gone():
+            self._keep = 0.0 if final or self._parting or not self._lasting else KEEP_SESSION
             super().lost(reason, final=True)
             return
         self._stop_timer()
@@ -262,7 +274,7 @@ class ClientLink(Link):
     def give_up(self, reason: str) -> None:
         """Wait no longer for a client that is away; it may still come back to its session."""
         self.reason = reason
-        self._keep = KEEP_SESSION
+        self._keep = KEEP_SESSION if self._lasting else 0.0
         super().lost(reason, final=True)
 
     def resume(self, received: int) -> None:
@@ -295,6 +307,11 @@ class ClientLink(Link):
             channel.flush_now()
             self._drain()
 
+    def _not_opened(self) -> None:
+        self._timer = None
+        text = "it did not open the channel that it was granted"
+        self.lost(text, final=not self._lasting)
+
     def _look(self) -> None:
         """See whether there is still a reason to wait for a client that is away."""
         self._looking = None
@@ -321,7 +338,7 @@ class ClientLink(Link):
         self._stop_looking()
         if self.channel is not None:
             self._forget(self.channel)
-        undelivered = _worth_keeping([*self._replay, *self._waiting, *self._early])
+        undelivered = _worth_keeping([*self._replay, *self._waiting])
         self._replay.restart()
         self._waiting.clear()
         self._waiting_bytes = 0

@@ -1,28 +1,14 @@
-"""The controller's ends of the channels: messages in, events out; instructions in, messages out."""
+"""The controller's ends of the connections of peers: what is the same for clients and hosts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
 
-from ipkernel.controller.events import (
-    Item,
-)
+from ipkernel.controller.events import Item
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.channel import Channel
 
-#: Bytes that may be queued on a client's channel; beyond, its results wait here.
-MAX_BACKLOG: Final = 8 << 20
-#: Bytes of waiting results from which on nothing more is started for the client.
-HOLD_BYTES: Final = 64 << 20
-#: So many messages that wait for a client that takes none cost it the connection.
-MAX_WAITING: Final = 1 << 20
-#: What a queued message counts besides its payload, in bytes: small ones cost memory too.
-_OVERHEAD: Final = 128
-#: Bytes of queued payload from which on a client's messages are not acknowledged.
-MAX_QUEUED: Final = 512 << 20
-#: Seconds between two looks at a client that takes its results slowly.
-_POLL: Final = 0.01
 #: Seconds within which a peer must open the channel that it was granted.
 OPEN_TIME: Final = 30.0
 #: Messages, and bytes with their overhead, that may wait for a peer to open its channel.
@@ -54,8 +40,6 @@ class Link:
         self._turn = turn
         self._ended = ended
         self._watch: Any = None
-        self._early: list[Item] = []
-        self._early_bytes = 0
         self._timer: Any = None
         self._expect_channel()
 
@@ -81,29 +65,10 @@ class Link:
             return
         self.channel = channel
         self.revoke = None  # the ticket is used up
-        early, self._early = self._early, []
-        if early:
-            self.deliver(early)
 
     def deliver(self, items: list[Item]) -> None:
         """Send messages, in order. What comes before the channel is open waits for it."""
-        channel = self.channel
-        if self.gone:
-            return
-        if channel is None:
-            self._queue_early(items)
-            return
-        send = channel.link.send
-        for message, payload in items:
-            send(message, payload)
-        channel.flush_now()
-
-    def _queue_early(self, items: list[Item]) -> None:
-        """Keep messages until the channel is open, but not any number of them."""
-        self._early += items
-        self._early_bytes += sum(len(payload) + _OVERHEAD for _, payload in items)
-        if len(self._early) > MAX_EARLY or self._early_bytes > MAX_EARLY_BYTES:
-            self.lost("it did not open its channel while more and more waited for it")
+        raise AssertionError("a link knows what it sends")
 
     def processed(self, count: int) -> None:
         """So many of the peer's messages are safe: it may send more."""
@@ -118,7 +83,6 @@ class Link:
         self._stop_timer()
         self._let_go()
         self._event_of_loss(reason, final)
-        self._early = []
         self._ended(self)
         if self.channel is not None:
             self.channel.close(reason)

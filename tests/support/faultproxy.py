@@ -9,10 +9,14 @@ Each connection has two threads; they end with the proxy, and in any case after 
 
 from __future__ import annotations
 
+import os
+import random
+import re
 import socket
 import struct
 import threading
 from collections import deque
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -27,8 +31,10 @@ __all__ = [
     "Fault",
     "FaultProxy",
     "Freeze",
+    "Refuse",
     "Silence",
     "Slow",
+    "furl_through",
 ]
 
 #: From the one who connects, to him, or both.
@@ -64,15 +70,27 @@ class Silence(Fault):
     """What goes in that direction is taken in and lost."""
 
 
+class Refuse(Fault):
+    """It is reset as soon as it is accepted, and leads nowhere."""
+
+
 class Corrupt(Fault):
     """One byte is changed."""
 
 
 @frozen
 class Slow(Fault):
-    """From then on there are so many bytes per second."""
+    """From then on there are so many bytes per second, and each piece comes later by chance.
+
+    Attributes:
+        rate: Bytes per second.
+        delay: Seconds by which each piece is late.
+        jitter: Up to so many seconds more, by chance.
+    """
 
     rate: float = 1e6
+    delay: float = 0.0
+    jitter: float = 0.0
 
 
 class FaultProxy:
@@ -99,6 +117,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._sockets: set[socket.socket] = set()
+        self._states: set[_State] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(life)
@@ -125,9 +144,19 @@ class FaultProxy:
     def cut(self) -> None:
         """Cut all connections that there are."""
         with self._lock:
-            sockets = list(self._sockets)
+            states, sockets = list(self._states), list(self._sockets)
+        for state in states:
+            state.deserted.clear()
         for sock in sockets:
             _reset(sock)
+
+    def desert(self) -> None:
+        """Cut all connections on the side of those who connected; the other side is not told."""
+        with self._lock:
+            states = list(self._states)
+        for state in states:
+            state.deserted.set()
+            _reset(state.client)
 
     def close(self) -> None:
         """End everything, and wait for it."""
@@ -174,6 +203,8 @@ class FaultProxy:
                 self.connections += 1
                 fault = self._plan.popleft() if self._plan else self._always or Fault()
             try:
+                if isinstance(fault, Refuse):
+                    raise ConnectionRefusedError
                 server = socket.create_connection(self._target, timeout=5)
             except OSError:
                 _reset(client)
@@ -184,7 +215,8 @@ class FaultProxy:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._sockets |= {client, server}
-            state = _State(fault, ends=2)
+                state = _State(fault, client, ends=2)
+                self._states.add(state)
             self._start(self._pump, client, server, UP, state)
             self._start(self._pump, server, client, DOWN, state)
 
@@ -194,14 +226,17 @@ class FaultProxy:
                 if not self._pass_on(data, target, way, state):
                     break
             else:
-                target.shutdown(socket.SHUT_WR)
+                if not state.deserted.is_set():
+                    target.shutdown(socket.SHUT_WR)
         except OSError:
-            _reset(source)
-            _reset(target)
+            if not state.deserted.is_set():
+                _reset(source)
+                _reset(target)
         finally:
             if state.end():
                 with self._lock:
                     self._sockets -= {source, target}
+                    self._states.discard(state)
                 source.close()
                 target.close()
 
@@ -238,7 +273,8 @@ class FaultProxy:
                 damaged[at] ^= 0x55
                 self._send(bytes(damaged), target, way)
             case Slow():
-                self._closed.wait(len(data) / fault.rate)
+                late = fault.delay + fault.jitter * random.random()
+                self._closed.wait(len(data) / fault.rate + late)
                 self._send(data, target, way)
             case _:
                 self._send(data, target, way)
@@ -253,8 +289,10 @@ class FaultProxy:
 class _State:
     """What the two directions of a connection share."""
 
-    def __init__(self, fault: Fault, ends: int) -> None:
+    def __init__(self, fault: Fault, client: socket.socket, ends: int) -> None:
         self.fault = fault
+        self.client = client
+        self.deserted = threading.Event()
         self.frozen = threading.Event()
         self.done = False
         self._ends = ends
@@ -272,6 +310,22 @@ class _State:
         with self._lock:
             self._ends -= 1
             return not self._ends
+
+
+def furl_through(proxy: FaultProxy, file: Path, target: Path) -> Path:
+    """Write a FURL file whose FURL leads through a proxy.
+
+    Args:
+        proxy: The proxy.
+        file: The FURL file of the door behind it.
+        target: The file to be written; its directory is made.
+    """
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    there = re.sub(r"@[^/]*/", f"@tcp:127.0.0.1:{proxy.port}/", file.read_text())
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as writing:
+        writing.write(there)
+    return target
 
 
 def _reset(sock: socket.socket) -> None:

@@ -61,13 +61,24 @@ class Reference:
     def dontNotifyOnDisconnect(self, watcher: int) -> None:
         del self._watchers[watcher]
 
+    def disconnect(self) -> None:
+        """Tell that the connection is lost."""
+        for call, args in list(self._watchers.values()):
+            call(*args)
+
 
 class Connection:
     """One connection between them; its two ends may learn of its end at different times."""
 
-    def __init__(self, scene: Scene, near: Any, far: Any) -> None:
-        self.near, self.far = near, far
-        _, _, self.pump = memory_channels(scene.clock, near, far)
+    def __init__(self, scene: Scene, near: Any, link: Any, reference: Reference) -> None:
+        self.near, self.far = near, link.make_channel()
+        self.link = link
+        self.reference = reference
+        _, _, self.pump = memory_channels(scene.clock, near, self.far)
+
+    def open(self) -> None:
+        """The controller sees the ticket."""
+        self.link.opened(self.far)
 
     def cut(self, client: bool = True, controller: bool = True) -> None:
         """End it; what is under way is lost. An end that is not told believes in it still."""
@@ -94,7 +105,7 @@ class Scene:
     """
 
     def __init__(self, monkeypatch: Any) -> None:
-        monkeypatch.setattr(clientele, "peer_tub_id", lambda reference: reference.tub_id)
+        self.patch(monkeypatch)
         self.clock = Clock()
         self.clock.advance(1000.0)
         self.journal = MemoryJournal()
@@ -112,6 +123,11 @@ class Scene:
         self.start()
         self.connect()
         self.work()
+
+    @staticmethod
+    def patch(monkeypatch: Any) -> None:
+        """Have peers known by what stands for them."""
+        monkeypatch.setattr(clientele, "peer_tub_id", lambda reference: reference.tub_id)
 
     # ------------------------------------------------- the controller
 
@@ -195,10 +211,9 @@ class Scene:
             self.courier.renew(resumed.taken)
         self.known_life = self.life
         link = self._opening.pop()
-        far = link.make_channel()
         near = self.courier.make_channel(self._lost)
-        self.connection = Connection(self, near, far)
-        link.opened(far)
+        self.connection = Connection(self, near, link, reference)
+        self.connection.open()
         self.courier.drain()
         return True
 

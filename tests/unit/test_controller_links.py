@@ -683,7 +683,7 @@ def test_a_peer_that_opens_no_channel_does_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     limit = 5 if bound == "MAX_EARLY" else 6 * 128
-    monkeypatch.setattr(f"ipkernel.controller.links.{bound}", limit)
+    monkeypatch.setattr(f"ipkernel.controller.clientlink.{bound}", limit)
     w = World(clients=2)
     revoked: list[int] = []
     host = w.connect(w.host)
@@ -700,7 +700,7 @@ def test_a_peer_that_opens_no_channel_does_not_fill_the_memory(
     assert w.ended == [w.clients[1]]
     assert revoked == [1]
     w.clients[1].deliver([(EngineJoined(0, "h", 7), b"")])
-    assert w.clients[1]._early == []
+    assert w.clients[1].waiting == (0, 0)
     assert len(opened.inbox) == 7
 
 

@@ -19,7 +19,7 @@ from ipkernel.wire.messages import (
     Submit,
 )
 from ipkernel.wire.records import ClientHello, Resume
-from tests.support.sessionscene import GRACE, Reference, Scene
+from tests.support.sessionscene import GRACE, Connection, Reference, Scene
 
 
 @pytest.fixture
@@ -126,6 +126,24 @@ def test_a_late_grant_that_did_not_arrive_is_asked_for_again(scene):
     scene.work()
     assert result.get(0) == 1
     assert scene.granted == [None, False]
+
+
+def test_a_connection_that_is_cut_before_the_controller_has_seen_its_channel(monkeypatch):
+    """The client has got its grant, and so it has a session."""
+    scene = Scene.__new__(Scene)
+    monkeypatch.setattr(Connection, "open", lambda self: None)
+    scene.__init__(monkeypatch)
+    result = scene.submit(1)
+    monkeypatch.undo()
+    scene.patch(monkeypatch)
+    scene.connection.reference.disconnect()
+    scene.cut(controller=False)
+    assert scene.clients.links
+    assert scene.connect()
+    assert scene.granted == [None, True]
+    scene.work()
+    assert result.get(0) == 1
+    scene.close()
 
 
 def test_a_session_without_tasks_waits_for_its_client_for_a_while(scene):
