@@ -22,14 +22,20 @@ def submission_of(core: Core, session: Session, message: Resubmit, filed: Filed)
 
     Returns:
         The submission, after the function that it names if the session has not sent that. What the
-        task waited for is waited for again only if it never came.
+        task waited for is waited for again only if it never came; it has no recovery task if the
+        session has not sent the function of that.
     """
     again = msgspec.structs.replace(filed.message, task=message.task)
     if filed.target >= 0:
         again = msgspec.structs.replace(again, targets=[filed.target], spread=False)
-    if again.terms is not None and filed.outcome is not Outcome.IMPOSSIBLE:
-        terms = msgspec.structs.replace(again.terms, after=None, follow=None)
-        again = msgspec.structs.replace(again, terms=terms)
+    terms = again.terms
+    if terms is not None:
+        if filed.outcome is not Outcome.IMPOSSIBLE:
+            terms = msgspec.structs.replace(terms, after=None, follow=None)
+        recovery = terms.recovery
+        if recovery is not None and recovery.digest and recovery.digest not in session.functions:
+            terms = msgspec.structs.replace(terms, recovery=None)
+    again = msgspec.structs.replace(again, terms=terms)
     items: list[Item] = []
     digest = again.digest
     if digest and digest not in session.functions:

@@ -254,7 +254,8 @@ class Core:
             self.client_items(receiver).append(item)
             if message.object:
                 self.objects.refer(receiver, message.object)
-        if ended is not None and (message.outcome is not Outcome.OK or not receivers):
+        lasts = message.outcome is not Outcome.OK or not receivers
+        if ended is not None and lasts and message.failed is None:  # else it was filed by then
             self.file(ended, message.outcome)
         if not receivers:
             self.retain(message, payload)

@@ -35,6 +35,7 @@ def recover(core: Core, task: Task, outcome: Outcome, payload: Payload) -> None:
     terms = message.terms
     assert terms is not None and terms.recovery is not None
     recovery = terms.recovery
+    core.file(task, outcome)  # what would be run again is the task, not this
     if len(payload) > _KEPT:
         text = f"the task failed; what it said about that is too long: {len(payload)} bytes"
         outcome, payload = Outcome.IMPOSSIBLE, encode_reason(Reason("limit", text))

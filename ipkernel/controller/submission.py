@@ -247,7 +247,7 @@ def _again(core: Core, session: Session, message: Resubmit) -> None:
         core.reject(message.task, Outcome.IMPOSSIBLE, reason)
         return
     items = again.submission_of(core, session, message, filed)
-    core.records.append(Submitted(session.id, core.now, items))
+    core.records.append(Submitted(session.id, core.now, items, session.taken))
     for part, payload in items:
         if isinstance(part, Submit):
             _targeted(core, session, part, payload)

@@ -24,6 +24,7 @@ from ipkernel.wire.messages import (
     Function,
     Kind,
     Outcome,
+    Recovery,
     Resubmit,
     Started,
     Submit,
@@ -424,6 +425,22 @@ def test_what_a_task_waited_for_is_not_waited_for_again_if_it_came() -> None:
     run(c, tid, Outcome.ERROR)
     new = again(c, tid)
     assert c.scheduler.tasks[new].message.terms == Terms(priority=3)
+
+
+def test_a_task_with_a_recovery_task_runs_again_itself() -> None:
+    c = Cluster(engines=1, clients=2)
+    c.from_client((Function(b"mend", 4), b"blob"))
+    (tid,) = c.submit(1, payload=b"original", terms=Terms(recovery=Recovery(b"mend", b"mended")))
+    run(c, tid, Outcome.ERROR)
+    assert c.scheduler.tasks[tid].payload == b"mended"
+    run(c, tid)
+    assert search(c, {"msg_id": tid}, "state", "resubmittable") == [(tid, "finished", True)]
+    new = again(c, tid)
+    assert c.scheduler.tasks[new].payload == b"original"
+    assert c.scheduler.tasks[new].message.terms.recovery is not None
+    other = again(c, tid, session=2)
+    assert c.scheduler.tasks[other].payload == b"original"
+    assert c.scheduler.tasks[other].message.terms.recovery is None
 
 
 def test_what_never_could_run_waits_again() -> None:
