@@ -216,6 +216,8 @@ class _Run:
             restarts=options.restarts,
             watchdog=options.watchdog,
         )
+        if journal is not None and journal.notice:
+            emit("warning", message=journal.notice)
         port = await self._listen(tub, kept)
         if options.location:
             tub.setLocation(*hints(options.location, port))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -93,8 +94,8 @@ def test_a_file_that_another_process_locks_holds_everything_up_until_it_is_free(
         cluster.stop_cluster_sync()
 
 
-def started(directory: Path) -> subprocess.Popen[str]:
-    """Start a controller by hand and wait until it is ready."""
+def started(directory: Path, warning: str = "") -> subprocess.Popen[str]:
+    """Start a controller by hand and wait until it is ready; it must say what is given, or nothing."""
     process = subprocess.Popen(
         command("ipcontroller", "--cluster-dir", directory, "--lifeline"),
         stdin=subprocess.PIPE,
@@ -103,7 +104,11 @@ def started(directory: Path) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdout is not None
-    assert '"ready"' in process.stdout.readline()
+    if warning:
+        told = json.loads(process.stdout.readline())
+        assert told["event"] == "warning"
+        assert warning in told["message"]
+    assert json.loads(process.stdout.readline())["event"] == "ready"
     return process
 
 
@@ -119,7 +124,7 @@ def test_a_broken_journal_is_put_aside_and_the_controller_starts(tmp_path: Path)
     journal = state / "journal.sqlite"
     with open(journal, "r+b") as file:
         file.write(b"no database at all")
-    process = started(tmp_path)
+    process = started(tmp_path, "was broken")
     out = run(*command("ipcluster", "status", "--cluster-dir", tmp_path))[1]
     assert "was broken (file is not a database)" in out
     stopped(process)
