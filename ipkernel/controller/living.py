@@ -36,7 +36,7 @@ _CHUNK_OF_SESSION: Final = 40 - _BITS
 _SEVERAL: Final = -1
 
 #: Records of which only the latest one matters.
-_LATEST: Final = (LifeBegan, SessionBegan, HostCame)
+_LATEST: Final = frozenset((LifeBegan, SessionBegan, HostCame))
 
 
 class _Session:
@@ -290,8 +290,8 @@ class Live:
         latest: set[tuple[type, int]] = set()
         for record in reversed(records):
             kept = self._kept(row, record)
-            if isinstance(kept, _LATEST):  # there may be several in a row
-                key = type(kept), 0 if isinstance(kept, LifeBegan) else _number(kept)
+            if type(kept) in _LATEST:  # there may be several in a row
+                key = type(kept), _number(kept)
                 kept = None if key in latest else kept
                 latest.add(key)
             same = same and kept is record
@@ -312,8 +312,8 @@ class Live:
             if not items:
                 return None
             return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)  # type: ignore[arg-type]
-        if isinstance(record, Assigned):
-            return self._kept_assigned(record)
+        if kind is Assigned:
+            return self._kept_assigned(record)  # type: ignore[arg-type]
         if isinstance(record, Again):
             return record if self._may_run(record.task) else None
         if isinstance(record, HostCame):
@@ -345,6 +345,8 @@ class Live:
         return Submitted(record.session, record.time, items, record.taken)
 
     def _kept_assigned(self, record: Assigned) -> Record | None:
+        if len(record.tasks) == 1:
+            return record if self._may_run(record.tasks[0]) else None
         pairs = [
             (task, engine)
             for task, engine in zip(record.tasks, record.engines, strict=True)
@@ -357,8 +359,10 @@ class Live:
         return Assigned(record.host, [t for t, _ in pairs], [e for _, e in pairs])
 
 
-def _number(record: SessionBegan | HostCame) -> int:
-    return record.session if isinstance(record, SessionBegan) else record.host
+def _number(record: Record | None) -> int:
+    if isinstance(record, SessionBegan):
+        return record.session
+    return record.host if isinstance(record, HostCame) else 0
 
 
 def _any_live(session: _Session, message: Submit) -> bool:

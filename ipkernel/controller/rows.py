@@ -10,7 +10,7 @@ further rows that hold nothing but its bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias, Union
+from typing import Any, Final, NamedTuple, TypeAlias, Union
 
 import msgspec
 
@@ -181,21 +181,18 @@ def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:
         msgspec.MsgspecError: It is not a row.
         ValueError: There are pieces, but not one item.
     """
-    stored = _decoder.decode(blob)
-    records = [_restored(record) for record in stored]
+    records: list[Any] = _decoder.decode(blob)
+    for at, record in enumerate(records):
+        kind = type(record)
+        if kind is _Submitted:
+            records[at] = Submitted(record.session, record.time, record.items, record.taken)
+        elif kind is _Ended:
+            records[at] = Ended(record.time, record.items)
+        elif kind is _Printed:
+            records[at] = Printed(record.items)
     if pieces:
         only = records[0] if len(records) == 1 else None
         if not isinstance(only, _WITH_ITEMS) or len(only.items) != 1:
             raise ValueError("pieces of a payload without its message")
         return [_with(only, [(only.items[0][0], b"".join(pieces))])]
     return records
-
-
-def _restored(stored: _Stored) -> Record:
-    if isinstance(stored, _Submitted):
-        return Submitted(stored.session, stored.time, stored.items, stored.taken)  # type: ignore[arg-type]
-    if isinstance(stored, _Printed):
-        return Printed(stored.items)  # type: ignore[arg-type]
-    if isinstance(stored, _Ended):
-        return Ended(stored.time, stored.items)  # type: ignore[arg-type]
-    return stored

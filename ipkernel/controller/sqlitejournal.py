@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ _COMMIT_BYTES: Final = 8 << 10
 _FEW_PAGES: Final = 256
 #: Seconds without a commit after which the file is tidied up.
 IDLE: Final = 3.0
+#: How much is kept of what was read first, in bytes, and what a record costs besides its payload.
+_READ_BYTES: Final = 96 << 20
+_RECORD_BYTES: Final = 256
 #: Bytes that are swept at a time then.
 _IDLE_SWEEP: Final = 8 << 20
 
@@ -266,28 +270,33 @@ class SqliteJournal:
         """Return what was recorded before and still matters; see :class:`IJournal`."""
         self._loaded = True
         try:
-            self._account()
+            first = self._account()
             if self._log.damaged:
                 raise _Damaged
         except (_Damaged, *NO_ROW):
             self._mend("rows of it are not what was written")
-            self._account()
+            first = self._account()
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise JournalError(f"cannot read the journal {self.path}: {error}") from None
             self._mend(str(error))
-            self._account()
+            first = self._account()
         live = self._log.live
-        for number, records in self._log.scan():
+        read = first.read
+        first.read = []
+        for number, records in chain(read, self._log.scan(first.last)):
             kept = live.sift(number, records)
             for record in records if kept is None else kept:
                 yield _on_its_own(record)
 
-    def _account(self) -> None:
+    def _account(self) -> _First:
         """Find out what in the log is live."""
         live = self._log.live = Live()
+        first = _First()
         for number, records in self._log.scan():
             live.note(number, records)
+            first.add(number, records)
+        return first
 
     def read(self, task: int) -> Recorded | None:
         """Return what is kept of a task that has ended; see :class:`IJournal`."""
@@ -321,20 +330,40 @@ class SqliteJournal:
         self._lock.close()
 
 
+class _First:
+    """What was read first, so that it need not be read a second time, as far as it is small.
+
+    Attributes:
+        read: The records by row.
+        last: The last of the rows, or -1.
+    """
+
+    def __init__(self) -> None:
+        self.read: list[tuple[int, list[Record]]] = []
+        self.last = -1
+        self._room = _READ_BYTES
+
+    def add(self, number: int, records: list[Record]) -> None:
+        """Keep a row, if all before it are kept and there is room."""
+        if self._room > 0:
+            self._room -= payload_bytes(records) + len(records) * _RECORD_BYTES
+            self.read.append((number, records))
+            self.last = number
+
+
 class _Damaged(Exception):
     """There are rows whose checksums are wrong."""
 
 
 def _on_its_own(record: Record) -> Record:
     """Return the record with payloads that do not keep all of their row in memory."""
+    kind = type(record)
+    if kind is not Submitted and kind is not Ended and kind is not Printed:
+        return record
+    items: Any = [(message, bytes(payload)) for message, payload in record.items]  # type: ignore[union-attr]
     if isinstance(record, Submitted):
-        own = [(message, bytes(payload)) for message, payload in record.items]
-        return Submitted(record.session, record.time, own, record.taken)  # type: ignore[arg-type]
-    if isinstance(record, Ended):
-        return Ended(record.time, [(m, bytes(p)) for m, p in record.items])
-    if isinstance(record, Printed):
-        return Printed([(m, bytes(p)) for m, p in record.items])
-    return record
+        return Submitted(record.session, record.time, items, record.taken)
+    return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)
 
 
 def _cannot_write(failure: Any) -> None:

@@ -44,7 +44,7 @@ _OVERHEAD: Final = 24
 _PAGES: Final = 2000
 
 _INSERT: Final = "INSERT INTO log VALUES (?, ?, ?, ?)"
-_ALL: Final = "SELECT seq, crc, pieces, blob FROM log ORDER BY seq"
+_ALL: Final = "SELECT seq, crc, pieces, blob FROM log WHERE seq > ? ORDER BY seq"
 _ONE: Final = "SELECT crc, pieces, blob FROM log WHERE seq = ?"
 _SHORTEN: Final = "UPDATE log SET crc = ?, blob = ? WHERE seq = ?"
 _SOME: Final = (
@@ -224,13 +224,16 @@ class Log:
 
     # -------------------------------------------------------------------------- reading
 
-    def scan(self) -> Iterator[tuple[int, list[Record]]]:
+    def scan(self, after: int = -1) -> Iterator[tuple[int, list[Record]]]:
         """Return the records of all whole rows, with the number of each row, in order.
+
+        Args:
+            after: Of rows with higher numbers only.
 
         Raises:
             sqlite3.DatabaseError: The file is broken.
         """
-        found = self._writer.execute(_ALL)
+        found = self._writer.execute(_ALL, (after,))
         left: tuple[int, int, bytes] | None = None  # a row that its pieces follow
         pieces: list[bytes] = []
         for number, crc, count, blob in found:
