@@ -6,12 +6,13 @@ and of questions nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ipkernel.wire.link import Payload
 from ipkernel.wire.messages import (
     MAX_LIST,
+    Fetch,
     Function,
     Held,
     Message,
@@ -22,6 +23,8 @@ from ipkernel.wire.messages import (
 
 if TYPE_CHECKING:
     from ipkernel.client.session import Session
+
+T = TypeVar("T")
 
 #: What is sent again if the journal does not have it; all other kinds follow from the present state.
 _AGAIN = frozenset({Function, Submit, ObjectMade})
@@ -51,9 +54,11 @@ def items(
     told: list[Message] = [*_held([*used, *lent])]
     told += [ObjectMade(one.id, one.size, 0, session.number) for one in ours]
     asked: list[Message] = [
-        *session.wishes,
+        # If one is not known, it must not be waited for.
+        *_lists(Fetch, session.entrusted(again)),
+        *session.cancels,
         *objects.unanswered,
-        *_released(lent),
+        *_lists(Release, lent),
     ]
     return [*((m, b"") for m in told), *again, *((m, b"") for m in asked)]
 
@@ -64,6 +69,6 @@ def _held(objects: Sequence[bytes]) -> Iterator[Held]:
         yield Held(list(objects[start : start + MAX_LIST]), [], last)
 
 
-def _released(objects: Sequence[bytes]) -> Iterator[Release]:
-    for start in range(0, len(objects), MAX_LIST):
-        yield Release(list(objects[start : start + MAX_LIST]))
+def _lists(kind: Callable[[list[T]], Message], things: Sequence[T]) -> Iterator[Message]:
+    for start in range(0, len(things), MAX_LIST):
+        yield kind(list(things[start : start + MAX_LIST]))

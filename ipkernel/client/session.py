@@ -218,12 +218,12 @@ class Session(Submission):
             result._finish()
 
     @property
-    def wishes(self) -> list[Cancel | Fetch]:
-        """What the controller was asked to do with tasks, as far as it has not been done."""
-        found: list[Cancel | Fetch] = []
-        for message in list(self._wishes):
+    def cancels(self) -> list[Cancel]:
+        """The requests to abort tasks that may not have been carried out yet."""
+        found = []
+        for message in list(self._cancels):
             tasks = [task for task in message.tasks if task in self.pending]
-            if isinstance(message, Cancel) and message.serial in self.aborts.open:
+            if message.serial in self.aborts.open:
                 found.append(message)  # somebody waits for an answer
             elif tasks:
                 found.append(replace(message, tasks=tasks))

@@ -48,7 +48,7 @@ _ANY: Final[list[int]] = []
 _NONE: Final[list[bytes]] = []
 #: Characters of a label; the controller takes no more.
 MAX_LABEL: Final = 256
-#: From so many on, what was asked for is looked through for what has been done.
+#: From so many on, requests to abort are looked through for what has been done.
 NOTED: Final = 1 << 12
 #: Bits of a task's id that count; the others are the session's number.
 COUNT_BITS: Final = 40
@@ -91,7 +91,7 @@ class Submission:
         self._submitting = threading.Lock()
         self._awake = False
         self._functions: set[bytes] = set()
-        self._wishes: list[Cancel | Fetch] = []
+        self._cancels: list[Cancel] = []
         self._function_bytes = 0
         self._failure: Callable[[], BaseException] | None = None
         self._taken = threading.Condition()
@@ -123,8 +123,8 @@ class Submission:
         raise RuntimeError("this half of a session receives nothing")
 
     @property
-    def wishes(self) -> list[Cancel | Fetch]:
-        """What the controller was asked to do with tasks, as far as it has not been done."""
+    def cancels(self) -> list[Cancel]:
+        """The requests to abort tasks that may not have been carried out yet."""
         raise RuntimeError("this half of a session receives nothing")
 
     # ------------------------------------------------- submitting
@@ -459,11 +459,12 @@ class Submission:
             return
         for start in range(0, len(tasks), MAX_LIST):
             message = kind(list(tasks[start : start + MAX_LIST]))
-            self._wishes.append(message)
+            if isinstance(message, Cancel):
+                self._cancels.append(message)
             self.queue.append((message, b""))
         self._wake_once()
-        if len(self._wishes) > NOTED:
-            self._wishes = self.wishes
+        if len(self._cancels) > NOTED:
+            self._cancels = self.cancels
 
     # ------------------------------------------------- room in the queue
 
@@ -530,6 +531,21 @@ class Submission:
                 self._taken.notify_all()
 
     # ------------------------------------------------- what the reactor's thread calls
+
+    def entrusted(self, kept: Sequence[tuple[Message, object]]) -> list[int]:
+        """Return the pending tasks that the controller is supposed to know.
+
+        Args:
+            kept: What it does not know yet, beside what is still queued.
+        """
+        with self._submitting:  # between its record and its message no task is counted
+            tasks, queued = list(self.pending), self.queue.copy()
+        unsent: set[int] = set()
+        for message, _ in (*kept, *queued):
+            if isinstance(message, Submit):
+                count = 1 if message.spread else max(1, len(message.targets))
+                unsent.update(range(message.task, message.task + count))
+        return [task for task in tasks if task not in unsent]
 
     def take(self) -> Iterator[tuple[Message, Sequence[Payload] | Payload]]:
         """Yield what is to be sent, until there is nothing more."""

@@ -111,6 +111,20 @@ def test_a_client_that_comes_late_gets_its_results(scene):
     assert scene.granted[-1] is True, "it is exact again"
 
 
+def test_results_that_were_not_kept_for_one_that_comes_late_are_told_to_be_gone(scene):
+    gone, running = scene.submit(1), scene.submit(2)
+    scene.move()
+    scene.finish(1)
+    scene.cut()
+    scene.pass_time(GRACE + 1)
+    scene.scheduler.retained.take(gone.msg_ids[0])
+    scene.connect()
+    scene.work()
+    with pytest.raises(errors.KernelError, match="is not known: its result was fetched or has exp"):
+        gone.get(0)
+    assert running.get(0) == 2
+
+
 def test_a_late_grant_that_did_not_arrive_is_asked_for_again(scene):
     result = scene.submit(1)
     scene.move()
