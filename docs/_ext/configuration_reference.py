@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _TITLES = {
     "cluster": "the cluster",
     "environment": "environment variables",
+    "controller": "the controller",
     "slots": "engines",
 }
 

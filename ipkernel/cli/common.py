@@ -13,10 +13,13 @@ from typing import Final, NoReturn
 
 from ipkernel._version import __version__
 from ipkernel.cli.tables import harmless
+from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.options import check_level
 from ipkernel.errors import ClusterError, ConfigurationError, KernelError
 
+#: Seconds for which a controller is waited for that is being started again.
+BACK: Final = 10.0
 #: Exit codes.
 OK: Final = 0
 FAILURE: Final = 1
@@ -203,7 +206,7 @@ def running_directory(options: argparse.Namespace) -> ClusterDirectory:
     if not directory.exists:
         raise NotRunning(f"there is no cluster {directory.name} ({directory.path} does not exist)")
     directory.check()
-    if directory.alive():
+    if restarting.wait_back(directory, BACK):
         return directory
     from ipkernel.cluster.recorded import controller_elsewhere
 

@@ -19,6 +19,7 @@ from ipkernel.cli.process import (
     start_logging,
     stop_logging,
 )
+from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.options import SCHEMES, WATCHDOG
 from ipkernel.errors import ConnectError, IPythonError
@@ -122,7 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             backups=options.log_backups,
         )
         set_title(f"ipcontroller [{options.cluster}]")
-        return _Run(options, directory).run()
+        status = _Run(options, directory).run()
+        if status == 0:
+            restarting.forbid(directory)
+        return status
     except (OSError, ValueError) as error:
         return _fail(str(error))
     finally:

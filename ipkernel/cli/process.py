@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
@@ -231,16 +232,32 @@ class PidFile:
         """
         temporary = self._write_beside(cluster, name)
         try:
-            try:
-                os.link(temporary, self.path)
-                return
-            except FileExistsError:
-                self._refuse_if_taken()
-            except OSError:  # a file system without hard links
-                self._refuse_if_taken()
-            os.replace(temporary, self.path)
+            while True:
+                try:
+                    os.link(temporary, self.path)
+                    return
+                except FileExistsError:
+                    self._put_aside(temporary.with_suffix(".old"))
+                except OSError:  # a file system without hard links
+                    self._refuse_if_taken()
+                    os.replace(temporary, self.path)
+                    return
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _put_aside(self, old: Path) -> None:
+        """Remove a file whose process is gone; of several who try it at the same time, one does."""
+        stale = self.read()
+        self._refuse_if_taken()
+        try:
+            os.rename(self.path, old)
+        except FileNotFoundError:
+            return
+        moved = PidFile(old)
+        if moved.read() != stale:  # it was another one's by then
+            with suppress(OSError):
+                os.link(old, self.path)
+        old.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the file if it names this process."""

@@ -123,8 +123,9 @@ def _start(cluster: Cluster, line: _Line, options: argparse.Namespace) -> None:
 
 def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) -> None:
     programs = [one for s in cluster.engines.values() for one in s.programs]
+    back = sum(len(s.engines) for s in cluster.engines.values() if not s.programs)
     jobs = [one for one in programs if not one.ready and not one.entry.immediate]
-    there = sum(one.share.n for one in programs) - sum(one.share.n for one in jobs)
+    there = back + sum(one.share.n for one in programs) - sum(one.share.n for one in jobs)
     print(
         f"cluster {cluster.cluster_id} is ready: {number(there, 'engine')} "
         f"in {seconds:.1f} s, {cluster.directory.path}"

@@ -94,6 +94,7 @@ class Arguments:
             environment={**self.configuration.section("environment"), **self._slots()},
             log_level=value("log_level"),
             stop_timeout=value("stop_timeout"),
+            restart=self.configuration.value("controller", "restart"),
             **callbacks,
         )
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipkernel.cluster import ending, options, stopping
+from ipkernel.cluster import ending, options, restarting, stopping
 from ipkernel.cluster.arguments import Arguments, split_keywords
 from ipkernel.cluster.directory import (
     ClusterDirectory,
@@ -25,6 +25,7 @@ from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.gathering import Failure
 from ipkernel.cluster.processes import Process
 from ipkernel.cluster.programs import Programs
+from ipkernel.cluster.survivors import missing
 from ipkernel.errors import ClusterError, ConfigurationError, ConnectError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 #: Seconds within which the end of a process is known after its connections have ended.
 _NOTICE = 0.5
+#: Seconds for which a controller that is started again, and hosts that come back, are waited for,
+#: and between two looks.
+_RETURN = 10.0
+_POLL = 0.05
 
 
 class ClusterBase:
@@ -58,6 +63,7 @@ class ClusterBase:
         controller_port: int | None = None,
         controller_location: str | None = None,
         controller_args: Sequence[str] | None = None,
+        controller_options: Mapping[str, Any] | None = None,
         engine_args: Sequence[str] | None = None,
         store_memory: int | str | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
@@ -78,6 +84,7 @@ class ClusterBase:
         known["engines"] = engine_launcher_class or engines
         given = split_keywords(known, sections, _arguments() if sections else [])
         given |= {"environment": environment, "slots": slots}
+        given["controller_options"] = controller_options
         where = cluster_dir or cluster_file
         named = bool(where or cluster or cluster_id or profile)
         if named:
@@ -165,7 +172,7 @@ class ClusterBase:
     def running(self) -> bool:
         """Whether the controller runs, as far as can be told from this host."""
         if self.controller is not None:
-            return bool(self.controller.running)
+            return self._programs.alive()
         return self._attached and (self._away or self.directory.alive())
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,8 +212,10 @@ class ClusterBase:
             self._entries = self._arguments.entries(n)
         self._spawn_controller()
         self._forget_ended()
-        if self.n and not self.engines:
-            self._spawn_hosts(self._entries)
+        lived_on, self._programs.survivors = self._programs.survivors, []
+        self.engines.update((one.engine_set_id, one) for one in lived_on)
+        if self.n and (lived_on or not self.engines):
+            self._spawn_hosts(missing(self._entries, lived_on))
         forget_old()
 
     def _forget_ended(self) -> None:
@@ -215,7 +224,7 @@ class ClusterBase:
                 del self.engines[name]
 
     def _spawn_controller(self) -> None:
-        if self._programs.controller is not None and self._programs.controller.running:
+        if self.controller is not None and self._programs.alive():
             return
         self._attached = False
         self._programs.start_controller()
@@ -297,6 +306,20 @@ class ClusterBase:
     def _wait_engines(self, deadline: float) -> None:
         """Wait until the host daemons are ready; those in a queue, until they are accepted."""
         self._wait_sets(list(self.engines.values()), deadline, self.minimum)
+        self._wait_back(deadline)
+
+    def _wait_back(self, deadline: float) -> None:
+        """Wait until engines that have lived on are back; not for long, for they may have ended."""
+        sets = self.engines.values()
+        ids = {one for s in sets if s.recorded and not s.programs for one in s.engines}
+        end = min(deadline, time.monotonic() + _RETURN)
+        while ids and time.monotonic() < end:
+            try:
+                ids -= {one.engine for one in self._status().engines if one.state == "ready"}
+            except ConnectError:
+                return
+            if ids:
+                time.sleep(_POLL)
 
     def _wait_sets(
         self, sets: Sequence[EngineSet], deadline: float, minimum: int | None = None
@@ -333,7 +356,7 @@ class ClusterBase:
 
     def _check_running(self) -> None:
         if self._attached:
-            if not self._away and not self.directory.alive():
+            if not self._away and not restarting.wait_back(self.directory, _RETURN):
                 raise ClusterError(f"cluster {self.cluster_id} is not running any more")
         else:
             self._programs.check_controller()
@@ -383,11 +406,12 @@ class ClusterBase:
             if self._attached:
                 self._stop_attached()
             elif self._programs.all:
+                recorded = [one for s in self.engines.values() for one in s.recorded]
                 try:
                     self._programs.end(controller=True)
                 finally:
                     self.engines = {}
-                self._tidy()
+                self._tidy(elsewhere=any(not one.here for one in recorded))
         self._controller_lost("the cluster was stopped")
         if adapting is not None:
             adapting.stop()
@@ -401,10 +425,14 @@ class ClusterBase:
         self._attached = False
         self.engines = {}
 
-    def _tidy(self) -> None:
-        """After the end of everything: what a private cluster wrote is of no more use."""
+    def _tidy(self, *, elsewhere: bool) -> None:
+        """After the end of everything: what a private cluster wrote is of no more use.
+
+        Args:
+            elsewhere: Whether other hosts have programs that another process has started.
+        """
         spoiled = self._programs.spoiled
-        if self.directory.processes():  # left by a program that was killed
+        if elsewhere or self.directory.processes():  # left by a program that was killed
             stopping.stop_directory(self.directory, timeout=self.stop_timeout)
         if not self._private:
             self._note()

@@ -56,6 +56,8 @@ class Cluster(RunningCluster):
         controller_port: Its port; by default what it had before, or any.
         controller_location: Address under which others reach it, if that is another one.
         controller_args: Further arguments for ``ipcontroller``.
+        controller_options: Options of the section ``[controller]`` of the configuration, such as
+            ``{"restart": False}``.
         engine_args: Further arguments for ``ipdaemon``.
         store_memory: Memory of each host for large objects: bytes, ``"4GB"`` or ``"50%"``; by
             default 30 % of the machine's. 0 sends everything by way of the controller.

@@ -5,20 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any
 
 from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.processes import describe_exit
 from ipkernel.cluster.recorded import Recorded, title
 from ipkernel.errors import KernelError, LauncherError
 from ipkernel.launchers.interfaces import Share
-
-#: How often in a row a host daemon is started again.
-MAX_RESTARTS: Final = 5
-#: Seconds before it is; each further time in a row twice as long.
-BACK_OFF: Final = 0.25
-#: Seconds after which one that was started again counts as one that works.
-SETTLED: Final = 60.0
+from ipkernel.tries import Tries
 
 
 def where(launcher: Any) -> str:
@@ -96,8 +90,7 @@ class Hosted:
         self.failure = ""
         self._added: set[int] = set()
         self._make = make
-        self._in_a_row = 0
-        self._since = time.monotonic()
+        self._tries = Tries(time.monotonic())
         self._lock = threading.RLock()  # a launcher may tell the end of its program at once
         self._give_way = threading.Event()
         self._thread: threading.Thread | None = None
@@ -187,13 +180,11 @@ class Hosted:
         with self._lock:
             if not self.wanted or not self.ready or not self.entry.immediate:
                 return False
-            if time.monotonic() - self._since > SETTLED:
-                self._in_a_row = 0
-            if self._in_a_row >= MAX_RESTARTS:
-                self.failure = f"ended {self._in_a_row + 1} times in a row: {why_ended(launcher)}"
+            pause = self._tries.ended(time.monotonic())
+            if pause is None:
+                times = self._tries.in_a_row + 1
+                self.failure = f"ended {times} times in a row: {why_ended(launcher)}"
                 return False
-            pause = BACK_OFF * 2**self._in_a_row
-            self._in_a_row += 1
             self._thread = threading.Thread(
                 target=self._again, args=(pause, told), name="ipkernel-host-again", daemon=True
             )
@@ -211,19 +202,19 @@ class Hosted:
                     return
                 self.launcher.close()
                 self.launcher = launcher
-                self._since = time.monotonic()
+                self._tries.began(time.monotonic())
                 try:
                     launcher.start()
                 except (KernelError, OSError) as error:
                     problem = str(error) or type(error).__name__
                 else:
                     break
-                if self._in_a_row >= MAX_RESTARTS:
+                longer = self._tries.ended(time.monotonic())
+                if longer is None:
                     self.over = True
                     self.failure = problem
                     break
-                pause = BACK_OFF * 2**self._in_a_row
-                self._in_a_row += 1
+                pause = longer
         else:
             return
         event = {"event": "restarted", "restarts": self.restarts}

@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from ipkernel.cluster import stopping
+from ipkernel.cluster import restarting, stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
-from ipkernel.cluster.entries import Entry
+from ipkernel.cluster.engineset import EngineSet
+from ipkernel.cluster.entries import Entry, starts_elsewhere
 from ipkernel.cluster.gathering import Failure, gather, report
 from ipkernel.cluster.hosted import Hosted, how_ended, named, state_of, where, why_ended
-from ipkernel.cluster.processes import describe_exit
+from ipkernel.cluster.kept import KeptController
+from ipkernel.cluster.processes import describe_exit, host_name
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.cluster.settings import Settings
+from ipkernel.cluster.survivors import survivors
 from ipkernel.cluster.telling import at_once, previewed, tell_all
 from ipkernel.errors import ClusterError, LauncherError
 
@@ -26,6 +30,10 @@ _KILL: Final = 0.2
 _HURRY: Final = 2.0
 #: How often one program's wait looks at the others, in seconds.
 _SLICE: Final = 0.2
+#: Seconds between two looks at a controller that is being started again, and for which whoever
+#: needs it waits for that.
+_POLL: Final = 0.02
+_BACK: Final = 10.0
 #: How much longer host daemons wait for a controller that has to wait in a queue itself.
 _QUEUED: Final = 2
 
@@ -40,18 +48,29 @@ class Programs:
 
     Attributes:
         directory: The same, or another new one.
-        controller: The controller's launcher, or None.
         hosts: The host daemons.
+        survivors: What lives on of the cluster as it was before the start of the controller.
         spoiled: What went wrong first, as a sentence; empty if nothing.
     """
 
     def __init__(self, directory: ClusterDirectory, private: bool, settings: Settings) -> None:
         self.directory = directory
         self.settings = settings
-        self.controller: Any = None
         self.hosts: list[Hosted] = []
+        self.survivors: list[EngineSet] = []
         self.spoiled = ""
         self._private = private
+        self._kept: KeptController | None = None
+
+    @property
+    def controller(self) -> Any:
+        """The controller's launcher, or None; another one after it was started again."""
+        return self._kept.launcher if self._kept is not None else None
+
+    @property
+    def restarts(self) -> int:
+        """How often the controller was started again from here."""
+        return self._kept.restarts if self._kept is not None else 0
 
     @property
     def all(self) -> list[Any]:
@@ -69,11 +88,40 @@ class Programs:
         while self._private and self.controller is None and self.directory.exists:
             self.directory = ClusterDirectory.named(private_name())
         self.directory.create()
+        self.survivors = []
         if not any(host.running for host in self.hosts):
-            stopping.end_leftovers(self.directory, self.settings.stop_timeout)
+            self.survivors = survivors(self.directory)
+            if self.survivors:
+                stopping.refuse_running(self.directory)
+            else:
+                stopping.end_leftovers(self.directory, self.settings.stop_timeout)
         self.spoiled = ""
-        self.controller = self.make_controller()
-        self.controller.start()
+        self._kept = KeptController(
+            self.make_controller,
+            again=self._may_restart,
+            ready=self._note_ready,
+            told=self._controller_changed,
+        )
+        with suppress(OSError):  # from now on, but nobody else is to start it now
+            restarting.note(self.directory, restarting.Restart(again=False))
+        self._kept.start()
+
+    def _note_ready(self) -> None:
+        """Note whether the controller is started again; if it outlives this process, how."""
+        settings, launcher = self.settings, self.controller
+        told = getattr(launcher, "command", None)
+        alone = not settings.lifeline
+        command: tuple[str, ...] = ()
+        if alone and callable(told) and not starts_elsewhere(settings.controller.launcher):
+            command = tuple(told())
+        may = bool(command) or not alone
+        again = settings.restart and settings.controller.immediate and may
+        with suppress(OSError):
+            restarting.note(self.directory, restarting.Restart(command, host_name(), again=again))
+
+    def _may_restart(self) -> bool:
+        noted = restarting.noted(self.directory) if self.settings.lifeline else None
+        return noted is not None and noted.again
 
     def start_hosts(
         self, entries: Sequence[Entry], patience: float, *, lifeline: bool = True
@@ -134,8 +182,12 @@ class Programs:
             parts.append((f"# {engines}: {hosted.title}", hosted.launcher))
         return "\n\n".join(f"{head}\n{previewed(one)}" for head, one in parts)
 
-    def make_controller(self) -> Any:
-        """Return a launcher for the controller, not started."""
+    def make_controller(self, restarts: int = 0) -> Any:
+        """Return a launcher for the controller, not started.
+
+        Args:
+            restarts: How often it was started again.
+        """
         options = (
             ("--interface", self.settings.interface),
             ("--port", self.settings.port),
@@ -143,6 +195,8 @@ class Programs:
         )
         arguments = [text for name, value in options if value for text in (name, str(value))]
         arguments += self.settings.controller_args
+        if restarts:
+            arguments += ["--restarts", str(restarts)]
         return self._make(self.settings.controller, arguments)
 
     def _make(
@@ -157,9 +211,14 @@ class Programs:
         common += ["--log-level", self.settings.log_level.lower()]
         on_event: Callable[[dict[str, Any]], object] | None
         if hosted is None:
-            more = entry.arguments()
-            more["on_stop"] = self._controller_ended
-            on_event = None if told is None else lambda event: told(name, event)
+            more = {**entry.arguments(), "on_stop": self._controller_ended}
+
+            def on_event(event: dict[str, Any]) -> None:
+                if self._kept is not None:
+                    self._kept.heard(event)
+                if told is not None:
+                    told(name, event)
+
         else:
             more = entry.arguments(hosted.share)
             more["on_stop"] = lambda launcher: self._host_ended(hosted)
@@ -185,10 +244,27 @@ class Programs:
             self.settings.on_event(hosted.launcher.name, event)
 
     def _controller_ended(self, launcher: Any) -> None:
-        """The controller has ended, and nobody starts it again."""
-        told = self.settings.on_controller_lost
-        if told is not None and launcher is self.controller:
+        """The controller has ended, and is started again if nobody has asked for that."""
+        kept, told = self._kept, self.settings.on_controller_lost
+        how = kept.ended(launcher) if kept is not None else ""
+        if how:
+            self.spoil(how)
+        elif told is not None and launcher is self.controller and not self._others_start_it():
             told(f"{named(launcher)} {how_ended(launcher)}")
+
+    def _others_start_it(self) -> bool:
+        """Whether a host daemon starts the controller again, as this process need not live."""
+        noted = None if self.settings.lifeline else restarting.noted(self.directory)
+        return noted is not None and noted.again
+
+    def _controller_changed(self, event: dict[str, Any]) -> None:
+        lost = self.settings.on_controller_lost
+        if event["event"] == "failed" and lost is not None:
+            lost(event["message"])
+        if self.settings.on_event is not None:
+            self.settings.on_event(self.settings.controller.launcher.name, event)
+        if event["event"] != "ended" and self.settings.on_change is not None:
+            self.settings.on_change()
 
     def _host_ended(self, hosted: Hosted) -> None:
         """A host daemon has ended: start it again, or say so if it was the last one."""
@@ -213,10 +289,10 @@ class Programs:
             self.settings.on_change()
 
     def alive(self) -> bool:
-        """Tell whether the controller runs, as far as can be told from this host."""
-        if self.controller is not None:
-            return bool(self.controller.running)
-        return self.directory.alive()
+        """Tell whether the controller runs, or will soon again, as far as can be told from here."""
+        if self._kept is not None and (self._kept.alive or self.settings.lifeline):
+            return self._kept.alive
+        return restarting.wait_back(self.directory, _BACK)
 
     def recorded_controller(self) -> dict[str, Any]:
         """Return what another process needs to look at the controller and to end it."""
@@ -224,7 +300,13 @@ class Programs:
         if launcher is None:
             return {"pid": 0}
         record = launcher.record() if hasattr(launcher, "record") else {}
-        recorded = Recorded(entry.name, where(launcher), options=entry.options, record=record)
+        recorded = Recorded(
+            entry.name,
+            where(launcher),
+            restarts=self.restarts,
+            options=entry.options,
+            record=record,
+        )
         return {"pid": launcher.pid, **recorded.to_dict()}
 
     def wait_controller(self, deadline: float, *, alone: bool = False) -> bool:
@@ -241,14 +323,18 @@ class Programs:
             LauncherError: It has ended; raised as soon as that is known.
             TimeoutError: It was not ready in time.
         """
-        launcher = self.controller
         while True:
+            launcher = self.controller
             left = deadline - time.monotonic()
             try:
                 launcher.wait_event("ready", max(0.0, min(left, _SLICE)))
                 return True
+            except LauncherError:
+                if left <= 0 or self._kept is None or not self._kept.alive:
+                    raise
+                time.sleep(_POLL)
             except TimeoutError:
-                if not launcher.running:
+                if not self.alive():
                     raise LauncherError(why_ended(launcher)) from None
                 new = [one for one in self.hosts if not one.ready and not alone]
                 if new and all(one.failure or not one.running for one in new):
@@ -292,7 +378,7 @@ class Programs:
         return failures
 
     def _check_start(self) -> None:
-        if self.controller is not None and not self.controller.running:
+        if self.controller is not None and not self.alive():
             raise LauncherError(why_ended(self.controller))
 
     def _not_started(self, failures: Sequence[Failure], count: int) -> Exception:
@@ -323,18 +409,19 @@ class Programs:
             if left <= 0:
                 return False
             for one in self.all[-1:]:
-                one.wait(min(left, _SLICE))
+                if one.wait(min(left, _SLICE)):  # it has ended, and may be started again
+                    time.sleep(min(left, _POLL))
         return True
 
     def _over(self) -> bool:
-        if self.controller is not None and not self.controller.running:
+        if self.controller is not None and not self.alive():
             return True
         return all(one.over for one in self.hosts) and bool(self.hosts or self.controller is None)
 
     def problem(self) -> str:
         """Say which program has failed, and how, with the end of its log; empty if none has."""
         one = self.controller
-        if one is not None and not one.running:
+        if one is not None and not self.alive():
             return why_ended(one) if one.exit_code != 0 else ""
         for hosted in self.hosts:
             if hosted.over and hosted.launcher.exit_code not in (0, None):
@@ -342,18 +429,27 @@ class Programs:
         return ""
 
     def check_controller(self) -> None:
-        """Do nothing while the controller runs.
+        """Do nothing while the controller runs; wait a while for one that is started again.
 
         Raises:
             ClusterError: It does not; the text says why and has the last lines of its log.
         """
         if self.controller is None:
             raise ClusterError(f"cluster {self.directory.name} is not running: start it first")
-        if not self.controller.running:
-            raise ClusterError(
-                f"cluster {self.directory.name} has lost its controller: "
-                f"{why_ended(self.controller)}"
-            )
+        if self.controller.running and self.restarts == 0:
+            return
+        if not self.settings.lifeline and self.alive():  # somebody else has started another one
+            return
+        lost = f"cluster {self.directory.name} has lost its controller"
+        try:
+            if self.alive():
+                self.wait_controller(time.monotonic() + _BACK, alone=True)
+                return
+        except TimeoutError:
+            raise ClusterError(f"{lost}; it is being started again") from None
+        except LauncherError as error:
+            raise ClusterError(f"{lost}: {error}") from None
+        raise ClusterError(f"{lost}: {why_ended(self.controller)}")
 
     def end(self, hosts: Sequence[Hosted] | None = None, *, controller: bool = False) -> None:
         """End programs: ask all of them at once, then insist, then kill.
@@ -369,7 +465,9 @@ class Programs:
         for hosted in chosen:
             hosted.give_up()
         launchers = [hosted.launcher for hosted in chosen]
-        if controller and self.controller is not None:
+        if controller and self._kept is not None:
+            self._kept.give_up()
+            restarting.forbid(self.directory)
             launchers.append(self.controller)
         for one in launchers:
             if one.running or one.exit_code is None:
@@ -379,7 +477,7 @@ class Programs:
                 self.spoil(f"{one.name} {how_ended(one)}")
         left = self._end(launchers)
         self.hosts = [one for one in self.hosts if one not in chosen]
-        self.controller = None if self.controller in launchers else self.controller
+        self._kept = None if controller else self._kept
         if left:
             names = ", ".join(named(one) for one in left)
             raise ClusterError(f"cannot end {names} of cluster {self.directory.name}")

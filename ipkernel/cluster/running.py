@@ -196,7 +196,7 @@ class RunningCluster(ClusterBase):
         name = signal_name(signum)
         with self._lock:
             self._check_running()
-            if self.controller is not None:
+            if self.controller is not None and self.controller.running:
                 self.controller.signal(name)
                 return
             process = self.directory.controller()

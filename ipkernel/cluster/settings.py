@@ -21,6 +21,7 @@ class Settings(NamedTuple):
         environment: Further environment variables for both.
         log_level: Of both.
         lifeline: Whether they end with this process.
+        restart: Whether a controller that was killed is started again.
         stop_timeout: Seconds that a stop may take, about.
         on_event: Called with the name of a program and each event that it reports.
         on_host_lost: Called, in another thread, with a sentence when the last host daemon has
@@ -39,6 +40,7 @@ class Settings(NamedTuple):
     environment: Mapping[str, str] = {}
     log_level: str = "INFO"
     lifeline: bool = True
+    restart: bool = True
     stop_timeout: float = 5.0
     on_event: Callable[[str, dict[str, Any]], object] | None = None
     on_host_lost: Callable[[str], object] | None = None

@@ -40,6 +40,11 @@ class Value(NamedTuple):
 Layer = dict[Place, Value]
 
 
+#: Keywords for sections whose names are those of other keywords.
+_KEYWORDS: Final = {"controller": "controller_options"}
+_SECTIONS: Final = {keyword: section for section, keyword in _KEYWORDS.items()}
+
+
 # -- programs and the command line ------------------------------------------------------------
 
 
@@ -60,7 +65,7 @@ def from_given(given: Mapping[str, Any]) -> Layer:
             _take(layer, ("cluster", name), value, "")
         elif isinstance(value, Mapping):
             for key, inner in value.items():
-                _take(layer, (name, str(key)), inner, "")
+                _take(layer, (_SECTIONS.get(name, name), str(key)), inner, "")
         else:
             known = [*spec.CLUSTER.options, *spec.section_names()]
             if name in known:
@@ -106,7 +111,7 @@ def read_settings(texts: Iterable[str]) -> dict[str, Any]:
         known = _option_at(place, f"{text!r}: ")
         into = given
         for part in place[:-1] if place[0] != "cluster" else ():
-            into = into.setdefault(part, {})
+            into = into.setdefault(_KEYWORDS.get(part, part), {})
         into[option] = _checked(known, value.strip(), place, f"{text!r}: ")
     return given
 

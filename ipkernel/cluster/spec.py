@@ -135,7 +135,8 @@ ENVIRONMENT: Final = Section(
 )
 
 CONTROLLER: Final = Section(
-    "The controller: how it shares out what there is to do, what it keeps, and watches over.",
+    "The controller: how it shares out what there is to do, what it keeps and watches over, and what "
+    "becomes of it when it fails.",
     {
         "journal": Option(
             "option('process', 'power', 'off')",
@@ -168,6 +169,12 @@ CONTROLLER: Final = Section(
             WATCHDOG,
             "Seconds after which work on which nobody makes progress is shown as stuck, by "
             "'ipcluster status' and in the controller's log.",
+        ),
+        "restart": Option(
+            "boolean",
+            True,
+            "Whether a controller that was killed is started again: by whoever has started the "
+            "cluster, or by its host daemon if the cluster outlives that.",
         ),
     },
 )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from ipkernel.cluster import processes
+from ipkernel.cluster import processes, restarting
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process
 from ipkernel.cluster.recorded import Recorded, controller_elsewhere, programs_of
@@ -69,6 +69,7 @@ def stop_directory(
         ClusterError: Something is still there, or the controller runs on another host.
     """
     began = time.monotonic()
+    restarting.forbid(directory)
     found = tuple(directory.processes())
     elsewhere = _Elsewhere(directory, say)
     if not any(one.kind == "controller" for one in elsewhere.programs):
@@ -182,6 +183,17 @@ def end_leftovers(directory: ClusterDirectory, timeout: float = 5.0) -> None:
     elsewhere = any(not one.here for one in programs_of(directory))
     if not elsewhere and not directory.pid_files():
         return
+    refuse_running(directory)
+    if elsewhere or directory.processes():
+        stop_directory(directory, timeout=timeout)
+
+
+def refuse_running(directory: ClusterDirectory) -> None:
+    """Do nothing if a cluster has no controller.
+
+    Raises:
+        ClusterError: It has one; the text says where.
+    """
     controller = directory.controller()
     if controller is not None:
         who = f"cluster {directory.name} is already running (controller pid {controller.pid}"
@@ -205,5 +217,3 @@ def end_leftovers(directory: ClusterDirectory, timeout: float = 5.0) -> None:
             f"connect to it, or stop it first with "
             f"'ipcluster stop --cluster-dir {directory.path}'"
         )
-    if elsewhere or directory.processes():
-        stop_directory(directory, timeout=timeout)

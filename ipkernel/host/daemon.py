@@ -19,6 +19,7 @@ from ipkernel.host.joining import JoinFailed, Joining
 from ipkernel.host.options import Options
 from ipkernel.host.output import LogBounds
 from ipkernel.host.retelling import Item, held_messages, worth_repeating
+from ipkernel.host.reviving import Reviver
 from ipkernel.host.slots import Slots
 from ipkernel.host.storage import make_storage
 from ipkernel.host.uplink import Uplink
@@ -97,6 +98,7 @@ class HostDaemon:
         self._storage = make_storage(reactor, tub.identity, self._uplink, options.store)
         directory = options.cluster_dir
         self._slots = slots.options
+        self._reviver = Reviver(directory, reactor.seconds) if directory is not None else None
         self.engines = Engines(
             reactor,
             starter,
@@ -138,7 +140,8 @@ class HostDaemon:
 
     async def _rejoin(self) -> None:
         try:
-            self._joined(await self._joining.join(self._options.grace, again=True))
+            failed = self._reviver.look if self._reviver is not None else lambda: None
+            self._joined(await self._joining.join(self._options.grace, again=True, failed=failed))
         except JoinFailed as error:
             self._fail(f"the controller is gone, and with it the engines end ({error})")
             return
@@ -232,6 +235,8 @@ class HostDaemon:
             self._run(self._rejoin())
             return
         self._channel = channel
+        if self._reviver is not None:
+            self._reviver.joined()
         self._report("registered", engines=self.engines.ids)
         self._changed()
 
@@ -323,6 +328,8 @@ class HostDaemon:
         assert stopping is not None
         self._walltime.stop()
         self._joining.stop()
+        if self._reviver is not None:
+            self._reviver.stop()
         if excuse:
             await self.engines.stop(excuse, excused=True)
         else:

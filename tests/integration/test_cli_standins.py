@@ -152,12 +152,32 @@ def test_foreground_notices_a_stop(capsys):
     assert ClusterDirectory.named().processes() == []
 
 
+def test_foreground_outlives_a_crash(capsys):
+    def crash():
+        directory = ClusterDirectory.named()
+        first = directory.controller()
+        first.signal(signal.SIGKILL)
+        while (
+            directory.controller() is None or directory.read_record()["controller"]["restarts"] < 1
+        ):
+            time.sleep(0.01)
+        assert directory.controller().pid != first.pid
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = soon(crash, both_ready)
+    assert main(["start", "-n", "1"]) == common.OK
+    thread.join()
+    err = capsys.readouterr().err
+    assert "was killed by SIGKILL by itself; it is started again" in err
+    assert ClusterDirectory.named().processes() == []
+
+
 def test_foreground_notices_a_crash(capsys):
     def crash():
         ClusterDirectory.named().controller().signal(signal.SIGKILL)
 
     thread = soon(crash, both_ready)
-    assert main(["start", "-n", "1"]) == common.FAILURE
+    assert main(["start", "-n", "1", "--set", "controller.restart=no"]) == common.FAILURE
     thread.join()
     assert "ipcontroller was killed by SIGKILL" in capsys.readouterr().err
     assert ClusterDirectory.named().processes() == []

@@ -252,7 +252,7 @@ def _noted_restarts(cluster):
 
 
 def test_controller_killed(make, capfd):
-    cluster = make(2)
+    cluster = make(2, controller_options={"restart": False})
     rc = cluster.start_and_connect()
     with rc:
         pids = rc[:].apply_sync(os.getpid)
@@ -268,7 +268,7 @@ def test_controller_killed(make, capfd):
 
 
 def test_controller_killed_and_started_again(make):
-    cluster = make(2, cluster="mine")
+    cluster = make(2, cluster="mine", controller_options={"restart": False})
     with cluster as rc:
         pids = rc[:].apply_sync(os.getpid)
     cluster.start_cluster()

@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 
-from ipkernel.cluster import ending
+from ipkernel.cluster import ending, restarting
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.engineset import EngineSet
@@ -229,7 +229,7 @@ def test_hosts_that_fail_before_the_controller_is_ready_are_the_cause(make):
 
 
 def test_lost_controller_is_told_by_the_next_call(make, capfd):
-    cluster = make()
+    cluster = make(controller_options={"restart": False})
     cluster.start_cluster()
     os.kill(cluster.controller.pid, signal.SIGKILL)
     assert cluster.wait_stopped(10)
@@ -245,7 +245,7 @@ def test_lost_controller_is_told_by_the_next_call(make, capfd):
 
 
 def test_lost_controller_is_replaced(make):
-    cluster = make(cluster="x")
+    cluster = make(cluster="x", controller_options={"restart": False})
     cluster.start_cluster()
     host, first = cluster.engine_set.launcher.pid, cluster.controller.pid
     os.kill(first, signal.SIGKILL)
@@ -253,6 +253,36 @@ def test_lost_controller_is_replaced(make):
     cluster.start_cluster()
     assert cluster.controller.pid != first
     assert cluster.engine_set.launcher.pid == host
+
+
+def test_lost_controller_is_started_again(make):
+    seen = []
+    cluster = make(cluster="x", on_event=lambda program, event: seen.append((program, event)))
+    cluster.start_cluster()
+    host, first = cluster.engine_set.launcher.pid, cluster.controller.pid
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: ("ipcontroller", {"event": "restarted", "restarts": 1}) in seen)
+    assert cluster.running
+    cluster.start_cluster()  # nothing is missing
+    assert cluster.controller.pid != first
+    assert cluster.directory.controller().pid == cluster.controller.pid
+    assert cluster.engine_set.launcher.pid == host
+    wait_until(lambda: _noted_controller(cluster) == cluster.controller.pid)
+    cluster.stop_cluster()
+    assert cluster.directory.processes() == []
+
+
+def _noted_controller(cluster):
+    return cluster.directory.read_record()["controller"]["pid"]
+
+
+def test_stop_while_the_controller_is_started_again(make):
+    cluster = make(cluster="x")
+    cluster.start_cluster()
+    os.kill(cluster.controller.pid, signal.SIGKILL)
+    cluster.stop_cluster()
+    assert not cluster.running
+    assert cluster.directory.processes() == []
 
 
 def test_lost_host_is_started_again(make):
@@ -294,15 +324,43 @@ def test_second_cluster_in_the_same_directory(make):
     assert first.running
 
 
-def test_leftover_host_is_ended_before_the_start(make):
-    old = make(cluster="x", daemonize=True)
+def left_over(make):
+    """Return the host daemon that has outlived its controller."""
+    old = make(cluster="x", daemonize=True, controller_options={"restart": False})
     old.start_cluster()
     host = psutil.Process(old.engine_set.launcher.pid)
     os.kill(old.controller.pid, signal.SIGKILL)
     assert old.wait_stopped(10)
+    return host
+
+
+def test_leftover_host_is_ended_before_the_start(make):
+    host = left_over(make)
+    restarting.forbid(ClusterDirectory.named("x"))  # as if the controller had ended in good order
+    make(cluster="x").start_cluster()
+    assert not host.is_running() or host.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_host_that_looks_for_its_controller_gets_a_new_one(make):
+    host = left_over(make)
     new = make(cluster="x")
     new.start_cluster()
+    assert host.is_running()
+    (only,) = new.engines.values()
+    assert (only.programs, [one.record["pid"] for one in only.recorded]) == ((), [host.pid])
+    assert only.engines == (0, 1)
+    new.stop_cluster()
     assert not host.is_running() or host.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_is_missing_beside_it_is_started(make):
+    host = left_over(make)
+    new = make(5, cluster="x")
+    new.start_cluster()
+    assert host.is_running()
+    old, more = new.engines.values()
+    assert (old.n, more.n) == (2, 3)
+    assert not old.programs and len(more.programs) == 1
 
 
 def test_directory_that_is_not_private_enough(make):

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from ipkernel.cluster import gathering, hosted
+from ipkernel import tries
+from ipkernel.cluster import gathering
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.programs import Programs
@@ -35,7 +36,7 @@ def seen():
 @pytest.fixture
 def make(tmp_path, seen, monkeypatch):
     monkeypatch.setattr(gathering, "_TOGETHER", 0.0)
-    monkeypatch.setattr(hosted, "BACK_OFF", 0.0)
+    monkeypatch.setattr(tries, "BACK_OFF", 0.0)
     made = []
 
     def go(controller=None, **settings):
@@ -245,7 +246,7 @@ def test_not_even_enough(make):
 
 
 def test_a_controller_that_dies_is_the_cause(make):
-    found = make()
+    found = make(restart=False)
     hosts = begun(found, Entry("local", shape(Fake), 1))
     found.controller.events.clear()
     found.controller.end(5)
@@ -338,15 +339,15 @@ def test_not_for_ever(make, seen):
     kind = shape(Ready)
     found = make(on_host_lost=lost.append)
     (one,) = begun(found, Entry("local", kind, 1))
-    for _ in range(hosted.MAX_RESTARTS):
+    for _ in range(tries.MAX_IN_A_ROW):
         one.launcher.end(1)
         again(one)
     assert not one.over
     one.launcher.events.clear()
     one.launcher.end(1)
     assert one.over
-    assert len(kind.made) == 1 + hosted.MAX_RESTARTS
-    assert one.failure.startswith(f"ended {hosted.MAX_RESTARTS + 1} times in a row: ipdaemon ended")
+    assert len(kind.made) == 1 + tries.MAX_IN_A_ROW
+    assert one.failure.startswith(f"ended {tries.MAX_IN_A_ROW + 1} times in a row: ipdaemon ended")
     assert told(seen, "failed")[0]["message"] == one.failure
     assert len(lost) == 1
     assert found.wait_ended(0)
@@ -354,10 +355,10 @@ def test_not_for_ever(make, seen):
 
 
 def test_one_that_worked_for_long_has_all_its_chances_again(make, monkeypatch):
-    monkeypatch.setattr(hosted, "SETTLED", -1.0)
+    monkeypatch.setattr(tries, "SETTLED", -1.0)
     kind = shape(Ready)
     (one,) = begun(make(), Entry("local", kind, 1))
-    for _ in range(2 * hosted.MAX_RESTARTS):
+    for _ in range(2 * tries.MAX_IN_A_ROW):
         one.launcher.end(1)
         again(one)
     assert one.running
@@ -372,7 +373,7 @@ def test_one_that_cannot_be_started_again(make, seen):
     again(one)
     assert one.over
     assert one.failure == "there is no way to this host"
-    assert len(kind.made) == 1 + hosted.MAX_RESTARTS
+    assert len(kind.made) == 1 + tries.MAX_IN_A_ROW
     assert told(seen, "failed")
 
 
@@ -403,7 +404,7 @@ def test_the_end_of_one_of_several_is_no_end(make):
 
 
 def test_a_stop_in_the_back_off(make, monkeypatch):
-    monkeypatch.setattr(hosted, "BACK_OFF", 3600.0)
+    monkeypatch.setattr(tries, "BACK_OFF", 3600.0)
     kind = shape(Ready)
     found = make()
     (one,) = begun(found, Entry("local", kind, 1))

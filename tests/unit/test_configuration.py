@@ -400,6 +400,15 @@ def test_options_of_launchers(directory, own):
 # -- texts of the command line ----------------------------------------------------------------
 
 
+def test_options_of_the_controller_go_with_its_launcher(tmp_path):
+    given = {**read_settings(["controller.restart=no"]), "controller": "ssh"}
+    found = load(ClusterDirectory(tmp_path / "c"), given=given)
+    assert found.value("controller", "restart") is False
+    assert found.value("cluster", "controller") == "ssh"
+    found = load(ClusterDirectory(tmp_path / "c"), given={"controller_options": {"restart": True}})
+    assert found.value("controller", "restart") is True
+
+
 def test_settings():
     texts = [
         "n=4",
@@ -421,7 +430,7 @@ def test_settings():
     assert read_settings(texts) == {
         "n": 5,
         "hosts": ["a:2", "b"],
-        "controller": {
+        "controller_options": {
             "scheme": "lru",
             "journal": "power",
             "keep_results": 5400.0,

@@ -265,3 +265,36 @@ def test_a_garbled_pid_file_is_replaced(tmp_path: Path, content: str) -> None:
     assert file.read() is None
     file.claim("c", "prog")
     assert file.state() == "alive"
+
+
+def test_who_finds_a_dead_process_does_not_push_aside_one_that_was_faster(
+    tmp_path: Path, monkeypatch
+) -> None:
+    file = PidFile(tmp_path / "x.json")
+    dead = {"pid": os.getpid(), "started": 1.0, "host": "", "name": "prog"}
+    file.path.write_text(json.dumps(dead))
+    faster = {"pid": os.getppid(), "started": psutil.Process(os.getppid()).create_time()}
+    rename = os.rename
+
+    def late(source, target):
+        monkeypatch.setattr(os, "rename", rename)
+        file.path.write_text(json.dumps({**faster, "host": "", "name": "other"}))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(AlreadyRunning, match=f"other with pid {os.getppid()}"):
+        file.claim("c", "prog")
+    assert file.read()["pid"] == os.getppid()  # type: ignore[index]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_without_hard_links_a_pid_file_is_replaced(tmp_path: Path, monkeypatch) -> None:
+    def refuse(source, target):
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    file = PidFile(tmp_path / "x.json")
+    for _ in range(2):
+        file.claim("c", "prog")
+        assert file.state() == "alive"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -1,0 +1,87 @@
+"""Whether, and how, a cluster's controller is started again if it is killed: a note in its directory.
+
+The note is there as long as the controller is wanted, also if that is killed. Whoever stops a cluster removes it first, and
+so does a controller that ends in good order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from ipkernel.cluster.directory import ClusterDirectory
+
+_NAME: Final = "restart.json"
+_POLL: Final = 0.02
+
+
+class Restart(NamedTuple):
+    """What the note says.
+
+    Attributes:
+        command: The controller's command line; there is never a secret in it. Empty if it is for
+            its owner to start it again, and not for a host daemon.
+        host: Name of the host on which it runs.
+        restarts: How often it was started again.
+        again: Whether it is started again at all without being asked for.
+    """
+
+    command: tuple[str, ...] = ()
+    host: str = ""
+    restarts: int = 0
+    again: bool = True
+
+
+def note(directory: ClusterDirectory, restart: Restart) -> None:
+    """Note that the controller is wanted, and how it is started again if it is killed.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = _path(directory)
+    temporary = path.with_name(f".{os.getpid()}.{_NAME}")
+    temporary.write_text(json.dumps(restart._asdict()) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def forbid(directory: ClusterDirectory) -> None:
+    """Note that the controller is not wanted any more."""
+    try:
+        _path(directory).unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def noted(directory: ClusterDirectory) -> Restart | None:
+    """Return what the note says, or None if the controller is not wanted."""
+    try:
+        content: Any = json.loads(_path(directory).read_bytes())
+        command = tuple(str(word) for word in content["command"])
+        host, restarts = str(content["host"]), int(content["restarts"])
+        return Restart(command, host, restarts, bool(content["again"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def wait_back(directory: ClusterDirectory, timeout: float) -> bool:
+    """Tell whether the controller lives; wait for one that is to be started again.
+
+    Args:
+        directory: Of the cluster.
+        timeout: Seconds to wait at most.
+    """
+    deadline = time.monotonic() + timeout
+    while not directory.alive():
+        found = noted(directory)
+        if found is None or not found.again or time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _path(directory: ClusterDirectory) -> Path:
+    return directory.state / _NAME
