@@ -28,6 +28,7 @@ MEASURES: dict[str, str] = {
     "lifecycle": "Starts, looks and stops from the command line",
     "roundtrip": "Blocking round trip of a no-op",
     "tasks": "Tasks submitted one by one and gathered",
+    "journal": "What writing everything down costs",
     "map": "Map of a tiny function over many items",
     "execute": "A statement on all engines, blocking",
     "transfer": "A numpy float64 array to and from one engine",
@@ -44,6 +45,8 @@ TASK_SIZES = (1_000, 10_000, 100_000)
 QUICK_TASK_SIZES = (1_000,)
 DIRECT_TASKS = 10_000
 QUICK_DIRECT_TASKS = 1_000
+JOURNAL_TASKS = 20_000
+QUICK_JOURNAL_TASKS = 1_000
 MAP_ITEMS = 1_000_000
 QUICK_MAP_ITEMS = 100_000
 TRANSFER_MB = (1, 10, 100, 1000)
@@ -92,6 +95,11 @@ _FIXED = (
     Metric("tasks_direct", "tasks", "tasks to one engine", "tasks/s", False),
     Metric("cpu_task_us", "tasks", "CPU per load-balanced task, all processes", "us", True),
     Metric("cpu_direct_us", "tasks", "CPU per task to one engine, all processes", "us", True),
+    Metric("journal_tasks", "journal", "tasks one by one, with it", "tasks/s", False),
+    Metric("journal_tasks_off", "journal", "tasks one by one, without it", "tasks/s", False),
+    Metric("journal_tasks_share", "journal", "with it, of what it is without", "%", False),
+    Metric("journal_p50_ms", "journal", "load-balanced round trip with it, p50", "ms", True),
+    Metric("journal_off_p50_ms", "journal", "load-balanced round trip without it, p50", "ms", True),
     Metric("map_items", "map", "map", "items/s", False),
     Metric("execute_p50_ms", "execute", "execute on both engines, p50", "ms", True),
 )

@@ -327,6 +327,11 @@ def measure_lifecycle(system: System, bound: float, quick: bool) -> Figures:
     return _own(system.lifecycle, "lifecycle", bound, quick)
 
 
+def measure_journal(system: System, bound: float, quick: bool) -> Figures:
+    """What the system's journal takes of its rate and of a call."""
+    return _own(system.journal, "journal", bound, quick)
+
+
 def _own(
     measured: Callable[[float, bool], Figures], name: str, bound: float, quick: bool
 ) -> Figures:
@@ -347,6 +352,7 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "lifecycle": measure_lifecycle,
     "roundtrip": measure_roundtrip,
     "tasks": measure_tasks,
+    "journal": measure_journal,
     "map": measure_map,
     "execute": measure_execute,
     "transfer": measure_transfer,
@@ -354,8 +360,8 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "broadcast": measure_broadcast,
     "hosts": measure_hosts,
 }
-WORKERS = {"broadcast": metrics.BROADCAST_WORKERS, "hosts": 0, "lifecycle": 0}
-"""How many workers a measurement needs, if not two; ``hosts`` and ``lifecycle`` start theirs."""
+WORKERS = {"broadcast": metrics.BROADCAST_WORKERS, "hosts": 0, "journal": 0, "lifecycle": 0}
+"""How many workers a measurement needs, if not two; those with 0 start theirs."""
 
 
 def _watch_memory() -> None:

@@ -65,5 +65,8 @@ class System(Protocol):
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of several machines (see `runner.Figures`); `start` is not called."""
 
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        """Yield the figures of its journal (see `runner.Figures`); `start` is not called."""
+
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of its commands (see `runner.Figures`); `start` is not called."""

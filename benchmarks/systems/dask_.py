@@ -15,6 +15,7 @@ NOTES = {
     "lifecycle": "it has no command that starts and stops a cluster",
     "roundtrip": "submit(pure=False).result(); one engine = submit(workers=[first])",
     "tasks": "submit(pure=False) one by one, then gather",
+    "journal": "nothing is journaled",
     "map": "Client.map over eight chunks made by hand, as its best practices advise (its own map "
     "makes one task per item; dask.bag, which makes chunks, was two to six times slower)",
     "execute": "Client.run of a function that runs exec",
@@ -125,6 +126,9 @@ class Dask:
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.dask_")
         yield from measured.figures(bound, quick)
+
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("nothing is journaled")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it has no command that starts and stops a cluster")

@@ -17,6 +17,7 @@ NOTES = {
     "lifecycle": "it has no commands",
     "roundtrip": "submit().result(); it cannot address one worker",
     "tasks": "submit one by one, then result of every future; nothing is journaled",
+    "journal": "nothing is journaled",
     "map": "Executor.map with chunksize = items / 8 (it has no automatic chunks; this is what "
     "multiprocessing.Pool would choose for two workers)",
     "execute": "not possible: workers keep no namespace that can be addressed",
@@ -106,6 +107,9 @@ class Futures:
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it works on one machine only")
+
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("nothing is journaled")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it has no commands")

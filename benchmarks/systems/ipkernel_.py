@@ -13,6 +13,7 @@ NOTES = {
     "lifecycle": "ipcluster start --daemonize, status and stop, each a process of its own",
     "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
     "tasks": "apply_async one by one, then get of every result; journal on",
+    "journal": "as for tasks and for round trips, in turns with ipcontroller --journal off; best of three",
     "map": "load_balanced_view().map_sync, automatic chunks",
     "execute": "rc[:].execute(block=True)",
     "transfer": "rc[0].push and pull (block=True)",
@@ -107,6 +108,10 @@ class Ipkernel:
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipkernel_")
         yield from measured.figures(bound, quick)
+
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.journal")
+        yield from measured.measure(bound, quick)
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.lifecycle")

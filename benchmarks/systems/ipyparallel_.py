@@ -16,6 +16,7 @@ NOTES = {
     "lifecycle": "its start returns before there are engines",
     "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
     "tasks": "apply_async one by one, then get of every result; results kept in its hub's memory",
+    "journal": "its task database keeps results, and no journal of what is to be done",
     "map": "rc[:].map_sync: one chunk per engine (the load-balanced map has chunksize=1 and no "
     "automatic chunks)",
     "execute": "rc[:].execute(block=True)",
@@ -107,6 +108,9 @@ class Ipyparallel:
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipyparallel_")
         yield from measured.figures(bound, quick)
+
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("its task database keeps results, and no journal of what is to be done")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("its start returns before there are engines")

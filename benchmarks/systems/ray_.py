@@ -15,6 +15,7 @@ NOTES = {
     "lifecycle": "nothing comparable",
     "roundtrip": "ray.get of one task; one engine = a method of one actor",
     "tasks": "remote() one by one, then ray.get of all; one engine = an actor",
+    "journal": "nothing is journaled",
     "map": "ray.util.multiprocessing.Pool(2).map, automatic chunks; the pool is made before",
     "execute": "a method of two actors that runs exec",
     "transfer": "ray.put and an actor's method that reads it; ray.get of an object that an actor "
@@ -151,6 +152,9 @@ class Ray:
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing comparable")
+
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("nothing is journaled")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing comparable")

@@ -74,6 +74,9 @@ class InProcess:
         yield runner.value("hosts_raw_tls", 1.0)
         raise Unsupported("there is only one place")
 
+    def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("there is only one place")
+
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         yield runner.value("lifecycle_status", 0.2)
         raise Unsupported("there is only one place")
