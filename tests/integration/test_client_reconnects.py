@@ -117,7 +117,7 @@ def test_what_is_asked_and_submitted_meanwhile_waits(rc, proxy):
     until(lambda: not rc.connected)
     assert "not connected" in repr(rc)
     result = rc.load_balanced_view().apply_async(abs, -3)
-    with pytest.raises(TimeoutError, match="the controller is lost since 0 s .*; trying again"):
+    with pytest.raises(TimeoutError, match=r"the controller is lost since \d+ s .*; trying again"):
         result.get(0.01)
     with pytest.raises(TimeoutError, match="'status' within 0.05 s: the controller is lost since"):
         rc._call("status", timeout=0.05)
@@ -140,8 +140,8 @@ def test_ctrl_c_ends_a_wait_for_a_lost_controller(rc, proxy):
     main = threading.main_thread().ident
     for wait in (lambda: result.get(PATIENCE), rc.status):
         timer = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT])
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             wait()
         timer.join()
     proxy.clear()
@@ -194,8 +194,8 @@ def test_a_client_that_gives_up_says_so(cluster, proxy, tmp_path):
         proxy, cluster.directory.furl_file("client"), tmp_path / "ipcontroller-client.furl"
     )
     with Client(str(file), reconnect=0) as rc:
-        result = rc[0].apply_async(time.sleep, 1)
-        until(lambda: rc.explain(result)[0].state == "running")
+        result = rc[0].apply_async(time.sleep, 5)
+        until(lambda: rc.explain(result)[0].state in ("assigned", "running"))
         proxy.plan(always=Refuse())
         proxy.cut()
         with pytest.raises(errors.ControllerLost, match="the controller is lost: connection lost"):
@@ -217,5 +217,5 @@ def test_the_furl_file_is_read_again(cluster, proxy, tmp_path):
             proxy.plan(always=Refuse())
             proxy.cut()
             assert rc.load_balanced_view().apply_async(abs, -5).get(PATIENCE) == 5
-            assert other.connections == 2
+            assert other.connections >= 2
             rc.close()
