@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ipkernel.errors import KernelError
-from ipkernel.wire.messages import Assign, Done, Finished, Kind, Outcome, Resubmit, Submit
+from ipkernel.wire.messages import Assign, Done, Finished, Kind, Outcome, Resubmit, Started, Submit
 from ipkernel.wire.queries import Page, Purge, Purged, Search, parse
-from ipkernel.wire.records import pack
+from ipkernel.wire.records import TaskQuery, TaskStories, pack
 from ipkernel.wire.tub import call
 from tests.support.reactor import inreactor
 from tests.system.controller_support import world
@@ -110,3 +110,37 @@ async def test_many_tasks_come_in_pages():
         while len(w.controller.scheduler.tasks) < 10_000:
             await rows(client, {"msg_id": tasks[0]})
         assert [row[0] for row in await rows(client, {"state": "ready"})] == tasks
+
+
+@inreactor
+async def test_what_is_stuck_is_in_the_status_and_goes_again():
+    async with world(watchdog=0.2) as w:
+        client = await w.client()
+        task = submit(client, 0)
+        status = await client.status()
+        while not status.stuck:
+            status = await client.status()
+        (found,) = status.stuck
+        assert found.reason == "1 task has not ended, and there is no engine"
+        await w.host(1)
+        await client.until(lambda: client.of(Finished))
+        while "no engines" in [one.cause for one in (await client.status()).stuck]:
+            pass
+        assert client.of(Finished)[0].task == task
+
+
+@inreactor
+async def test_engines_are_explained_through_the_door():
+    async with world() as w:
+        host = await w.host(2)
+        host.working = False
+        client, monitor = await w.client(), await w.door("monitor")
+        tasks = [submit(client, n, targets=[1], spread=False) for n in range(2)]
+        await host.until(lambda: host.of(Assign))
+        host.channel.send(Started([tasks[0]]), b"")
+        answer = TaskStories()
+        while not (answer.engines and answer.engines[1].running):
+            answer = await monitor.ask("explain", TaskQuery(engines=[0, 1, 7]), TaskStories)
+        idle, busy, none = answer.engines
+        assert idle.reason == "engine 0 has nothing to do" and none.state == "unknown"
+        assert busy.running == tasks[:1] and busy.queued == tasks[1:]
