@@ -18,6 +18,7 @@ from ipkernel.wire.messages import (
     Message,
     ObjectMade,
     Release,
+    Resubmit,
     Submit,
 )
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: What is sent again if the journal does not have it; all other kinds follow from the present state.
-_AGAIN = frozenset({Function, Submit, ObjectMade})
+_AGAIN = frozenset({Function, Submit, Resubmit, ObjectMade})
 
 
 def items(

@@ -545,6 +545,8 @@ class Submission:
             if isinstance(message, Submit):
                 count = 1 if message.spread else max(1, len(message.targets))
                 unsent.update(range(message.task, message.task + count))
+            elif isinstance(message, Resubmit):
+                unsent.add(message.task)
         return [task for task in tasks if task not in unsent]
 
     def take(self) -> Iterator[tuple[Message, Sequence[Payload] | Payload]]:

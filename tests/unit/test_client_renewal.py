@@ -28,6 +28,7 @@ from ipkernel.wire.messages import (
     Outcome,
     Output,
     Release,
+    Resubmit,
     Seek,
     Source,
     Stream,
@@ -70,6 +71,21 @@ def test_what_the_journal_does_not_have_is_sent_again(session):
     again = told(session, kept)
     assert again == [Held([]), *[m for m, _ in kept[:-1]]]
     assert [type(m) for m in again] == [Held, Function, Submit, Submit]
+
+
+def test_tasks_that_were_to_run_again_are_asked_for_again(session):
+    def again(of):
+        result = AsyncResult(session, True)
+        session.submit_again(result, [(of, Kind.APPLY, -1, "", False)])
+        return result.msg_ids[0]
+
+    first = again(77)
+    kept = sent(session)
+    queued = again(78)
+    # Neither is asked for as if the controller knew it; the other one is sent after all of this.
+    assert told(session, kept) == [Held([]), Resubmit(first, 77)]
+    assert [m for m, _ in sent(session)] == [Resubmit(queued, 78)]
+    assert told(session) == [Held([]), Fetch([first, queued])]
 
 
 def test_references_are_told_of_first(session):
