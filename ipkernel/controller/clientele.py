@@ -115,6 +115,8 @@ class Clients:
         if sum(known.tub_id == tub_id for known in self.links.values()) >= MAX_SESSIONS:
             text = f"this client has {MAX_SESSIONS} sessions open already: close some"
             return fail(ConnectError(text))
+        while self._next in self._scheduler.sessions:  # of an earlier life
+            self._next += 1
         number = self._next
         self._next += 1
         who = _who(hello)
