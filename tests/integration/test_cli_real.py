@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import pytest
 
 import ipkernel
 from ipkernel.cluster.directory import ClusterDirectory
+from tests.integration.faults_support import wait_for
 from tests.support.terminal import COMMAND, Terminal, good, run
 
 
@@ -99,9 +99,10 @@ def test_busy_port():
 
 def test_stop_without_a_controller():
     """Its daemon waits for it to come back; stop does not."""
-    good("start", "-n", "1", "--daemonize", "--quiet")
+    good("start", "-n", "1", "--daemonize", "--quiet", "--set", "controller.restart=no")
     directory = ClusterDirectory.named()
-    directory.controller().signal(signal.SIGKILL)
+    directory.controller().kill()
+    wait_for(lambda: not directory.alive())
     done = run("status")
     assert done.returncode == 3
     assert "not running" in done.stderr
@@ -191,7 +192,7 @@ def test_status_is_quick():
 
 def test_status_after_the_controller_was_killed():
     """Its socket is still there, and nobody takes it for a controller; the next one does."""
-    good("start", "-n", "1", "--daemonize")
+    good("start", "-n", "1", "--daemonize", "--set", "controller.restart=no")
     directory = ClusterDirectory.named()
     controller = directory.controller()
     there = directory.question_socket.exists()
