@@ -29,6 +29,7 @@ MEASURES: dict[str, str] = {
     "roundtrip": "Blocking round trip of a no-op",
     "tasks": "Tasks submitted one by one and gathered",
     "journal": "What writing everything down costs",
+    "queued": "A long queue of no-ops for one busy engine",
     "map": "Map of a tiny function over many items",
     "execute": "A statement on all engines, blocking",
     "transfer": "A numpy float64 array to and from one engine",
@@ -47,6 +48,9 @@ DIRECT_TASKS = 10_000
 QUICK_DIRECT_TASKS = 1_000
 JOURNAL_TASKS = 20_000
 QUICK_JOURNAL_TASKS = 1_000
+QUEUED_TASKS = 1_000_000
+QUICK_QUEUED_TASKS = 10_000
+QUEUED_FEW = 1_000
 MAP_ITEMS = 1_000_000
 QUICK_MAP_ITEMS = 100_000
 TRANSFER_MB = (1, 10, 100, 1000)
@@ -100,6 +104,11 @@ _FIXED = (
     Metric("journal_tasks_share", "journal", "with it, of what it is without", "%", False),
     Metric("journal_p50_ms", "journal", "load-balanced round trip with it, p50", "ms", True),
     Metric("journal_off_p50_ms", "journal", "load-balanced round trip without it, p50", "ms", True),
+    Metric("queued_submit", "queued", "submitted", "1/s", False),
+    Metric("queued_controller_mb", "queued", "controller's memory beside what it was", "MB", True),
+    Metric("queued_client_mb", "queued", "client's memory beside what it was", "MB", True),
+    Metric("queued_rate", "queued", "worked off", "1/s", False),
+    Metric("queued_ratio", "queued", "as times of a thousand at once", "x", False),
     Metric("map_items", "map", "map", "items/s", False),
     Metric("execute_p50_ms", "execute", "execute on both engines, p50", "ms", True),
 )

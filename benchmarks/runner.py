@@ -332,6 +332,11 @@ def measure_journal(system: System, bound: float, quick: bool) -> Figures:
     return _own(system.journal, "journal", bound, quick)
 
 
+def measure_queued(system: System, bound: float, quick: bool) -> Figures:
+    """What a long queue costs the system's processes, as far as it can be seen."""
+    return _own(system.queued, "queued", bound, quick)
+
+
 def _own(
     measured: Callable[[float, bool], Figures], name: str, bound: float, quick: bool
 ) -> Figures:
@@ -353,6 +358,7 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "roundtrip": measure_roundtrip,
     "tasks": measure_tasks,
     "journal": measure_journal,
+    "queued": measure_queued,
     "map": measure_map,
     "execute": measure_execute,
     "transfer": measure_transfer,
@@ -360,7 +366,13 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "broadcast": measure_broadcast,
     "hosts": measure_hosts,
 }
-WORKERS = {"broadcast": metrics.BROADCAST_WORKERS, "hosts": 0, "journal": 0, "lifecycle": 0}
+WORKERS = {
+    "broadcast": metrics.BROADCAST_WORKERS,
+    "hosts": 0,
+    "journal": 0,
+    "lifecycle": 0,
+    "queued": 1,
+}
 """How many workers a measurement needs, if not two; those with 0 start theirs."""
 
 

@@ -18,6 +18,15 @@ def noop() -> None:
     """Do nothing: what remains is the cost of the system."""
 
 
+def wait_for(path: str) -> None:
+    """Return when there is a file."""
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
 def identity(value: int) -> int:
     """Return ``value``; the argument makes every task of a burst distinct."""
     return value

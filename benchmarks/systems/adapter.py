@@ -68,5 +68,8 @@ class System(Protocol):
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of its journal (see `runner.Figures`); `start` is not called."""
 
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        """Yield the figures of a long queue (see `runner.Figures`) for its one worker."""
+
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of its commands (see `runner.Figures`); `start` is not called."""

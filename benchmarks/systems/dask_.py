@@ -16,6 +16,7 @@ NOTES = {
     "roundtrip": "submit(pure=False).result(); one engine = submit(workers=[first])",
     "tasks": "submit(pure=False) one by one, then gather",
     "journal": "nothing is journaled",
+    "queued": "not measured: its client and scheduler keep what is queued in other forms",
     "map": "Client.map over eight chunks made by hand, as its best practices advise (its own map "
     "makes one task per item; dask.bag, which makes chunks, was two to six times slower)",
     "execute": "Client.run of a function that runs exec",
@@ -129,6 +130,11 @@ class Dask:
 
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing is journaled")
+
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported(
+            "not measured: its client and scheduler keep what is queued in other forms"
+        )
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it has no command that starts and stops a cluster")

@@ -18,6 +18,7 @@ NOTES = {
     "roundtrip": "submit().result(); it cannot address one worker",
     "tasks": "submit one by one, then result of every future; nothing is journaled",
     "journal": "nothing is journaled",
+    "queued": "it has no controller",
     "map": "Executor.map with chunksize = items / 8 (it has no automatic chunks; this is what "
     "multiprocessing.Pool would choose for two workers)",
     "execute": "not possible: workers keep no namespace that can be addressed",
@@ -110,6 +111,9 @@ class Futures:
 
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing is journaled")
+
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("it has no controller")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it has no commands")

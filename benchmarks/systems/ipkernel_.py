@@ -14,6 +14,8 @@ NOTES = {
     "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
     "tasks": "apply_async one by one, then get of every result; journal on",
     "journal": "as for tasks and for round trips, in turns with ipcontroller --journal off; best of three",
+    "queued": "Cluster(n=1); apply_async of a no-op, results dropped, while a call keeps the engine; "
+    "journal on; then they are run. PSS of the controller and of the script",
     "map": "load_balanced_view().map_sync, automatic chunks",
     "execute": "rc[:].execute(block=True)",
     "transfer": "rc[0].push and pull (block=True)",
@@ -112,6 +114,10 @@ class Ipkernel:
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.journal")
         yield from measured.measure(bound, quick)
+
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.queued")
+        yield from measured.measure(self._client, self._balanced, bound, quick)
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.lifecycle")

@@ -17,6 +17,7 @@ NOTES = {
     "roundtrip": "rc[0].apply_sync; load_balanced_view().apply_sync",
     "tasks": "apply_async one by one, then get of every result; results kept in its hub's memory",
     "journal": "its task database keeps results, and no journal of what is to be done",
+    "queued": "not measured: its queue is in a process without a status",
     "map": "rc[:].map_sync: one chunk per engine (the load-balanced map has chunksize=1 and no "
     "automatic chunks)",
     "execute": "rc[:].execute(block=True)",
@@ -111,6 +112,9 @@ class Ipyparallel:
 
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("its task database keeps results, and no journal of what is to be done")
+
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("not measured: its queue is in a process without a status")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("its start returns before there are engines")

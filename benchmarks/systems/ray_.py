@@ -16,6 +16,7 @@ NOTES = {
     "roundtrip": "ray.get of one task; one engine = a method of one actor",
     "tasks": "remote() one by one, then ray.get of all; one engine = an actor",
     "journal": "nothing is journaled",
+    "queued": "not measured: what is queued is in several of its processes",
     "map": "ray.util.multiprocessing.Pool(2).map, automatic chunks; the pool is made before",
     "execute": "a method of two actors that runs exec",
     "transfer": "ray.put and an actor's method that reads it; ray.get of an object that an actor "
@@ -155,6 +156,9 @@ class Ray:
 
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing is journaled")
+
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("not measured: what is queued is in several of its processes")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing comparable")

@@ -77,6 +77,10 @@ class InProcess:
     def journal(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("there is only one place")
 
+    def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        yield runner.value("queued_rate", 1e4)
+        raise Unsupported("there is only one place")
+
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         yield runner.value("lifecycle_status", 0.2)
         raise Unsupported("there is only one place")
