@@ -191,6 +191,12 @@ class Aborts:
             ValueError: ``grace`` makes no sense.
         """
         limit = milliseconds(self.grace if grace is None else grace)
+        answer = self.prepare(tasks)
+        self.send(answer, limit)
+        return answer
+
+    def prepare(self, tasks: Sequence[int]) -> Cancellation:
+        """Return what the answer for tasks will be in; nothing is asked yet."""
         session = self._session
         wanted, known = [], {}
         for task in dict.fromkeys(tasks):
@@ -198,9 +204,19 @@ class Aborts:
                 wanted.append(task)
             else:
                 known[task] = Fate.ENDED
-        answer = Cancellation(wanted, known, self._fate_of)
+        return Cancellation(wanted, known, self._fate_of)
+
+    def send(self, answer: Cancellation, limit: int) -> None:
+        """Ask the controller for an answer that was prepared.
+
+        Args:
+            answer: What the answer is to be in.
+            limit: Milliseconds that a task has to end after it was interrupted.
+        """
+        wanted = answer.open
         if not wanted:
-            return answer
+            return
+        session = self._session
         serial = next(self._serials)
         self.open[serial] = answer
         session.objects.fetcher.cancel(wanted)
@@ -208,7 +224,6 @@ class Aborts:
         failure = session.failure
         if failure is not None:
             self.lost(lambda: failure)
-        return answer
 
     def _fate_of(self, task: int) -> Fate | None:
         record = self._session.find(task)

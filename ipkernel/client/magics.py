@@ -184,7 +184,7 @@ class ParallelMagics:
                     print(f"cancelled: {result.abort()}")
                     raise
                 if not over:
-                    print("the engines go on; a second Ctrl-C cancels what they do")
+                    print("the engines go on; the client's abort() cancels what they do")
                     raise
 
     @_options(_OUTPUT)

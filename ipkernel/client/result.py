@@ -7,26 +7,22 @@ being when somebody asks for them, and what arrives is unpickled in the thread t
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures._base import FINISHED
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ipkernel import errors
 from ipkernel.client import metadata as meta
 from ipkernel.client import timing
-from ipkernel.client.cancelling import WORDS, Aborts, Cancellation
-from ipkernel.client.future import LightFuture
+from ipkernel.client.cancellable import Cancellable
+from ipkernel.client.cancelling import Aborts
 from ipkernel.client.inside import check_wait
 from ipkernel.client.interrupting import interruptible
 from ipkernel.client.progress import wait_showing
 from ipkernel.client.task import VALUE, TaskRecord
-from ipkernel.client.waiting import reactor_threads, seconds, wait_until
-from ipkernel.errors import TaskAborted
-from ipkernel.wire.messages import Fate
+from ipkernel.client.waiting import seconds, wait_until
 
 if TYPE_CHECKING:
     import datetime
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
     from ipkernel.objects.transfer import Transfer
 
 _KEYS = frozenset(meta.KEYS)
-#: Seconds for which whoever asks for a cancelled result waits for what became of it.
-PATIENCE: Final = 5.0
 
 
 class Submitter(Protocol):
@@ -65,7 +59,7 @@ class Submitter(Protocol):
         """Wait until everything up to ``mark`` bytes, and these objects, have left."""
 
 
-class AsyncResult(LightFuture):
+class AsyncResult(Cancellable):
     """The result of one or several tasks: a future, awaitable, and more.
 
     Results are made by views; nobody else needs to. A result of one task (an integer target, or a
@@ -90,7 +84,6 @@ class AsyncResult(LightFuture):
     #: Objects of its tasks that this client itself keeps until a host asks for them.
     _outgoing: list[Outgoing] | None = None
     _convert: Callable[[TaskRecord, Any], Any] | None = None
-    _cancellation: Cancellation | None = None
     _return_exceptions = False
     #: Whether Ctrl-C while it is waited for leads to what the client is set to.
     _offers = True
@@ -380,79 +373,6 @@ class AsyncResult(LightFuture):
         return self.get_dict()
 
     # ------------------------------------------------- control
-
-    def abort(self, grace: float | None = None, block: bool = True) -> Cancellation:
-        """Abort the tasks that have not ended; they end with TaskAborted.
-
-        One that runs is interrupted (KeyboardInterrupt). If it has not ended ``grace`` seconds
-        later, its engine is killed and started again.
-
-        Args:
-            grace: Seconds; None for ``Client.grace``.
-            block: Wait until it is known what became of each.
-
-        Returns:
-            What became of each task, by its id.
-
-        Raises:
-            ControllerLost: The connection to the controller is gone.
-            ValueError: ``grace`` makes no sense.
-        """
-        answer = self._cancellation = self._session.aborts.request(self.msg_ids, grace)
-        if block:
-            answer.wait()
-        return answer
-
-    def cancel(self) -> bool:
-        """Give the result up, and abort its tasks as :meth:`abort` does, without waiting for it.
-
-        Who waits for the result gets TaskAborted, which is a
-        :class:`concurrent.futures.CancelledError`; :attr:`fates` tells what became of each task.
-
-        Returns:
-            False if it has ended already.
-        """
-        if self.done():
-            return self.cancelled()
-        dropped = self._drop()
-        self.abort(block=False)
-        return dropped
-
-    def cancelled(self) -> bool:
-        """Return whether :meth:`cancel` has given it up, or its only task was aborted."""
-        if self._state is not FINISHED:
-            return self.dropped
-        return self._single and self._records[0].aborted
-
-    def _failed(self) -> bool:
-        return not self.cancelled() and not all(record.succeeded for record in self._records)
-
-    @property
-    def fates(self) -> dict[int, str]:
-        """What became of the tasks that were to be aborted, by their ids, as far as it is known.
-
-        The words are those of :class:`~ipkernel.client.cancelling.Cancellation`.
-        """
-        told: Mapping[int, str] = self._cancellation or {}
-        found: dict[int, str] = {}
-        for record in self._records:
-            if record.aborted:
-                found[record.id] = WORDS[record.fate or Fate.UNKNOWN]
-            elif record.id in told:
-                found[record.id] = told[record.id]
-        return found
-
-    def _given_up(self, timeout: float | None) -> TaskAborted:
-        """Return what a result raises that was cancelled, with what became of its tasks."""
-        answer = self._cancellation
-        if answer is None:
-            return TaskAborted("the result was cancelled")
-        limit = seconds(timeout)
-        if threading.get_ident() not in reactor_threads:
-            with suppress(errors.KernelError):  # it was cancelled in any case
-                answer.wait(PATIENCE if limit is None else min(limit, PATIENCE))
-        known = next(iter(answer.values()), "") if len(answer) == 1 else ""
-        return TaskAborted(f"the result of {self._fname!r} was cancelled: {answer}", fate=known)
 
     @property
     def sent(self) -> bool:

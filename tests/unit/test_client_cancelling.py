@@ -172,7 +172,7 @@ def test_an_answer_cannot_be_waited_for_in_the_reactors_thread(fake, rc, lv, mon
     Silent(fake)
     result = lv.apply_async(int)
     monkeypatch.setattr("ipkernel.client.waiting.reactor_threads", {threading.get_ident()})
-    monkeypatch.setattr("ipkernel.client.result.reactor_threads", {threading.get_ident()})
+    monkeypatch.setattr("ipkernel.client.cancellable.reactor_threads", {threading.get_ident()})
     with pytest.raises(RuntimeError, match="would block the reactor"):
         result.abort()
     assert result.cancel()

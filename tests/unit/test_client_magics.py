@@ -152,3 +152,40 @@ def test_outside_ipython(rc, monkeypatch):
     monkeypatch.setattr("IPython.get_ipython", lambda: None)  # other tests leave a shell
     with pytest.raises(errors.ClusterError, match="needs IPython"):
         rc.activate()
+
+
+def test_a_second_ctrl_c_cancels_what_the_engines_do(fake, rc, shell, capsys, monkeypatch):
+    """The first one interrupts them, and nobody is asked anything."""
+    magics = activate(rc[:], shell=shell)
+    fake.held = True
+    waits = []
+
+    def wait(result, timeout=None):
+        waits.append((timeout, result._offers))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ipkernel.client.result.AsyncResult.wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        magics.px("a = 1")
+    assert waits == [(magics.progress_after, False), (5.0, False)]
+    assert [name for name, _ in fake.signals] == ["SIGINT"]
+    shown = capsys.readouterr()
+    assert "cancelled: 2 dequeued" in shown.out
+    assert "press Ctrl-C" not in shown.err
+
+
+def test_engines_that_do_not_react_to_ctrl_c_go_on(fake, rc, shell, capsys, monkeypatch):
+    magics = activate(rc[:], shell=shell)
+    fake.held = True
+    presses = [True, False]
+
+    def wait(result, timeout=None):
+        if presses.pop(0):
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr("ipkernel.client.result.AsyncResult.wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        magics.px("a = 1")
+    assert "the engines go on" in capsys.readouterr().out
+    assert len(fake.queue) == 2
