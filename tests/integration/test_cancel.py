@@ -40,9 +40,12 @@ def deaf(path):
     import pathlib
     import time
 
-    pathlib.Path(path).touch()
+    begun = False
     while True:
         try:
+            if not begun:
+                begun = True
+                pathlib.Path(path).touch()
             time.sleep(600)
         except KeyboardInterrupt:
             pass
@@ -52,8 +55,8 @@ def unmoved(path):
     import pathlib
     import time
 
-    pathlib.Path(path).touch()
     try:
+        pathlib.Path(path).touch()
         time.sleep(600)
     except KeyboardInterrupt:
         return "all the same"
