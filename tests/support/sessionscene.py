@@ -19,14 +19,20 @@ from ipkernel.client.engines import Engines
 from ipkernel.client.session import Session
 from ipkernel.controller import clientele
 from ipkernel.controller.clientele import Clients
-from ipkernel.controller.events import FromHost, HostJoined
+from ipkernel.controller.events import (
+    FromClient,
+    FromHost,
+    HostJoined,
+    SessionDetached,
+    SessionOpened,
+)
 from ipkernel.controller.instructions import (
     DropClient,
     ToAllClients,
     ToClient,
     ToHost,
 )
-from ipkernel.controller.journal import MemoryJournal
+from ipkernel.controller.journal import Ended, Forgotten, MemoryJournal, Printed, Submitted
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.serialize.calls import CallPayload
@@ -40,6 +46,7 @@ from ipkernel.wire.messages import (
     Outcome,
     Output,
     Stream,
+    Submit,
 )
 from ipkernel.wire.records import ClientHello, Resume, StoreAccess
 
@@ -91,6 +98,18 @@ class Connection:
             self.far.connectionLost(Failure(ConnectionDone()))
 
 
+class KeptJournal(MemoryJournal):
+    """A journal that keeps its records for the next controller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+
+    def commit(self, records: Any) -> None:
+        super().commit(records)
+        self.kept += records
+
+
 class Scene:
     """See the module.
 
@@ -108,7 +127,7 @@ class Scene:
         self.patch(monkeypatch)
         self.clock = Clock()
         self.clock.advance(1000.0)
-        self.journal = MemoryJournal()
+        self.journal = KeptJournal()
         self.life = 0
         self.runs: Counter[int] = Counter()
         self.to_host: list[Any] = []
@@ -143,6 +162,35 @@ class Scene:
         engines = self.scheduler.take_ids(1)
         self.turn.add(HostJoined(1, "h", 1, engines, self.turn.now(), "host", store))
         self.from_host((EngineJoined(0, "h", 7, 1), b""))
+
+    def restart(self) -> None:
+        """Kill the controller, and start another one that knows what the journal has."""
+        if self.connection is not None:
+            self.connection.cut()
+        self.clients.close("killed")  # its timers end with it
+        kept = self.journal.kept
+        self.journal = KeptJournal()
+        self.assigned = []  # what had begun has ended, and is in the journal
+        self.start()
+        number = self.session.number
+        submitted = [r for r in kept if isinstance(r, Submitted)]
+        ended = {item[0].task: item for r in kept if isinstance(r, Ended) for item in r.items}
+        forgotten = {task for r in kept if isinstance(r, Forgotten) for task in r.tasks}
+        printed = [i for r in kept if isinstance(r, Printed) for i in r.items]
+        open_items = [
+            item
+            for r in submitted
+            for item in r.items
+            if not (isinstance(item[0], Submit) and item[0].task in ended)
+        ]
+        results = [item for task, item in ended.items() if task not in forgotten]
+        now = self.turn.now()
+        self.turn.add(SessionOpened(number, now, "", "client"))
+        self.turn.add(FromClient(number, open_items, now))
+        self.turn.add(SessionDetached(number, [*printed, *results], now, 600.0))
+        self.clock.advance(0)
+        self.scheduler.sessions[number].taken = submitted[-1].taken if submitted else 0
+        self.journal.kept = kept  # the restored state is no news
 
     def from_host(self, *items: Any) -> None:
         self.turn.add(FromHost(1, list(items), self.turn.now()))

@@ -332,6 +332,23 @@ def test_a_result_decided_in_the_turn_in_which_the_client_goes_is_kept(scene):
     assert list(scene.scheduler.retained) == result.msg_ids
 
 
+def test_a_controller_that_was_started_again_is_told_what_it_does_not_know(scene):
+    ended, known = scene.submit(1), scene.submit(2)
+    scene.move()
+    scene.finish(1)
+    scene.clock.advance(0)
+    scene.connection.near.transport.frozen = True
+    unknown = scene.submit(3)
+    scene.clock.advance(0)
+    scene.restart()
+    later = scene.submit(4)
+    assert scene.connect()
+    scene.work()
+    assert [r.get(0) for r in (ended, known, unknown, later)] == [1, 2, 3, 4]
+    assert set(scene.runs.values()) == {1}
+    assert scene.granted == [None, False]
+
+
 # ------------------------------------------------- cut anywhere
 
 STEPS = st.one_of(
@@ -340,6 +357,7 @@ STEPS = st.one_of(
     st.tuples(st.just("finish"), st.integers(1, 3), st.integers(0, 3)),
     st.tuples(st.just("cut"), st.booleans(), st.just(0)),
     st.tuples(st.just("connect"), st.just(0), st.just(0)),
+    st.tuples(st.just("restart"), st.just(0), st.just(0)),
     st.tuples(st.just("wait"), st.sampled_from([0.3, GRACE + 1]), st.just(0)),
 )
 
@@ -367,6 +385,8 @@ def test_every_task_runs_once_wherever_connections_are_cut(monkeypatch, steps):
                 scene.cut(controller=first)
             elif what == "connect" and scene.connection is None:
                 scene.connect()
+            elif what == "restart":
+                scene.restart()
             elif what == "wait":
                 scene.pass_time(first)
         if scene.connection is None:
