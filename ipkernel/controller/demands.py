@@ -185,13 +185,14 @@ def others_could(core: Core, task: Task, engine: Engine) -> bool:
 def impossible(core: Core, targets: Collection[int], demand: Demand) -> Reason | None:
     """Return why no engine of some, or of all, has what is asked for; None if one has.
 
-    Where there is no engine at all, one may come that has it.
+    Where there is no engine at all, one may come that has it; and a host that is away may come back
+    with it.
     """
     chosen = list(targets)
     if any(engine.usable for engine in candidates(core, chosen, demand)):
         return None
     usable = [engine for engine in candidates(core, chosen, None) if engine.usable]
-    if not usable:
+    if not usable or any(host.away is not None for host in core.hosts.values()):
         return None
     return Reason("resources", _lacking(demand, usable, chosen)[:4000])
 

@@ -25,3 +25,5 @@ def host_back(core: Core, event: HostBack) -> None:
     new = [number for number in event.engines if number not in host.engines]
     if new:
         losses.engines_added(core, EnginesAdded(host.id, new, core.now))
+    core.demands.changed()
+    losses.end_impossible(core)  # what waited because it might have been possible there

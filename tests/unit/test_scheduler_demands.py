@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipkernel.controller.demands import PARTS
-from ipkernel.controller.events import EnginesDescribed, HostFacts
+from ipkernel.controller.events import EnginesDescribed, HostAway, HostBack, HostFacts
 from ipkernel.controller.tasks import State
 from ipkernel.wire.messages import (
     Cancel,
@@ -323,3 +323,12 @@ def test_lines_for_what_is_asked_for_do_not_pile_up(monkeypatch: pytest.MonkeyPa
     c.scheduler.validate()
     assert len(c.scheduler._core.lines.all()) < 1500
     assert len(c.scheduler._core.demands._known) < 1500
+
+
+def test_nothing_is_impossible_while_a_host_is_away() -> None:
+    c = machines({}, {})
+    c.handle(HostAway(2, "connection lost", c.now + 2.0, c.now))
+    [task] = using(c, gpu=1)
+    assert c.scheduler.tasks[task].state is State.READY
+    c.handle(HostBack(2, c.now, [1]))
+    assert end_of(c, task) == "no engine has 1 gpu; engine 0 has none"
