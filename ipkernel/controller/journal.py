@@ -159,8 +159,8 @@ class IJournal(Interface):
     def load() -> Iterator[Record]:
         """Return what was recorded before and still matters, in the order in which it happened.
 
-        It is called once, before the first commit, and read to its end. Left out are tasks whose
-        results are forgotten, sessions that have been closed (but not the results of their tasks),
+        It is called once, before the first commit, and read to its end. Left out may be what was
+        submitted for tasks that have ended, and left out are tasks whose results are forgotten, sessions that have been closed (but not the results of their tasks),
         hosts that are lost, and all lives but the latest. A :class:`Submitted` without items says
         how many messages of a session were taken. What is not asked for before the first commit is
         dropped then: the log begins anew.

@@ -134,6 +134,9 @@ class Live:
         self._life = -1  # the row with the latest one
         # By chunk of tasks: rows with results or output, as pairs of row and task, or _SEVERAL.
         self._where: dict[int, array[int]] = {}
+        # By chunk: tasks that have ended and are not forgotten, and chunks of which all are.
+        self._ended: dict[int, set[int]] = {}
+        self._all_ended: set[int] = set()
 
     # ----------------------------------------------------------------------- telling it
 
@@ -195,10 +198,26 @@ class Live:
         if ended:
             self._cover(tasks, low, high)
         if low >> _BITS == high >> _BITS:
-            self._point(row, low >> _BITS, low if len(tasks) == 1 else _SEVERAL)
-        else:
-            for chunk in {task >> _BITS for task in tasks}:
-                self._point(row, chunk, _SEVERAL)
+            chunk = low >> _BITS
+            self._point(row, chunk, low if len(tasks) == 1 else _SEVERAL)
+            if ended:
+                self._end(chunk, tasks)
+            return
+        for chunk, some in _by_chunk(tasks).items():
+            self._point(row, chunk, _SEVERAL)
+            if ended:
+                self._end(chunk, some)
+
+    def _end(self, chunk: int, tasks: Sequence[int]) -> None:
+        if chunk in self._all_ended:
+            return
+        ended = self._ended.get(chunk)
+        if ended is None:
+            ended = self._ended[chunk] = set()
+        ended.update(tasks)
+        if len(ended) == CHUNK:
+            del self._ended[chunk]
+            self._all_ended.add(chunk)
 
     def _cover(self, tasks: list[int], low: int, high: int) -> None:
         """See that tasks that have ended count as known, whether or not they were submitted."""
@@ -221,10 +240,7 @@ class Live:
         if min(tasks) >> _BITS == max(tasks) >> _BITS:
             self._forget(tasks[0] >> _BITS, tasks)
             return
-        chunks: dict[int, list[int]] = {}
-        for task in tasks:
-            chunks.setdefault(task >> _BITS, []).append(task)
-        for chunk, some in chunks.items():
+        for chunk, some in _by_chunk(tasks).items():
             self._forget(chunk, some)
 
     def _forget(self, chunk: int, tasks: Sequence[int]) -> None:
@@ -233,7 +249,9 @@ class Live:
         if session is None:
             return
         if session.forget(chunk, tasks):
-            self._where.pop(chunk, None)
+            self._leave(chunk)
+        elif (ended := self._ended.get(chunk)) is not None:
+            ended.difference_update(tasks)
         if session.closed and session.count <= 0:
             self._drop(number)
 
@@ -247,7 +265,13 @@ class Live:
     def _drop(self, number: int) -> None:
         session = self._sessions.pop(number)
         for chunk in session.gone:  # in the others nothing is left
-            self._where.pop(chunk, None)
+            self._leave(chunk)
+
+    def _leave(self, chunk: int) -> None:
+        """Forget what is known of a chunk of which nothing is left."""
+        self._where.pop(chunk, None)
+        self._ended.pop(chunk, None)
+        self._all_ended.discard(chunk)
 
     def drop(self, sessions: Iterable[int]) -> None:
         """Forget what is known of closed sessions of which nothing is in the log."""
@@ -255,7 +279,7 @@ class Live:
             session = self._sessions.pop(number, None)
             if session is not None:
                 for chunk in range(session.first >> _BITS, (session.end - 1 >> _BITS) + 1):
-                    self._where.pop(chunk, None)
+                    self._leave(chunk)
 
     # ----------------------------------------------------------------------- asking it
 
@@ -268,10 +292,13 @@ class Live:
         session = self._sessions.get(task >> 40)
         return session is not None and session.live(task)
 
-    def _may_run(self, task: int) -> bool:
-        """Tell whether a task has not been forgotten, and its session is not closed."""
+    def _open(self, task: int) -> bool:
+        """Tell whether a task has not ended, and its session is not closed."""
         session = self._sessions.get(task >> 40)
-        return session is not None and not session.closed and session.live(task)
+        if session is None or session.closed or not session.live(task):
+            return False
+        chunk = task >> _BITS
+        return chunk not in self._all_ended and task not in self._ended.get(chunk, ())
 
     def rows(self, task: int) -> Iterator[int]:
         """Return the rows that may have output or the result of a task, in order."""
@@ -315,7 +342,7 @@ class Live:
         if kind is Assigned:
             return self._kept_assigned(record)  # type: ignore[arg-type]
         if isinstance(record, Again):
-            return record if self._may_run(record.task) else None
+            return record if self._open(record.task) else None
         if isinstance(record, HostCame):
             return record if self._hosts.get(record.host) == row else None
         if isinstance(record, LifeBegan):
@@ -334,9 +361,7 @@ class Live:
         if session is None or session.closed:
             return None
         items = [
-            item
-            for item in record.items
-            if type(item[0]) is not Submit or _any_live(session, item[0])
+            item for item in record.items if type(item[0]) is not Submit or self._any_open(item[0])
         ]
         if len(items) == len(record.items):
             return record if items or session.submitted == row else None
@@ -344,13 +369,19 @@ class Live:
             return None
         return Submitted(record.session, record.time, items, record.taken)
 
+    def _any_open(self, message: Submit) -> bool:
+        first = message.task
+        if message.spread or len(message.targets) < 2:
+            return self._open(first)
+        return any(self._open(task) for task in range(first, first + len(message.targets)))
+
     def _kept_assigned(self, record: Assigned) -> Record | None:
         if len(record.tasks) == 1:
-            return record if self._may_run(record.tasks[0]) else None
+            return record if self._open(record.tasks[0]) else None
         pairs = [
             (task, engine)
             for task, engine in zip(record.tasks, record.engines, strict=True)
-            if self._may_run(task)
+            if self._open(task)
         ]
         if len(pairs) == len(record.tasks):
             return record if pairs else None
@@ -365,8 +396,8 @@ def _number(record: Record | None) -> int:
     return record.host if isinstance(record, HostCame) else 0
 
 
-def _any_live(session: _Session, message: Submit) -> bool:
-    if message.spread or len(message.targets) < 2:
-        return session.live(message.task)
-    first = message.task
-    return any(session.live(task) for task in range(first, first + len(message.targets)))
+def _by_chunk(tasks: Sequence[int]) -> dict[int, list[int]]:
+    chunks: dict[int, list[int]] = {}
+    for task in tasks:
+        chunks.setdefault(task >> _BITS, []).append(task)
+    return chunks

@@ -76,7 +76,7 @@ def test_what_is_committed_comes_back(make: Make, power: bool) -> None:
         [LifeBegan(1, 1.0), SessionBegan(5, 1.0, "me", "tub")],
         [Submitted(5, 2.0, [function(b"d" * 16), submit(task(5, 1)), submit(task(5, 2))], 3)],
         [HostCame(1, 3.0, "h", 9, "tub", [0, 1])],
-        [Printed([output(task(5, 1))]), Ended(4.0, [finished(task(5, 1))])],
+        [Printed([output(task(5, 1)), output(task(5, 9))]), Ended(4.0, [finished(task(5, 9))])],
     ]
     begin(make(power=power), *turns)
     found = list(make(power=power).load())
@@ -88,7 +88,7 @@ def test_what_is_over_does_not_come_back(make: Make) -> None:
         make(),
         [LifeBegan(1, 1.0)],
         [LifeBegan(2, 2.0), SessionBegan(5, 2.0, "me"), SessionBegan(6, 2.0, "you")],
-        [Submitted(5, 2.0, [submit(task(5, 1)), submit(task(5, 2))], 2)],
+        [Submitted(5, 2.0, [submit(task(5, i)) for i in (1, 2, 3)], 3)],
         [Submitted(6, 2.0, [function(b"d"), submit(task(6, 1))], 2)],
         [HostCame(1, 3.0, "h", 9, "tub", [0]), HostCame(2, 3.0, "i", 9, "tub", [1])],
         [Ended(4.0, [finished(task(5, 1)), finished(task(5, 2)), finished(task(6, 1))])],
@@ -98,9 +98,25 @@ def test_what_is_over_does_not_come_back(make: Make) -> None:
         [
             LifeBegan(2, 2.0),
             SessionBegan(5, 2.0, "me"),
-            Submitted(5, 2.0, [submit(task(5, 2))], 2),
+            Submitted(5, 2.0, [submit(task(5, 3))], 3),
             HostCame(2, 3.0, "i", 9, "tub", [1]),
             Ended(4.0, [finished(task(5, 2)), finished(task(6, 1))]),
+        ]
+    )
+
+
+def test_what_was_submitted_is_not_kept_with_the_result(make: Make) -> None:
+    begin(
+        make(),
+        [SessionBegan(5, 2.0, "me")],
+        [Submitted(5, 2.0, [submit(task(5, 1)), submit(task(5, 2), b"p", (0, 1))], 2)],
+        [Ended(3.0, [finished(task(5, 1)), finished(task(5, 3))])],
+    )
+    assert flat(list(make().load())) == flat(
+        [
+            SessionBegan(5, 2.0, "me"),
+            Submitted(5, 2.0, [submit(task(5, 2), b"p", (0, 1))], 2),  # one of two has not ended
+            Ended(3.0, [finished(task(5, 1)), finished(task(5, 3))]),
         ]
     )
 
@@ -158,12 +174,12 @@ def test_large_turns_and_payloads_take_several_rows(
     long = bytes(range(256)) * 40
     turn: list[Record] = [
         Submitted(5, 2.0, [submit(task(5, i), bytes(300)) for i in range(20)], 20),
-        Ended(3.0, [finished(task(5, 3), long), finished(task(5, 4), long)]),
+        Ended(3.0, [finished(task(6, 3), long), finished(task(6, 4), long)]),
         Submitted(5, 4.0, [submit(task(5, 20), long)], 21),
     ]
     journal = begin(make(), turn)
     for _ in range(2):
-        found = journal.read(task(5, 4))
+        found = journal.read(task(6, 4))
         assert found is not None
         assert found[2] == long
         journal = make()
