@@ -207,6 +207,7 @@ def _output(core: Core, host: Host, message: Output, payload: Payload) -> None:
     engine = host.engines.get(message.engine)
     if engine is None or task not in engine.assigned:
         return
+    core.printed.append((message, payload))
     session = core.sessions.get(task >> 40)
     if session is not None and session.attached:
         core.client_items(session.id).append((message, payload))

@@ -20,7 +20,16 @@ from ipkernel.controller.instructions import (
     ToClient,
     ToHost,
 )
-from ipkernel.controller.journal import Ended, Forgotten, Record, SessionClosed
+from ipkernel.controller.journal import (
+    Again,
+    Assigned,
+    Ended,
+    Forgotten,
+    HostCame,
+    Printed,
+    Record,
+    SessionClosed,
+)
 from ipkernel.controller.objects import Directory
 from ipkernel.controller.queues import Line, Lines
 from ipkernel.controller.registry import Host, Ids
@@ -36,6 +45,8 @@ from ipkernel.wire.messages import (
     Finished,
     ForgetFunctions,
     Outcome,
+    Output,
+    Past,
     Reason,
     Submit,
     decode_reason,
@@ -133,7 +144,9 @@ class Core:
         self.records: list[Record] = []
         self.ended: list[Result] = []
         self.origins: list[Origin | None] = []  # of each of those
+        self.printed: list[tuple[Output, Payload]] = []
         self.forgotten: list[int] = []
+        self._assigned: dict[int, tuple[list[int], list[int]]] = {}
         self._closed: list[Record] = []
         self._to_hosts: dict[int, list[Item]] = {}
         self._to_clients: dict[int, list[Item]] = {}
@@ -149,6 +162,13 @@ class Core:
         if items is None:
             items = self._to_hosts[host] = []
         return items
+
+    def assigned_to(self, host: int) -> tuple[list[int], list[int]]:
+        """Return the tasks that are assigned to a host, and their engines, to be added to."""
+        pair = self._assigned.get(host)
+        if pair is None:
+            pair = self._assigned[host] = ([], [])
+        return pair
 
     def client_items(self, session: int) -> list[Item]:
         """Return the list of what goes to the client of a session, to be appended to."""
@@ -194,6 +214,12 @@ class Core:
         if self._answers:
             self._send_answers()
         records = self.records
+        if self.printed:
+            records.append(Printed(self.printed))
+            self.printed = []
+        if self._assigned:
+            records += [Assigned(host, *pair) for host, pair in self._assigned.items() if pair[0]]
+            self._assigned = {}
         if self.ended:
             records.append(Ended(self.now, self.ended))
             self.ended = []
@@ -421,6 +447,21 @@ class Core:
         line.level(priority).append(task)
         self.lines.grown(line, 1)
 
+    def note_again(self, task: Task, *past: Past) -> None:
+        """Write down how it stands with a task that waits, and which others it knows to have ended."""
+        text = task.notes[-1][1] if task.notes else ""
+        free = task.id not in self.waits
+        targets = task.message.targets if task.target < 0 else []
+        self.records.append(
+            Again(task.id, self.now, task.attempts, text, targets, list(past), free)
+        )
+
+    def note_engines(self, host: Host) -> None:
+        """Write down which engines a host has."""
+        self.records.append(
+            HostCame(host.id, self.now, host.name, host.pid, host.tub_id, sorted(host.engines))
+        )
+
     def any_usable(self, targets: Sequence[int]) -> bool:
         """Tell whether tasks may be bound to any of these engines."""
         return any((e := self.engines.get(t)) is not None and e.usable for t in targets)
@@ -432,6 +473,7 @@ class Core:
         lost meanwhile ends instead.
         """
         task.engine = -1
+        self.note_again(task)
         needs = task.message.needs
         if needs and (problem := self.objects.problem(needs)):
             self.end(task, Outcome.LOST, Reason("object", problem[:4000]))

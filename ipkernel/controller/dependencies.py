@@ -13,7 +13,7 @@ import msgspec
 from ipkernel.controller.core import Core, unable
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.tasks import State, Task
-from ipkernel.wire.messages import Dependency, EngineId, Outcome, Reason, TaskId
+from ipkernel.wire.messages import Dependency, EngineId, Outcome, Past, Reason, TaskId
 
 #: Tasks that a text names.
 _NAMED: Final = 5
@@ -151,10 +151,13 @@ def settle(core: Core) -> None:
                 wait = core.waits.get(child)
                 if wait is None:
                     continue
+                past = Past(message.task, message.engine, message.outcome is Outcome.OK)
                 for need in wait.needs:
-                    if message.task in need.open:
-                        need.ended(message.task, message.outcome is Outcome.OK, message.engine)
+                    if past.task in need.open:
+                        need.ended(past.task, past.ok, past.engine)
                 _go_on(core, wait)
+                if child in core.waits:
+                    core.note_again(wait.task, past)
 
 
 def _go_on(core: Core, wait: Wait) -> None:
@@ -187,6 +190,7 @@ def _go_on(core: Core, wait: Wait) -> None:
     if task.message.needs:
         task.near = best_host(core, task.message)
     task.state = State.READY
+    core.note_again(task)
     core.enqueue(core.line_of(task), task)
 
 

@@ -31,6 +31,9 @@ def assign(core: Core, engine: Engine, task: Task, items: list[Item]) -> None:
     else:
         made = _in_full(message, task.id, engine.id, engine.epoch)
     items.append((made, task.payload))
+    tasks, engines = core.assigned_to(engine.host.id)
+    tasks.append(task.id)
+    engines.append(engine.id)
 
 
 def _in_full(message: Submit, task: int, engine: int, epoch: int) -> Assign:
@@ -74,6 +77,8 @@ def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
     known = host.known
     assigned = engine.assigned
     append = core.host_items(host.id).append
+    tasks, engines = core.assigned_to(host.id)
+    note = tasks.append
     plain = line.plain
     queue = line.queue
     popleft = queue.popleft
@@ -91,6 +96,7 @@ def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
         task.assigned = now
         tid = task.id
         assigned[tid] = task
+        note(tid)
         length = message.size
         size += length
         digest = message.digest
@@ -102,4 +108,5 @@ def _assign_level(core: Core, engine: Engine, line: Line, quota: int) -> int:
             append((_in_full(message, tid, number, epoch), task.payload))
         taken += 1
     engine.bytes = size
+    engines += [number] * taken
     return taken

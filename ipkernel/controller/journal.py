@@ -16,7 +16,7 @@ from msgspec import Struct
 from zope.interface import Attribute, Interface, implementer
 
 from ipkernel.controller.tasks import Payload
-from ipkernel.wire.messages import Finished, Message, Output
+from ipkernel.wire.messages import Finished, Message, Output, Past
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -70,12 +70,25 @@ class Assigned(Struct, frozen=True, eq=False, array_like=True, tag=5):
 
 
 class Again(Struct, frozen=True, eq=False, array_like=True, tag=6):
-    """A task that was with an engine waits once more, after so many attempts."""
+    """How it stands with a task that waits, once more or still.
+
+    Attributes:
+        task: Its id.
+        time: When that was so.
+        attempts: How many engines began it and were lost.
+        note: The latest unusual step of it, or empty.
+        targets: The engines that may run it by now, if it is load-balanced; empty for any.
+        past: Others that it waited for, and that have ended.
+        free: Whether it waits for no others any more.
+    """
 
     task: int
     time: float
     attempts: int
     note: str
+    targets: list[int] = []
+    past: list[Past] = []
+    free: bool = True
 
 
 class Printed(Struct, frozen=True, eq=False, array_like=True, tag=7):

@@ -19,6 +19,7 @@ from ipkernel.controller.events import (
     HostJoined,
     HostLost,
 )
+from ipkernel.controller.journal import HostWent
 from ipkernel.controller.recovering import can_recover, recover
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import AWAY, DEAD, READY, RESTARTING, STARTING, Engine
@@ -90,6 +91,7 @@ def engines_added(core: Core, event: EnginesAdded) -> None:
             away.put_away(core, engine)
         host.engines[number] = engine
         core.engines[number] = engine
+    core.note_engines(host)
     core.demands.changed()
     if core.refused:
         rejecting.offer(core, event.engines)
@@ -131,6 +133,7 @@ def engine_left(core: Core, host: Host, message: EngineLeft) -> None:
     core.tell_all((told, b""))
     if engine.ending:
         _remove(core, engine)
+        core.note_engines(host)
     if not restarting or engine.draining:
         end_impossible(core)
 
@@ -152,6 +155,7 @@ def host_lost(core: Core, event: HostLost) -> None:
         _leave(core, engine, Loss(text, "host", frozenset(started), excused=excused), DEAD)
         _remove(core, engine)
         core.tell_all((EngineLeft(engine.id, text, excused=bool(engine.draining)), b""))
+    core.records.append(HostWent(host.id, event.now))
     holdings.host_went(core, host, event.reason)
     end_impossible(core)
 
@@ -173,13 +177,17 @@ def engines_ending(core: Core, event: EnginesEnding) -> None:
 
 def engines_gone(core: Core, event: EnginesGone) -> None:
     """Engines were stopped, or never came up: they exist no longer."""
+    hosts: dict[Host, None] = {}
     for number in event.engines:
         engine = core.engines.get(number)
         if engine is None:
             continue
+        hosts[engine.host] = None
         _leave(core, engine, Loss(event.reason, "engine", frozenset(engine.running)), DEAD)
         _remove(core, engine)
         core.tell_all((EngineLeft(number, event.reason, excused=bool(engine.draining)), b""))
+    for host in hosts:
+        core.note_engines(host)
     end_impossible(core)
 
 

@@ -53,6 +53,7 @@ def from_client(core: Core, event: FromClient) -> None:
     added = size = 0
     lasting = False
     items = event.items
+    place = len(core.records)
     try:
         for message, payload in items:
             if type(message) is Submit:
@@ -82,10 +83,11 @@ def from_client(core: Core, event: FromClient) -> None:
                 append = line.level(0).append
     except _BrokenRules as fault:
         core.drop_client(number, str(fault))
+        items = items[: next(at for at, item in enumerate(items) if item[0] is message)]
     if added:
         _grown(core, session, line, added, size)
     if lasting:
-        core.records.append(Submitted(number, now, items, session.taken))
+        core.records.insert(place, Submitted(number, now, items, session.taken))
 
 
 def _grown(core: Core, session: Session, line: Line, count: int, size: int) -> None:

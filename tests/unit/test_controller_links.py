@@ -220,7 +220,7 @@ def test_nothing_leaves_before_the_commit() -> None:
     client.send(*submit(0))
     w.pump()
     [records] = journal.commits[1:]
-    assert [type(r) for r in records] == [Submitted]
+    assert [type(r) for r in records] == [Submitted, Assigned]
     assert not assigns(host)
     client.send(*submit(1))  # gathers until the first is safe
     w.pump()

@@ -15,7 +15,7 @@ from ipkernel.controller.events import (
     Tick,
 )
 from ipkernel.controller.instructions import Commit, DropClient, SessionEnded
-from ipkernel.controller.journal import Ended, SessionBegan, Submitted
+from ipkernel.controller.journal import Assigned, Ended, SessionBegan, Submitted
 from ipkernel.controller.retention import RETAIN_SECONDS, Retained
 from ipkernel.controller.tasks import (
     TRANSITIONS,
@@ -81,8 +81,11 @@ def test_what_must_be_kept_is_committed_before_anything_is_sent() -> None:
     [tid] = c.submit()
     first = c.last[0]
     assert isinstance(first, Commit)
-    [record] = first.records
+    record, assigned = first.records
     assert isinstance(record, Submitted)
+    assert record.taken == 1
+    assert isinstance(assigned, Assigned)
+    assert (assigned.host, assigned.tasks, assigned.engines) == (1, [tid], [0])
     assert [(type(m), p) for m, p in record.items] == [(Submit, b"payload")]
     c.done(tid, payload=b"r")
     first = c.last[0]
