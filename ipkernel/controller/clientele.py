@@ -89,6 +89,10 @@ class Clients:
         # of the last one, so that two should not begin to count at the same number.
         self._next = secrets.randbelow(1 << 21) + 1
 
+    def begin_after(self, number: int) -> None:
+        """Give new sessions higher numbers than this one, which was used before."""
+        self._next = number + 1
+
     # ------------------------------------------------------------------------- coming
 
     def open(self, client: Any, hello: ClientHello) -> Deferred[Opened]:

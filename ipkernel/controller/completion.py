@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import draining, holdings, losses, recall
+from ipkernel.controller import draining, holdings, losses, recall, returning
 from ipkernel.controller.core import Core
 from ipkernel.controller.demands import give_back
 from ipkernel.controller.events import FromHost
@@ -17,6 +17,7 @@ from ipkernel.wire.messages import (
     EngineJoined,
     EngineLeft,
     Finished,
+    Holding,
     Measured,
     Message,
     Outcome,
@@ -158,7 +159,12 @@ def freed(core: Core, engine: Engine) -> None:
 
 def _other(core: Core, host: Host, message: Message, payload: Payload) -> None:
     if isinstance(message, Started):
-        _started(core, host, message.tasks)
+        if message.tasks:
+            _started(core, host, message.tasks)
+        else:
+            returning.all_said(core, host)
+    elif isinstance(message, Holding):
+        returning.holding(core, host, message)
     elif isinstance(message, Output):
         _output(core, host, message, payload)
     elif isinstance(message, Returned):

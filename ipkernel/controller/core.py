@@ -105,6 +105,9 @@ class Core:
         objects: Large values, wherever they are.
         departed: Sessions that are no more, but have results among ``retained``; what they refer
             to lives as long as those.
+        expected: After a restart, who is still to say which objects it has or uses: numbers of
+            hosts, and of sessions with a minus.
+        reported: Whether one of those has said it, or will not, since that was looked at.
         totals: How many tasks have ended.
         purged: How many of these were forgotten because somebody asked for it.
         now: Time of the latest event.
@@ -137,6 +140,8 @@ class Core:
         self.retained = retained
         self.objects = Directory()
         self.departed: set[int] = set()
+        self.expected: set[int] = set()
+        self.reported = False
         self.totals = Totals()
         self.purged = 0
         self.now = 0.0

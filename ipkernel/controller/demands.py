@@ -188,6 +188,8 @@ def impossible(core: Core, targets: Collection[int], demand: Demand) -> Reason |
     Where there is no engine at all, one may come that has it; and a host that is away may come back
     with it.
     """
+    if core.objects.rebuilding:
+        return None  # engines are about to come back, and what they have is not known yet
     chosen = list(targets)
     if any(engine.usable for engine in candidates(core, chosen, demand)):
         return None

@@ -207,6 +207,12 @@ class EnginesDescribed(Struct, frozen=True, eq=False):
     now: float
 
 
+class RestartOver(Struct, frozen=True, eq=False):
+    """Whoever has not come back since the controller was started again need not be waited for."""
+
+    now: float
+
+
 class Tick(Struct, frozen=True, eq=False):
     """Time has passed: forget what has been kept long enough."""
 
@@ -231,5 +237,6 @@ Event: TypeAlias = (
     | EnginesGone
     | TasksPurged
     | EnginesDescribed
+    | RestartOver
     | Tick
 )

@@ -84,8 +84,10 @@ def from_client(core: Core, session: Session, message: Message) -> bool:
     elif isinstance(message, Release):
         objects.release(number, message.objects)
     elif isinstance(message, Held):
-        for object_id in message.objects:
-            objects.refer(number, object_id)
+        objects.used(number, message.objects)
+        if message.last:
+            core.expected.discard(-number)
+            core.reported = True
     elif isinstance(message, Seek):
         objects.seek(-number, message.object, message.failed, message.problem)
     elif isinstance(message, NotProvided):
@@ -105,7 +107,9 @@ def from_client(core: Core, session: Session, message: Message) -> bool:
 def from_host(core: Core, host: Host, message: Message) -> None:
     """Deal with what a host says about objects; other messages are passed over."""
     objects = core.objects
-    if isinstance(message, ObjectMade):
+    if isinstance(message, Held):
+        objects.held(host.id, message.objects, message.lengths)
+    elif isinstance(message, ObjectMade):
         if objects.made(message.object, message.length, host.id) and (
             message.owner in core.sessions
         ):

@@ -13,7 +13,9 @@ from twisted.internet.defer import Deferred, fail
 from ipkernel.controller.absence import Absences, Absent
 from ipkernel.controller.events import HostBack, HostFacts, HostJoined, Item
 from ipkernel.controller.hostlink import HostLink
+from ipkernel.controller.journal import HostCame
 from ipkernel.controller.links import Link
+from ipkernel.controller.restoring import REASON
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import ConnectError
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds within which a host may come back whose connection is lost.
 HOST_GRACE: Final = 2.0
+#: The same when the controller was started again.
+RESTART_GRACE: Final = 10.0
 
 
 def plain(text: str) -> str:
@@ -190,6 +194,14 @@ class Hosts:
         return HostGrant(
             host_id=number, ticket=ticket, engines=engines, cluster=self._cluster, life=self._life
         )
+
+    def restore(self, hosts: list[HostCame], seconds: float) -> None:
+        """Wait so many seconds for hosts that the controller before this one had."""
+        for came in hosts:
+            self._next = max(self._next, came.host + 1)
+            self.absences.seen(came.host, came.name, came.pid)
+            absent = Absent(came.host, came.tub_id, Replay(), REASON, restored=True)
+            self.absences.begin(absent, seconds)
 
     # ----------------------------------------------------------------------------- going
 

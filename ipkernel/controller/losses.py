@@ -156,6 +156,9 @@ def host_lost(core: Core, event: HostLost) -> None:
         _remove(core, engine)
         core.tell_all((EngineLeft(engine.id, text, excused=bool(engine.draining)), b""))
     core.records.append(HostWent(host.id, event.now))
+    if host.unsaid is not None:
+        core.expected.discard(host.id)
+        core.reported = True
     holdings.host_went(core, host, event.reason)
     end_impossible(core)
 

@@ -31,6 +31,8 @@ class Directory:
         out: Messages that are to be sent, with the places that they go to.
         missing: Tasks that need an object which is lost, and what to say.
         touched: Objects for which something may have to be done.
+        rebuilding: The controller was started again, and not all have said yet what they have and
+            use: nothing is freed, and nothing counts as lost.
         sources: Answers those who look for objects.
     """
 
@@ -42,6 +44,7 @@ class Directory:
         self.out: list[tuple[Place, Message]] = []
         self.missing: list[tuple[int, str]] = []
         self.touched: dict[bytes, Entry] = {}
+        self.rebuilding = False
         self.sources = Sources(self._send, self._touch, self._name)
         self._names: dict[int, str] = {}
         self._freed: dict[bytes, str] = {}
@@ -88,6 +91,38 @@ class Directory:
             self.sources.withdrawn(entry, -session)
         self.sources.gone(-session)
 
+    # ----------------------------------------------------------------- after a restart
+
+    def expect(self, object_id: bytes, length: int) -> Entry:
+        """Note that there should be an object; where it is, somebody is about to say."""
+        entry = self.entries.get(object_id)
+        if entry is None:
+            entry = self.entries[object_id] = Entry(object_id, length)
+            entry.last = "nobody has it since the controller was started again"
+        elif not entry.length:
+            entry.length = length
+        return entry
+
+    def held(self, host: int, object_ids: list[bytes], lengths: list[int]) -> None:
+        """A host says what is in its store."""
+        if self.rebuilding:
+            for object_id, length in zip(object_ids, lengths, strict=False):
+                self._copy_at(self.expect(object_id, length), host)
+        else:
+            self.copied(host, object_ids)
+
+    def used(self, session: int, object_ids: list[bytes]) -> None:
+        """A client says to which objects it has references."""
+        for object_id in object_ids:
+            if self.rebuilding:
+                self.expect(object_id, 0)
+            self.refer(session, object_id)
+
+    def rebuilt(self) -> None:
+        """All have spoken: what nobody uses is freed, and what nobody has is lost."""
+        self.rebuilding = self.sources.patient = False
+        self.touched.update(self.entries)
+
     # --------------------------------------------------------------- objects that come
 
     def made(self, object_id: bytes, length: int, host: int = 0, client: int = 0) -> bool:
@@ -120,7 +155,7 @@ class Directory:
     def copied(self, host: int, object_ids: Iterable[bytes]) -> None:
         """A host has got objects; those that nobody wants any more it is to free."""
         for object_id in object_ids:
-            entry = self.entries.get(object_id)
+            entry = self.expect(object_id, 0) if self.rebuilding else self.entries.get(object_id)
             if entry is None:
                 self._to_free.setdefault(host, []).append(object_id)
             else:
@@ -128,7 +163,9 @@ class Directory:
 
     def stray(self, host: int, object_id: bytes) -> None:
         """A host has made an object for nobody."""
-        if object_id not in self.entries:
+        if self.rebuilding:  # its result may be with a client that is about to say so
+            self._copy_at(self.expect(object_id, 0), host)
+        elif object_id not in self.entries:
             self._to_free.setdefault(host, []).append(object_id)
 
     def _copy_at(self, entry: Entry, host: int) -> None:
@@ -194,9 +231,11 @@ class Directory:
         """Return why a task that needs these objects cannot run, or nothing."""
         for object_id in object_ids:
             entry = self.entries.get(object_id)
-            if entry is None:
+            if self.rebuilding:
+                self.expect(object_id, 0)
+            elif entry is None:
                 return self._unknown(object_id)
-            if not entry.available:
+            elif not entry.available:
                 return f"{entry} is lost: {entry.last}"
         return ""
 
@@ -243,10 +282,13 @@ class Directory:
             for object_id, entry in touched.items():
                 if self.entries.get(object_id) is not entry:
                     continue
-                if not entry.wanted:
+                if not entry.wanted and not self.rebuilding:
                     self._free(entry)
                     continue
+                self.sources.patient = self.rebuilding
                 self.sources.serve(entry)
+                if self.rebuilding:
+                    continue
                 if not entry.lost and not entry.available:
                     entry.lost = True
                     text = f"{entry} is lost: {entry.last}"

@@ -49,7 +49,20 @@ def cancel(core: Core, session: Session, message: Cancel) -> None:
     for engine, tasks in reclaimed.items():
         reclaim(core, engine, tasks)
     for engine, tasks in interrupted.items():
-        order = Interrupt(engine.id, engine.epoch, tasks, message.grace)
+        _interrupt(core, engine, tasks, message.grace)
+
+
+def ask_host(core: Core, engine: Engine, tasks: list[Task]) -> None:
+    """Have a host end cancelled tasks that it has, now that it is back."""
+    waiting = [task.id for task in tasks if task.state is State.ASSIGNED]
+    if waiting:
+        reclaim(core, engine, waiting)
+    _interrupt(core, engine, [task.id for task in tasks], Cancel([]).grace)
+
+
+def _interrupt(core: Core, engine: Engine, tasks: list[int], grace: int) -> None:
+    if engine.host.unsaid is None:  # else it is asked when it has said what it has
+        order = Interrupt(engine.id, engine.epoch, tasks, grace)
         core.host_items(engine.host.id).append((order, b""))
 
 
@@ -74,6 +87,8 @@ def aborted(task: Task) -> Reason:
 
 def reclaim(core: Core, engine: Engine, tasks: list[int]) -> None:
     """Ask an engine's host to give these tasks back if they have not begun."""
+    if engine.host.unsaid is not None:
+        return
     engine.reclaims += 1
     core.ladder.update(engine)
     core.host_items(engine.host.id).append((Reclaim(engine.id, tasks), b""))

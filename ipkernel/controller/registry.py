@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from msgspec import Struct
 
 from ipkernel.controller.demands import parts_of
-from ipkernel.controller.events import HostFacts
+from ipkernel.controller.events import HostFacts, HostJoined
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import clock
 from ipkernel.objects.tickets import make_ticket
@@ -150,11 +150,13 @@ class Host:
         vitals: What the daemon used when it was measured last, or None.
         taken: How many of its messages were dealt with.
         away: Why, and how long, it may be away; None while it is connected.
+        unsaid: After a restart of the controller, the tasks of which the host has not said yet
+            whether it has them; None when it has said all.
     """
 
     __slots__ = (
         "_store", "away", "draining", "each", "ends", "engines", "facts", "id", "known", "name",
-        "pid", "shared", "since", "taken", "told", "tub_id", "used", "vitals",
+        "pid", "shared", "since", "taken", "told", "tub_id", "unsaid", "used", "vitals",
     )  # fmt: skip
 
     def __init__(
@@ -183,8 +185,25 @@ class Host:
         self.used: dict[str, int] = {}
         self.vitals: Vitals | None = None
         self.taken = 0
+        self.unsaid: set[int] | None = None
         self.away: Absence | None = None
         self._store = store  # with a secret: only tickets made of it leave this object
+
+    def renew(self, said: HostJoined) -> None:
+        """Take what a host says of itself to a controller that was started again."""
+        self.name = said.name
+        self.pid = said.pid
+        self.known = set()
+        self.told = set()
+        self.facts = said.facts
+        self.ends = said.now + said.facts.left if said.facts.left else 0.0
+        self.draining = ""
+        self.each = parts_of(said.facts.resources)
+        self.shared = parts_of(said.facts.shared)
+        self.used = {}
+        self.vitals = None
+        self.taken = 0
+        self._store = said.store
 
     @property
     def has_store(self) -> bool:

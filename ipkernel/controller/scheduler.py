@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -24,6 +24,7 @@ from ipkernel.controller.events import (
     HostBack,
     HostJoined,
     HostLost,
+    RestartOver,
     SessionDetached,
     SessionHeld,
     SessionOpened,
@@ -35,10 +36,12 @@ from ipkernel.controller.events import (
 from ipkernel.controller.explaining import explain, explain_engine
 from ipkernel.controller.holdings import settle
 from ipkernel.controller.instructions import Instruction
+from ipkernel.controller.journal import Record
 from ipkernel.controller.objects import Directory
 from ipkernel.controller.querying import Searching
 from ipkernel.controller.recall import relieve
 from ipkernel.controller.registry import Host
+from ipkernel.controller.restoring import Restored, restore
 from ipkernel.controller.retention import Retained
 from ipkernel.controller.schemes import SCHEMES, make_ladder
 from ipkernel.controller.sessions import Session
@@ -72,6 +75,7 @@ _PARTS: dict[type, Callable[[Core, Any], None]] = {
     EnginesGone: losses.engines_gone,
     TasksPurged: again.purged,
     EnginesDescribed: losses.engines_described,
+    RestartOver: returning.restart_over,
     Tick: _tick,
 }
 
@@ -121,6 +125,8 @@ class Scheduler:
             core.now = event.now
             _PARTS[type(event)](core, event)
             self.handled += 1
+        if core.reported:
+            returning.over(core)
         dependencies.settle(core)
         while core.objects.busy:
             settle(core)
@@ -135,6 +141,19 @@ class Scheduler:
     def committed(self) -> None:
         """All that :meth:`handle` has returned for the journal is in it by now."""
         self._core.retained.committed()
+
+    def restore(
+        self, records: Iterable[Record], now: float, *, grace: float, keep: float
+    ) -> Restored:
+        """Begin where the controller before this one ended; called before anything else.
+
+        Args:
+            records: All that is live in the journal, in order.
+            now: The time, seconds since the epoch.
+            grace: Seconds that hosts have for coming back.
+            keep: Seconds for which sessions are kept whose clients do not come back.
+        """
+        return restore(self._core, records, now, grace, keep)
 
     def take_ids(self, count: int, wanted: list[int] | None = None) -> list[int]:
         """Take engine ids, which :class:`HostJoined` or :class:`EnginesAdded` will then name.

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred, fail
 
 from ipkernel._version import __version__
 from ipkernel.controller.clientele import Clients, Opened
-from ipkernel.controller.clientlink import CLIENT_GRACE
+from ipkernel.controller.clientlink import CLIENT_GRACE, KEEP_SESSION
 from ipkernel.controller.describing import describe
 from ipkernel.controller.doors import DOORS
-from ipkernel.controller.events import Tick
-from ipkernel.controller.hosts import HOST_GRACE, Hosts, plain
+from ipkernel.controller.events import RestartOver, Tick
+from ipkernel.controller.hosts import HOST_GRACE, RESTART_GRACE, Hosts, plain
 from ipkernel.controller.inquiries import Inquiries
 from ipkernel.controller.instructions import (
     DropClient,
@@ -30,7 +30,7 @@ from ipkernel.controller.instructions import (
     ToClient,
     ToHost,
 )
-from ipkernel.controller.journal import MemoryJournal
+from ipkernel.controller.journal import LifeBegan, MemoryJournal
 from ipkernel.controller.links import Link
 from ipkernel.controller.orders import Orders
 from ipkernel.controller.picture import Picture
@@ -74,6 +74,7 @@ class Controller:
         on_shutdown: Is called when an admin asks the controller to end, with the reason.
         restarts: How often it has been started again, for status.
         host_grace: Seconds within which a host may come back whose connection is lost.
+        restart_grace: The same after a restart of the controller.
         client_grace: The same of a client; later it gets what is known of its tasks then.
         watchdog: Seconds after which work counts as stuck on which nobody makes progress; 0 for never.
 
@@ -96,6 +97,7 @@ class Controller:
         on_shutdown: Callable[[str], None] | None = None,
         restarts: int = 0,
         host_grace: float = HOST_GRACE,
+        restart_grace: float = RESTART_GRACE,
         client_grace: float = CLIENT_GRACE,
         watchdog: float = THRESHOLD,
     ) -> None:
@@ -111,7 +113,13 @@ class Controller:
             self._journal,
             self._follow,
         )
-        self.life = secrets.randbelow(1 << 61) + 1
+        now = self._turn.now()
+        restored = self.scheduler.restore(
+            self._journal.load(), now, grace=restart_grace, keep=KEEP_SESSION
+        )
+        self.life = restored.life + 1 if restored.life else secrets.randbelow(1 << 61) + 1
+        for record in (LifeBegan(self.life, now), *restored.records):
+            self._turn.note(record)
         self._hosts = Hosts(
             self._reactor,
             self.scheduler,
@@ -134,6 +142,18 @@ class Controller:
             grace=client_grace,
             cluster=cluster,
         )
+        if restored.sessions:
+            self._clients.begin_after(restored.sessions)
+        self._hosts.restore(restored.hosts, restart_grace)
+        self._restarted: Any = None
+        if restored.sessions or restored.hosts:
+            logger.info(
+                "started again: %d sessions, %d tasks, %d hosts that may come back",
+                len(self.scheduler.sessions),
+                len(self.scheduler.tasks),
+                len(restored.hosts),
+            )
+            self._restarted = self._reactor.callLater(restart_grace, self._restart_is_over)
         self._picture = Picture(self.scheduler, self._turn.now, restarts)
         self._watching = Watching(
             self._reactor, self.scheduler.watchdog(watchdog), self._surroundings, watchdog
@@ -206,7 +226,14 @@ class Controller:
         if gone is not None:
             gone.callback(None)
 
+    def _restart_is_over(self) -> None:
+        self._restarted = None
+        self._turn.add(RestartOver(self._turn.now()))
+
     def _close(self) -> Deferred[None]:
+        if self._restarted is not None:
+            self._restarted.cancel()
+            self._restarted = None
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None

@@ -51,6 +51,7 @@ class Sources:
         name: Returns what people call a place.
 
     Attributes:
+        patient: Whether somebody may still come who has an object that nobody has.
         servers: The places that serve somebody or have a queue.
     """
 
@@ -61,6 +62,7 @@ class Sources:
         name: Callable[[Place], str],
     ) -> None:
         self.servers: dict[Place, Server] = {}
+        self.patient = False
         self._send = send
         self._touch = touch
         self._name = name
@@ -151,7 +153,7 @@ class Sources:
             if not found:
                 hopeless.append((place, seeker))
         for place, seeker in hopeless:  # now it is clear what the others are about to get
-            if not entry.coming(place):
+            if not entry.coming(place) and not (self.patient and not entry.holders):
                 self.refuse(entry, place, seeker)
         self._queue(entry, queues)
 

@@ -12,7 +12,7 @@ from ipkernel.controller.clientlink import ClientLink
 from ipkernel.controller.events import HostJoined, SessionOpened
 from ipkernel.controller.hostlink import HostLink
 from ipkernel.controller.instructions import Instruction, ToAllClients, ToClient, ToHost
-from ipkernel.controller.journal import Forgotten, MemoryJournal, Submitted
+from ipkernel.controller.journal import Assigned, Forgotten, MemoryJournal, Submitted
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.memory import MemoryChannel, memory_channels

@@ -403,7 +403,7 @@ def test_a_failed_task_runs_again_for_whoever_asks() -> None:
     assert c.scheduler.sessions[2].functions == {b"digest": b"blob"}
     records = c.last[0].records  # type: ignore[union-attr]
     kinds = [type(m) for r in records if type(r).__name__ == "Submitted" for m, _ in r.items]
-    assert kinds == [Function, Submit, Resubmit]
+    assert kinds == [Resubmit, Function, Submit]
     run(c, new)
     assert [m.outcome for m, _ in c.to_client(2) if isinstance(m, Finished)] == [Outcome.OK]
 
