@@ -173,10 +173,11 @@ class IJournal(Interface):
         """Return what was recorded before and still matters, in the order in which it happened.
 
         It is called once, before the first commit, and read to its end. Left out may be what was
-        submitted for tasks that have ended, and left out are tasks whose results are forgotten, sessions that have been closed (but not the results of their tasks),
-        hosts that are lost, and all lives but the latest. A :class:`Submitted` without items says
-        how many messages of a session were taken. What is not asked for before the first commit is
-        dropped then: the log begins anew.
+        submitted for tasks that have ended, and left out are tasks whose results are forgotten
+        (where others were submitted with them, they are named as such), sessions that have been
+        closed (but not the results of their tasks), hosts that are lost, and all lives but the
+        latest. A :class:`Submitted` without items says how many messages of a session were taken.
+        What is not asked for before the first commit is dropped then: the log begins anew.
         """
 
     def read(task: int) -> Recorded | None:  # noqa: N805

@@ -322,8 +322,12 @@ class Live:
                 kept = None if key in latest else kept
                 latest.add(key)
             same = same and kept is record
-            if kept is not None:
-                left.append(kept)
+            if kept is None:
+                continue
+            if type(kept) is Submitted and (gone := self._gone_of(kept)):
+                same = False
+                left.append(Forgotten(kept.time, gone))  # it comes after them in the end
+            left.append(kept)
         left.reverse()
         return None if same else left
 
@@ -374,6 +378,17 @@ class Live:
         if message.spread or len(message.targets) < 2:
             return self._open(first)
         return any(self._open(task) for task in range(first, first + len(message.targets)))
+
+    def _gone_of(self, record: Submitted) -> list[int]:
+        """Return the tasks that are forgotten of submissions for several engines that are kept."""
+        session = self._sessions[record.session]
+        return [
+            task
+            for message, _ in record.items
+            if type(message) is Submit and not message.spread and len(message.targets) > 1
+            for task in range(message.task, message.task + len(message.targets))
+            if not session.live(task)
+        ]
 
     def _kept_assigned(self, record: Assigned) -> Record | None:
         if len(record.tasks) == 1:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ipkernel.controller import rows, sqlitefile, sqlitelog
+from ipkernel.controller import living, rows, sqlitefile, sqlitelog
 from ipkernel.controller.journal import (
     Again,
     Assigned,
@@ -308,3 +308,20 @@ class LogMachine(RuleBasedStateMachine):
 
 LogMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
 test_the_log_has_what_matters = LogMachine.TestCase
+
+
+def test_what_is_forgotten_of_tasks_that_were_submitted_together_stays_forgotten() -> None:
+    first = task(1, 1)
+    submitted = Submitted(1, 1.0, [submit(first, targets=(0, 1))], 1)
+    live = living.Live()
+    live.note(1, [SessionBegan(1, 1.0, "me"), submitted])
+    live.note(2, [Ended(2.0, [finished(first)]), Forgotten(3.0, [first])])
+    left = live.sift(1, [submitted])
+    assert left is not None
+    assert left[0] is submitted
+    assert isinstance(left[1], Forgotten)
+    assert left[1].tasks == [first]
+    again = living.Live()
+    again.note(1, left)
+    assert not again.live(first)
+    assert again.live(first + 1)
