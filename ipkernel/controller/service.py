@@ -30,7 +30,7 @@ from ipkernel.controller.instructions import (
     ToClient,
     ToHost,
 )
-from ipkernel.controller.journal import LifeBegan, MemoryJournal
+from ipkernel.controller.journal import LifeBegan, MemoryJournal, SessionClosed
 from ipkernel.controller.links import Link
 from ipkernel.controller.orders import Orders
 from ipkernel.controller.picture import Picture
@@ -240,6 +240,10 @@ class Controller:
         self.orders.close()
         self.inquiries.close()
         self._watching.close()
+        now = self._turn.now()
+        for session in self.scheduler.sessions:  # clients were told that their tasks are lost
+            self._turn.note(SessionClosed(session, now))
+        self._turn.add(Tick(now))
         self._clients.close(self._closing)
         self._hosts.close(self._closing)
         settled = self._turn.stop()

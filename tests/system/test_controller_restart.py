@@ -132,7 +132,8 @@ async def world(path):
         yield w
     finally:
         for tub in w.tubs:
-            await tub.stopService()
+            if tub.running:
+                await tub.stopService()
         if w.controller is not None:
             await w.controller.stop()
             w.journal.close()
@@ -172,6 +173,21 @@ async def test_tasks_outlive_the_controller(tmp_path):
             host.done(message)
         await client.until(lambda: len(client.of(Finished)) == 3)
         assert sorted(m.task for m in client.of(Finished)) == [client.tid(n) for n in range(3)]
+
+
+@inreactor
+async def test_a_controller_that_was_stopped_in_good_order_begins_without_tasks(tmp_path):
+    async with world(tmp_path / "journal.sqlite") as w:
+        host, client = await busy(w)
+        life = w.controller.life
+        await w.controller.stop()
+        w.journal.close()
+        await w.start()
+        assert w.controller.life == life + 1
+        assert not w.controller.scheduler.tasks
+        assert not w.controller.scheduler.sessions
+        assert not w.controller.scheduler.hosts
+        assert (await client.back(w.furls["client"])).resumed is None
 
 
 @inreactor

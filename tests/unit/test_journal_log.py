@@ -63,6 +63,8 @@ def pieces(records: list[Record]) -> list[Any]:
     """Return records with one item each, without what says only how many messages were taken."""
     found: list[Any] = []
     for record in records:
+        if isinstance(record, Forgotten):
+            continue  # said once more of tasks that were submitted with others
         if isinstance(record, Assigned):
             pairs = zip(record.tasks, record.engines, strict=True)
             found += [("Assigned", record.host, t, e) for t, e in pairs]
