@@ -165,6 +165,7 @@ class Scene:
 
     def restart(self) -> None:
         """Kill the controller, and start another one that knows what the journal has."""
+        self.clock.advance(0)  # what hosts have said so far is in the journal
         if self.connection is not None:
             self.connection.cut()
         self.clients.close("killed")  # its timers end with it
