@@ -78,8 +78,10 @@ bench: $(VENV)/.with-test  ## measure side by side with the peers, and write the
 
 .PHONY: soak
 ROUNDS ?= 10000
-soak: $(VENV)/.with-test  ## lose engines ten thousand times (ROUNDS=...), and report
+soak: $(VENV)/.with-test  ## kill engines ten thousand times (ROUNDS=...), controllers 200 times; mixed work for ten minutes
 	@$(BIN)/python -m tests.support.storm --rounds $(ROUNDS)
+	@IPKERNEL_SOAK=10 IPKERNEL_SOAK_SECONDS=600 $(BIN)/python -m pytest -s \
+	  tests/integration/test_soak.py tests/integration/test_crash_matrix.py tests/integration/test_crash_parts.py
 
 .PHONY: clean
 clean:  ## remove what builds and tools leave behind (keeps the virtual environments)

@@ -463,8 +463,10 @@ class Core:
 
     def note_engines(self, host: Host) -> None:
         """Write down which engines a host has."""
+        said = {n: e.properties for n, e in host.engines.items() if e.properties}
+        engines = sorted(host.engines)
         self.records.append(
-            HostCame(host.id, self.now, host.name, host.pid, host.tub_id, sorted(host.engines))
+            HostCame(host.id, self.now, host.name, host.pid, host.tub_id, engines, said)
         )
 
     def any_usable(self, targets: Sequence[int]) -> bool:

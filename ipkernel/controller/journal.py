@@ -16,7 +16,7 @@ from msgspec import Struct
 from zope.interface import Attribute, Interface, implementer
 
 from ipkernel.controller.tasks import Payload
-from ipkernel.wire.messages import Finished, Message, Output, Past
+from ipkernel.wire.messages import Finished, Message, Output, Past, Simple
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -112,7 +112,10 @@ class Forgotten(Struct, frozen=True, eq=False, array_like=True, tag=9):
 
 
 class HostCame(Struct, frozen=True, eq=False, array_like=True, tag=10):
-    """A host daemon joined with these engines, or has these engines from now on."""
+    """A host daemon joined with these engines, or has these engines from now on.
+
+    ``properties`` is what clients have said of engines, by their ids.
+    """
 
     host: int
     time: float
@@ -120,6 +123,7 @@ class HostCame(Struct, frozen=True, eq=False, array_like=True, tag=10):
     pid: int
     tub_id: str
     engines: list[int]
+    properties: dict[int, dict[str, Simple]] = {}
 
 
 class HostWent(Struct, frozen=True, eq=False, array_like=True, tag=11):

@@ -196,6 +196,7 @@ def engines_gone(core: Core, event: EnginesGone) -> None:
 
 def engines_described(core: Core, event: EnginesDescribed) -> None:
     """Clients have said something of engines, which tasks may ask for from now on."""
+    hosts: dict[Host, None] = {}
     for number in event.engines:
         engine = core.engines.get(number)
         if engine is None:
@@ -204,6 +205,9 @@ def engines_described(core: Core, event: EnginesDescribed) -> None:
         left = {name: v for name, v in engine.properties.items() if name not in dropped}
         if len(left.keys() | event.put.keys()) <= MAX_PROPERTIES:
             engine.properties = left | event.put
+            hosts[engine.host] = None
+    for host in hosts:
+        core.note_engines(host)
     core.demands.changed()
     end_impossible(core)
 

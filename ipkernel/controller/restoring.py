@@ -98,6 +98,7 @@ def _host(core: Core, came: HostCame, now: float, grace: float) -> None:
     for number in core.ids.take(len(came.engines), came.engines):
         engine = Engine(number, host, now)
         engine.state = AWAY
+        engine.properties = came.properties.get(number, {})
         host.engines[number] = core.engines[number] = engine
 
 

@@ -67,6 +67,7 @@ def test_a_client_dies(cluster, turn):
         assert rc.get_result(ids).get(PATIENCE) == [n * n for n in range(count)]
 
 
+@pytest.mark.timeout(3 * PATIENCE)
 @pytest.mark.parametrize("turn", range(2 * ROUNDS))
 def test_a_daemon_dies(tmp_path, turn):
     """Its engines end with it; what they had is run again by others, as retries allow."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ipkernel.controller.events import (
+    EnginesDescribed,
     FromClient,
     FromHost,
     HostAway,
@@ -372,3 +373,15 @@ def test_the_object_of_a_recorded_result_is_not_freed_by_its_second_coming(w: Wo
     w.client()
     assert [m.object for m in w.to_client if isinstance(m, Finished)] == [OBJECT]
     assert freed(w) == []
+
+
+def test_what_was_said_of_engines_is_known_after_a_restart() -> None:
+    w = World()
+    engine = min(w.scheduler.engines)
+    w.handle(EnginesDescribed([engine], {"gpu": "a100", "left": 3}, ["left"], w.now))
+    w.handle(EnginesDescribed([engine], {"rack": 2}, [], w.now))
+    w.restart()
+    assert w.scheduler.engines[engine].properties == {"gpu": "a100", "left": 3, "rack": 2}
+    w.handle(EnginesDescribed([engine], {}, ["left"], w.now))
+    w.restart()
+    assert w.scheduler.engines[engine].properties == {"gpu": "a100", "rack": 2}
