@@ -48,6 +48,8 @@ def test_round_trip():
         status = json.loads(good("status", "--json"))
         assert [e["engine"] for e in status["engines"]] == [0, 1]
         assert {e["state"] for e in status["engines"]} == {"ready"}
+        wait_for(lambda: all(e.memory > 0 for e in rc.status().engines))  # measured now and then
+        status = json.loads(good("status", "--json"))
         assert all(e["memory"] > 0 for e in status["engines"])
         assert status["clients"] >= 1
         text = good("status")

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import ssl
+import stat
 import sys
 import time
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from ipkernel.errors import ConnectError
+from ipkernel.wire import nearby
 from tests.integration.faults_support import PATIENCE, Program, shared_cluster, wait_for
 
 
@@ -43,7 +45,10 @@ def family(shared):
 
 
 def test_one_listening_socket(shared, rc, port):
-    """On this machine: the controller's port, and two ways to the store of the host daemon."""
+    """On this machine: the controller's port, and two ways to the store of the host daemon.
+
+    Beside them there is only the controller's local socket, which is for its own user.
+    """
     processes = family(shared)
     assert len(processes) == 2 + 1 + 2  # with zygote and engines
     rc[:].apply_sync(abs, -1)
@@ -57,15 +62,22 @@ def test_one_listening_socket(shared, rc, port):
     store = [(who, address) for who, address, _ in listening[1:]]
     own = [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert own == []  # a client listens nowhere
-    named = [
-        connection.laddr
-        for process in processes.values()
+    named = {
+        (who, connection.laddr)
+        for who, process in processes.items()
         for connection in process.net_connections("unix")
         if connection.laddr
-    ]
+    }
+    # Questions from this machine, without a port; see ipkernel/wire/nearby.py.
+    near = shared.cluster.directory.question_socket
+    assert near.exists() == nearby.supported()
+    if near.exists():
+        assert stat.S_IMODE(near.stat().st_mode) == 0o600
+        assert stat.S_IMODE(near.parent.stat().st_mode) == 0o700
+        named.remove(("controller", str(near)))
     # For other hosts, and for processes of this one; see ipkernel/host/storage.py.
     assert set(store) == {("daemon", "127.0.0.1")} and len(store) + len(named) == 2
-    assert all(name.startswith("@ipkernel-") for name in named)
+    assert all(who == "daemon" and name.startswith("@ipkernel-") for who, name in named)
 
 
 def everything(sock):
