@@ -77,9 +77,15 @@ class Engines:
         return list(found)
 
     def update(self, engines: Iterable[EngineInfo]) -> None:
-        """Take the state of engines as the controller tells it."""
+        """Take the state of engines as the controller tells it.
+
+        Those whose host is away for the moment stay what they were: that is over soon, or told.
+        """
         with self.changed:
             for info in engines:
+                before = self._known.get(info.engine)
+                if info.state == "away" and before is not None and before.state == "ready":
+                    continue
                 self._known[info.engine] = Engine(
                     info.engine, info.host, info.pid, info.state, info.reason, info.host_id
                 )

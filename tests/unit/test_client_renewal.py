@@ -243,13 +243,15 @@ def test_a_result_that_is_being_fetched_is_not_fetched_again(session):
 def test_engines_are_those_that_the_new_controller_knows():
     engines = Engines([EngineInfo(engine=0), EngineInfo(engine=1), EngineInfo(engine=2)])
     engines.renew([EngineInfo(engine=1, state="away"), EngineInfo(engine=3)])
-    assert engines.ids == (3,)
+    assert engines.ids == (1, 3)  # that the host of one is away is over soon, or told
     known = engines.known
-    assert known[1].state == "away"
+    assert known[1].state == "ready"
     assert (known[0].state, known[2].state) == ("dead", "dead")
     assert "was started again and does not know it" in str(known[0])
     engines.joined(EngineJoined(0, "h", 1))
-    assert engines.ids == (0, 3)
+    assert engines.ids == (0, 1, 3)
+    engines.renew([EngineInfo(engine=0), EngineInfo(engine=4, state="away")])
+    assert engines.ids == (0,)  # what was not there before has to come first
 
 
 # ---------------------------------------------------------------- the courier
