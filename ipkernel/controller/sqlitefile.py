@@ -29,6 +29,11 @@ CREATE TABLE log (
 MIGRATIONS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {}
 
 
+def tail(path: Path) -> Path:
+    """Return where the latest rows of the journal at ``path`` are; see :mod:`.sqlitetail`."""
+    return path.with_name(f"{path.name}-tail")
+
+
 def create(path: Path, cluster: str) -> None:
     """Make an empty journal, for its owner only. Nothing is done if there is a file.
 
@@ -41,6 +46,7 @@ def create(path: Path, cluster: str) -> None:
     except FileExistsError:
         if path.stat().st_size:
             return
+    tail(path).unlink(missing_ok=True)  # of another one, which was moved away
     database = connect(path)
     try:
         database.execute("PRAGMA synchronous=OFF")  # there is nothing to lose yet

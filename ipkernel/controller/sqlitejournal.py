@@ -2,7 +2,7 @@
 """The journal that outlives the process: a log in an SQLite file.
 
 One row is one turn of the controller, or a part of a large one. Commits of a few kilobytes are made
-where they are asked for, in some tens of microseconds: they reach the operating system, which is
+where they are asked for, in some microseconds: they reach the operating system, which is
 enough for whatever may happen to the process. Nothing here waits for a disk in the reactor's thread.
 """
 
@@ -202,7 +202,7 @@ class SqliteJournal:
 
     def _written(self, rows: list[Row]) -> None:
         log = self._log
-        written = _COMMIT_BYTES
+        written = 0 if log.gathered else _COMMIT_BYTES
         for number, row in enumerate(rows, log.last - len(rows) + 1):
             written += len(row.blob)
             if row.records:

@@ -7,6 +7,8 @@ that adds rows sweeps about twice as many bytes, so that no turn takes long. Wha
 over, such as :class:`~ipkernel.controller.journal.Forgotten`, can go when the sweep comes to it: all
 that it is about came before, and is gone already.
 
+Small rows gather in a plain file first (:mod:`ipkernel.controller.sqlitetail`).
+
 All of this is synchronous; one thread at a time may use it, but for :meth:`Log.checkpoint` and
 :meth:`Log.read`, which have connections of their own.
 """
@@ -27,6 +29,7 @@ from ipkernel.controller import sqlitefile
 from ipkernel.controller.journal import Ended, Printed, Record
 from ipkernel.controller.living import Live
 from ipkernel.controller.rows import PIECE, Row, decode, encode
+from ipkernel.controller.sqlitetail import LARGE, MANY, Tail, TailRow
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ _OVERHEAD: Final = 24
 _PAGES: Final = 2000
 
 _INSERT: Final = "INSERT INTO log VALUES (?, ?, ?, ?)"
+_MOVE: Final = "INSERT OR IGNORE INTO log VALUES (?, ?, ?, ?)"
 _ALL: Final = "SELECT seq, crc, pieces, blob FROM log WHERE seq > ? ORDER BY seq"
 _ONE: Final = "SELECT crc, pieces, blob FROM log WHERE seq = ?"
 _SHORTEN: Final = "UPDATE log SET crc = ?, blob = ? WHERE seq = ?"
@@ -77,6 +81,10 @@ class Log:
         path: Of the file, which is a journal.
         power: Whether what is added must outlive a loss of power.
 
+    Raises:
+        sqlite3.Error: The file is broken, or cannot be used.
+        OSError: The file beside it cannot be used.
+
     Attributes:
         live: What in it still matters. It is not told of new rows here.
         last: Number of the latest row.
@@ -87,18 +95,31 @@ class Log:
     def __init__(self, path: Path, power: bool) -> None:
         self.path = path
         self.live = Live()
-        self._writer = sqlitefile.connect(path)
-        self._writer.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
         self._reader: sqlite3.Connection | None = None
         self._checkpointer: sqlite3.Connection | None = None
         self._writing = threading.Lock()
-        found = "SELECT max(seq), sum(length(blob)), count(*) FROM log"
-        last, size, count = self._writer.execute(found).fetchone()
+        self._gathers = not power
+        self._tail = Tail(sqlitefile.tail(path))
+        try:
+            self._writer = sqlitefile.connect(path)
+            self._writer.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
+            (last,) = self._writer.execute("SELECT max(seq) FROM log").fetchone()
+            self._move_tail(last or 0)  # what another process has left there
+            found = "SELECT max(seq), sum(length(blob)), count(*) FROM log"
+            last, size, count = self._writer.execute(found).fetchone()
+        except BaseException:
+            self._tail.close()
+            raise
         self.last: int = last or 0
         self.size: int = (size or 0) + count * _OVERHEAD
         self._fresh = 0  # what was live at the last sweep
         self._sweep: _Sweep | None = None
         self.damaged = 0
+
+    @property
+    def gathered(self) -> int:
+        """How many rows are not in the database yet."""
+        return len(self._tail.rows)
 
     # -------------------------------------------------------------------------- writing
 
@@ -112,13 +133,43 @@ class Log:
         with self._writing:
             if self._sweep is None and self.size + size > max(SMALL, GROWTH * self._fresh):
                 self._sweep = _Sweep(self.last, self.live.closed())
+            freed = 0
             if self._sweep is None and len(rows) == 1:
-                self._insert(rows)
-                freed = 0
+                self._append_one(rows[0])
             else:
+                self._move_tail()
                 freed = self._append_and_sweep(rows, 2 * size + STEP)
             self.last += len(rows)
             self.size += size - freed
+
+    def _append_one(self, row: Row) -> None:
+        blob = row.blob
+        if not self._gathers or len(blob) >= LARGE:
+            self._move_tail()
+            self._insert((row,))
+            return
+        if len(self._tail.rows) >= MANY:
+            self._move_tail()
+        number = self.last + 1
+        self._tail.add(number, crc32(blob, number), bytes(blob))
+
+    def _move_tail(self, after: int = -1) -> None:
+        """Move rows that have gathered to the database, those with higher numbers than given.
+
+        They are removed from the tail when they are there; a process may end in between.
+        """
+        rows: list[TailRow] = [row for row in self._tail.rows.values() if row.number > after]
+        if rows:
+            execute = self._writer.execute
+            execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.executemany(_MOVE, rows)
+                execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    execute("ROLLBACK")
+                raise
+        self._tail.clear()
 
     def _insert(self, rows: Sequence[Row]) -> None:
         execute = self._writer.execute
@@ -147,6 +198,7 @@ class Log:
     def clear(self) -> None:
         """Remove all rows."""
         with self._writing:
+            self._tail.clear()
             self._writer.execute("DELETE FROM log")
             self.live = Live()
             self.size = self._fresh = 0
@@ -161,6 +213,7 @@ class Log:
             sqlite3.Error: It could not be done; nothing has changed.
         """
         with self._writing:
+            self._move_tail()
             if self._sweep is None and self.size > max(SMALL, GROWTH * self._fresh):
                 self._sweep = _Sweep(self.last, self.live.closed())
             if self._sweep is not None:
@@ -233,6 +286,8 @@ class Log:
         Raises:
             sqlite3.DatabaseError: The file is broken.
         """
+        with self._writing:
+            self._move_tail()
         found = self._writer.execute(_ALL, (after,))
         left: tuple[int, int, bytes] | None = None  # a row that its pieces follow
         pieces: list[bytes] = []
@@ -260,6 +315,8 @@ class Log:
         Raises:
             sqlite3.Error: It cannot be read.
         """
+        if (row := self._tail.rows.get(number)) is not None:
+            return decode(row.blob) if self._whole(number, row.crc, row.blob) else []
         if self._reader is None:
             self._reader = sqlitefile.connect(self.path, read_only=True)
         found = self._reader.execute(_ONE, (number,)).fetchone()
@@ -324,8 +381,13 @@ class Log:
             return bool(much)
 
     def close(self) -> None:
-        """Close the file; it cannot be used any more."""
+        """Close the files; they cannot be used any more."""
         with self._writing:
+            try:
+                self._move_tail()
+            except sqlite3.Error as error:  # it stays where it is safe, and is found there
+                logger.warning("the end of the journal stays in a file of its own: %s", error)
+            self._tail.close()
             for connection in (self._reader, self._checkpointer, self._writer):
                 if connection is not None:
                     connection.close()

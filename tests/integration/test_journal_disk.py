@@ -26,10 +26,15 @@ def goes_on(rc: Any, results: list[Any]) -> None:
     assert rc.load_balanced_view().map_sync(abs, [-1, -2, -3]) == [1, 2, 3]
 
 
+def _first(number: int, rest: bytes) -> int:
+    return number
+
+
 def held_up(cluster: Cluster, rc: Any, says: str) -> list[Any]:
     """Submit what cannot be written; return the results."""
     view = rc.load_balanced_view()
-    results = [view.apply_async(abs, -i) for i in range(20)]
+    rest = bytes(10_000)  # what is small need not go into the database at once
+    results = [view.apply_async(_first, i, rest) for i in range(20)]
     wait_for(lambda: says in trouble(cluster), what=f"status does not say {says!r}")
     assert not any(result.ready() for result in results)
     out = run(*command("ipcluster", "status", "--cluster-dir", cluster.cluster_dir))[1]

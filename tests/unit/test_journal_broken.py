@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
-from ipkernel.controller import sqlitefile
+from ipkernel.controller import sqlitefile, sqlitelog
 from ipkernel.controller.journal import Forgotten, Record, SessionBegan, Submitted
 from ipkernel.controller.sqlitejournal import SqliteJournal
 from ipkernel.errors import JournalError
@@ -57,7 +57,13 @@ class Opened:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Opened]:
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no row wait in the tail: this is about the database."""
+    monkeypatch.setattr(sqlitelog, "LARGE", 0)
+
+
+@pytest.fixture
+def opened(tmp_path: Path, at_once: None) -> Iterator[Opened]:
     """Return a new journal."""
     directory = tmp_path / "state"
     directory.mkdir()
@@ -269,7 +275,7 @@ def test_a_journal_that_cannot_be_read_is_no_empty_one(opened: Opened) -> None:
     assert restored(opened.directory) == ([0], "")
 
 
-def test_commits_wait_for_housekeeping(tmp_path: Path) -> None:
+def test_commits_wait_for_housekeeping(tmp_path: Path, at_once: None) -> None:
     waiting: list[tuple[Deferred[Any], Any, tuple[Any, ...]]] = []
 
     def later(function: Any, *args: Any) -> Deferred[Any]:

@@ -156,6 +156,8 @@ class LogMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(sqlitelog, "SMALL", 600)
         self.patch.setattr(sqlitelog, "STEP", 100)
+        self.patch.setattr(sqlitelog, "MANY", 3)
+        self.patch.setattr(sqlitelog, "LARGE", 120)
         self.patch.setattr(rows, "ROW_BYTES", 150)
         self.directory = Path(tempfile.mkdtemp())
         self.path = self.directory / "journal.sqlite"
