@@ -56,7 +56,7 @@ def children() -> list[int]:
     return found
 
 
-def belongs_to(pid: int, engine: int, mapped: int) -> bool:
+def belongs_to(pid: int, engine: int, mapped: int) -> bool | None:
     """Tell whether a process was started by an engine.
 
     A program that the engine has started has its environment. What was forked, and went on as it
@@ -66,16 +66,30 @@ def belongs_to(pid: int, engine: int, mapped: int) -> bool:
         pid: The process.
         engine: The engine's process id.
         mapped: Number of the memory file that the engine, and nobody else, had mapped.
+
+    Returns:
+        None while that cannot be told: the process is about to become another program, or has just ended;
+        or it has no environment at all.
     """
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            if f"{COOKIE}={engine}".encode() in file.read().split(b"\0"):
-                return True
+        environment = _environment(pid)
+        if f"{COOKIE}={engine}".encode() in environment.split(b"\0"):
+            return True
         with open(f"/proc/{pid}/maps", "rb") as file:
             wanted = str(mapped).encode()
-            return any(_is_memory_file(line.split(None, 5), wanted) for line in file)
+            if any(_is_memory_file(line.split(None, 5), wanted) for line in file):
+                return True
+        # What has changed meanwhile was asked for its memory too late.
+        return False if environment and _environment(pid) == environment else None
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     except OSError:
-        return False
+        return False  # a program of another user's
+
+
+def _environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read()
 
 
 def _is_memory_file(fields: list[bytes], number: bytes) -> bool:

@@ -30,6 +30,7 @@ import array
 import errno
 import gc
 import json
+import math
 import os
 import random
 import select
@@ -42,6 +43,7 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from ipkernel.engine import native
+from ipkernel.engine.strays import Strays
 
 __all__ = ["command", "main", "receive_message", "send_message"]
 
@@ -128,6 +130,7 @@ class Zygote:
         self._socket = sock
         self._engines: dict[int, str] = {}  # pid to key
         self._memory: dict[int, int] = {}  # pid to the number of its memory file
+        self._strays = Strays()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -142,11 +145,14 @@ class Zygote:
         try:
             self._tell({"ready": os.getpid()})
             while True:
-                ready = [descriptor for descriptor, _ in poll.poll()]
+                delay = self._strays.delay()
+                bound = None if delay is None else math.ceil(delay * 1000)
+                ready = [descriptor for descriptor, _ in poll.poll(bound)]
                 if self._wake_read in ready:
                     with suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
                     self._reap()
+                self._strays.look(self._engines)
                 if self._socket.fileno() in ready and not self._serve():
                     return
         except OSError:
@@ -181,6 +187,7 @@ class Zygote:
                 self._become_engine(message, descriptors)
             self._engines[pid] = message["fork"]
             self._memory[pid] = memory
+            self._strays.began(pid)
             self._tell({"forked": message["fork"], "pid": pid})
         finally:
             for descriptor in descriptors:
@@ -239,20 +246,12 @@ class Zygote:
             if key is not None:
                 with suppress(OSError):
                     os.killpg(pid, signal.SIGKILL)
-                self._kill_strays(pid)
+                self._strays.end(pid, self._memory.pop(pid), self._engines)
             _, status, usage = os.wait4(pid, 0)
             if key is not None:
                 del self._engines[pid]
                 memory = usage.ru_maxrss * 1024
                 self._tell({"exited": key, "status": status, "memory": memory})
-
-    def _kill_strays(self, engine: int) -> None:
-        """Kill what an engine that has ended had put into a session of its own."""
-        memory = self._memory.pop(engine)
-        for pid in native.children():
-            if pid not in self._engines and native.belongs_to(pid, engine, memory):
-                with suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
 
     def _kill_all(self) -> None:
         """Kill the engines and all that they have started; wait until nobody is left."""

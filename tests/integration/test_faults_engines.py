@@ -244,3 +244,45 @@ def test_programs_of_a_killed_engine(rc):
     child = psutil.Process(rc[0].apply_sync(spawn))
     os.kill(rc[0].apply_sync(os.getpid), signal.SIGKILL)
     assert psutil.wait_procs([child], 10)[1] == []
+
+
+def test_a_program_that_nobody_can_attribute_when_its_engine_ends(rc, tmp_path):
+    """The environment of what is just being started is empty; so is this one's, for longer."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def spawn():
+        script = f"read go < {gate}; IPKERNEL_ENGINE_PID={os.getpid()} exec sleep 1000"
+        return subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True, env={}).pid
+
+    child = psutil.Process(rc[0].apply_sync(spawn))
+    with pytest.raises(EngineLost):  # is told at once
+        rc[0].apply_async(kill_oneself).get(PATIENCE)
+    assert child.is_running()
+    gate.write_text("go\n")
+    assert psutil.wait_procs([child], 60)[1] == []
+
+
+def test_programs_that_start_as_their_engine_is_killed(rc, tmp_path):
+    """And what those have started, in further sessions."""
+    marks = {str(tmp_path / str(number)) for number in range(10)}
+
+    def spawn(mark):
+        code = (
+            "import subprocess, sys, time; subprocess.Popen(['tail', '-f', '/dev/null', sys.argv[1]],"
+            " start_new_session=True); time.sleep(1000)"
+        )
+        subprocess.Popen([sys.executable, "-S", "-c", code, mark], start_new_session=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for mark in marks:
+        with pytest.raises(EngineLost):
+            rc[0].apply_async(spawn, mark).get(PATIENCE)
+
+    def words(process):
+        try:
+            return set(process.cmdline())
+        except psutil.Error:
+            return set()
+
+    wait_for(lambda: not any(marks & words(process) for process in psutil.process_iter()))

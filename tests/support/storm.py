@@ -91,7 +91,6 @@ def _ways() -> tuple[tuple[Way, ...], tuple[Way, ...]]:
         subprocess.Popen(
             [sys.executable, "-S", "-c", "import time; time.sleep(3600)"], start_new_session=True
         )
-        time.sleep(0.02)  # until it can be seen whose it is
         os.kill(os.getpid(), signal.SIGKILL)
 
     def grows() -> None:
