@@ -21,7 +21,7 @@ from ipkernel.cli.process import (
 )
 from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
-from ipkernel.cluster.options import SCHEMES, WATCHDOG
+from ipkernel.cluster.options import HOST_GRACE, RESTART_GRACE, SCHEMES, WATCHDOG
 from ipkernel.errors import ConnectError, IPythonError
 from ipkernel.host.options import add_log_options, add_restarts_option
 
@@ -68,6 +68,20 @@ def parser() -> argparse.ArgumentParser:
         default=WATCHDOG,
         metavar="SECONDS",
         help="when work on which nobody makes progress is stuck; 0: never (default: 60)",
+    )
+    p.add_argument(
+        "--host-grace",
+        type=_duration,
+        default=HOST_GRACE,
+        metavar="SECONDS",
+        help="how long a host whose connection is lost may take to come back (default: 2)",
+    )
+    p.add_argument(
+        "--restart-grace",
+        type=_duration,
+        default=RESTART_GRACE,
+        metavar="SECONDS",
+        help="the same after the controller was started again (default: 10)",
     )
     p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
     p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
@@ -218,6 +232,8 @@ class _Run:
             scheduler=Scheduler(scheme=options.scheme, retained=make_retained(options, journal)),
             on_shutdown=self._end,
             restarts=options.restarts,
+            host_grace=options.host_grace,
+            restart_grace=options.restart_grace,
             watchdog=options.watchdog,
         )
         if journal is not None and journal.notice:

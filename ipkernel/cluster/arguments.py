@@ -86,7 +86,7 @@ class Arguments:
             location=value("controller_location"),
             controller_args=(
                 *self._scheme(),
-                *self._watchdog(),
+                *self._times(),
                 *self._journal(),
                 *value("controller_args"),
             ),
@@ -102,9 +102,19 @@ class Arguments:
         scheme = self.configuration.value("controller", "scheme")
         return (f"--scheme={scheme}",) if scheme != options.SCHEMES[0] else ()
 
-    def _watchdog(self) -> tuple[str, ...]:
-        seconds = self.configuration.value("controller", "watchdog")
-        return (f"--watchdog={seconds:g}",) if seconds != options.WATCHDOG else ()
+    def _times(self) -> tuple[str, ...]:
+        """Return what is not as the controller has it by default."""
+        defaults = {
+            "watchdog": options.WATCHDOG,
+            "host_grace": options.HOST_GRACE,
+            "restart_grace": options.RESTART_GRACE,
+        }
+        chosen = {name: self.configuration.value("controller", name) for name in defaults}
+        return tuple(
+            f"--{name.replace('_', '-')}={chosen[name]:g}"
+            for name, default in defaults.items()
+            if chosen[name] != default
+        )
 
     def _store_arguments(self) -> tuple[str, ...]:
         value = self.value

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster.checks import BadValue, default_of
-from ipkernel.cluster.options import WATCHDOG
+from ipkernel.cluster.options import HOST_GRACE, RESTART_GRACE, WATCHDOG
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers import find_launcher, launcher_names
 
@@ -169,6 +169,17 @@ CONTROLLER: Final = Section(
             WATCHDOG,
             "Seconds after which work on which nobody makes progress is shown as stuck, by "
             "'ipcluster status' and in the controller's log.",
+        ),
+        "host_grace": Option(
+            "seconds",
+            HOST_GRACE,
+            "Seconds within which a host may come back whose connection is lost, before its tasks "
+            "are run elsewhere.",
+        ),
+        "restart_grace": Option(
+            "seconds",
+            RESTART_GRACE,
+            "The same for all hosts after the controller was started again.",
         ),
         "restart": Option(
             "boolean",

@@ -12,6 +12,7 @@ import pytest
 
 from ipkernel import Client, Cluster, errors
 from ipkernel.wire.furl import read_furl
+from tests.integration.faults_support import noted, runs_of
 from tests.support.faultproxy import DOWN, UP, Cut, FaultProxy, Refuse, Slow, furl_through
 
 PATIENCE = 60
@@ -56,20 +57,6 @@ def until(condition):
         time.sleep(0.01)
 
 
-def noted(number, file):
-    """Write down that this was run."""
-    import os
-
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(descriptor, b"%d\n" % number)
-    os.close(descriptor)
-    return number
-
-
-def runs(file):
-    return Counter(map(int, file.read_text().split()))
-
-
 def test_every_task_runs_once_while_connections_are_cut(rc, proxy, tmp_path):
     file = tmp_path / "runs"
     view = rc.load_balanced_view()
@@ -80,7 +67,7 @@ def test_every_task_runs_once_while_connections_are_cut(rc, proxy, tmp_path):
         proxy.cut()
         until(lambda before=before: proxy.connections > before)
     assert [r.get(PATIENCE) for r in results] == list(range(200))
-    assert runs(file) == Counter(range(200))
+    assert runs_of(file) == Counter(range(200))
     assert rc.connected
     assert all(r.metadata.received >= r.metadata.submitted for r in results)
 
@@ -96,7 +83,7 @@ def test_connections_that_are_cut_again_and_again_while_they_are_made(
     results = [rc.load_balanced_view().apply_async(noted, i, str(file)) for i in range(20)]
     proxy.cut()
     assert [r.get(PATIENCE) for r in results] == list(range(20))
-    assert runs(file) == Counter(range(20))
+    assert runs_of(file) == Counter(range(20))
 
 
 def test_a_connection_that_only_the_controller_believes_in(rc, proxy, tmp_path):
@@ -107,7 +94,7 @@ def test_a_connection_that_only_the_controller_believes_in(rc, proxy, tmp_path):
         proxy.desert()
         assert rc.load_balanced_view().apply_sync(abs, -1) == 1
     assert [r.get(PATIENCE) for r in results] == list(range(20))
-    assert runs(file) == Counter(range(20))
+    assert runs_of(file) == Counter(range(20))
     assert rc.status().clients == clients
 
 
@@ -173,7 +160,7 @@ def test_a_slow_network_that_is_cut(rc, proxy, tmp_path):
     proxy.cut()
     assert [r.get(PATIENCE) for r in results] == list(range(30))
     assert echo.get(PATIENCE) == data
-    assert runs(file) == Counter(range(30))
+    assert runs_of(file) == Counter(range(30))
 
 
 def test_output_comes_once(rc, proxy):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
+from ipkernel.cli import ipcontroller
 from ipkernel.cli.journal import add_journal_options, make_retained, open_journal
 from ipkernel.cluster.arguments import Arguments
 from ipkernel.cluster.directory import ClusterDirectory
@@ -103,6 +104,9 @@ def test_the_configuration_reaches_the_controller(tmp_path: Path) -> None:
     assert found == ["--journal=power", "--keep-results=172800", "--keep-results-size=5GB"]
     options = parsed(*found)
     assert (options.keep_results, options.keep_results_size) == (172800.0, 5 * 10**9)
+    times = "[controller]\nhost_grace = 4.5\nrestart_grace = 20\nwatchdog = 7\n"
+    options = ipcontroller.parser().parse_args(controller_arguments(tmp_path, times))
+    assert (options.host_grace, options.restart_grace, options.watchdog) == (4.5, 20.0, 7.0)
 
 
 def test_nothing_is_said_of_what_is_as_always(tmp_path: Path) -> None:

@@ -420,6 +420,8 @@ def test_settings():
         "controller.journal=power",
         "controller.keep_results=1.5h",
         "controller.keep_results_size=2GB",
+        "controller.host_grace=5",
+        "controller.restart_grace=30",
         "slots.host_resources.memory=2.5",
         "ssh.user=me=you",
         "ssh.a.port=22",
@@ -435,6 +437,8 @@ def test_settings():
             "journal": "power",
             "keep_results": 5400.0,
             "keep_results_size": "2GB",
+            "host_grace": 5.0,
+            "restart_grace": 30.0,
         },
         "slots": {
             "memory": 2 * 10**9,
