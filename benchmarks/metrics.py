@@ -30,6 +30,7 @@ MEASURES: dict[str, str] = {
     "tasks": "Tasks submitted one by one and gathered",
     "journal": "What writing everything down costs",
     "queued": "A long queue of no-ops for one busy engine",
+    "losses": "A task kills its worker",
     "map": "Map of a tiny function over many items",
     "execute": "A statement on all engines, blocking",
     "transfer": "A numpy float64 array to and from one engine",
@@ -51,6 +52,8 @@ QUICK_JOURNAL_TASKS = 1_000
 QUEUED_TASKS = 1_000_000
 QUICK_QUEUED_TASKS = 10_000
 QUEUED_FEW = 1_000
+LOSSES_ROUNDS = 300
+QUICK_LOSSES_ROUNDS = 3
 MAP_ITEMS = 1_000_000
 QUICK_MAP_ITEMS = 100_000
 TRANSFER_MB = (1, 10, 100, 1000)
@@ -109,6 +112,10 @@ _FIXED = (
     Metric("queued_client_mb", "queued", "client's memory beside what it was", "MB", True),
     Metric("queued_rate", "queued", "worked off", "1/s", False),
     Metric("queued_ratio", "queued", "as times of a thousand at once", "x", False),
+    Metric("losses_error_p50_ms", "losses", "until the script has the error, p50", "ms", True),
+    Metric("losses_error_max_ms", "losses", "until the script has the error, longest", "ms", True),
+    Metric("losses_again_p50_ms", "losses", "until it was run again, p50", "ms", True),
+    Metric("losses_again_max_ms", "losses", "until it was run again, longest", "ms", True),
     Metric("map_items", "map", "map", "items/s", False),
     Metric("execute_p50_ms", "execute", "execute on both engines, p50", "ms", True),
 )

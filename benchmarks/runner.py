@@ -337,6 +337,11 @@ def measure_queued(system: System, bound: float, quick: bool) -> Figures:
     return _own(system.queued, "queued", bound, quick)
 
 
+def measure_losses(system: System, bound: float, quick: bool) -> Figures:
+    """What the loss of a worker takes, where its task can tell of it."""
+    return _own(system.losses, "losses", bound, quick)
+
+
 def _own(
     measured: Callable[[float, bool], Figures], name: str, bound: float, quick: bool
 ) -> Figures:
@@ -359,6 +364,7 @@ MEASUREMENTS: dict[str, Callable[[System, float, bool], Figures]] = {
     "tasks": measure_tasks,
     "journal": measure_journal,
     "queued": measure_queued,
+    "losses": measure_losses,
     "map": measure_map,
     "execute": measure_execute,
     "transfer": measure_transfer,

@@ -71,5 +71,8 @@ class System(Protocol):
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of a long queue (see `runner.Figures`) for its one worker."""
 
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        """Yield the figures of tasks that kill their worker (see `runner.Figures`)."""
+
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         """Yield the figures of its commands (see `runner.Figures`); `start` is not called."""

@@ -17,6 +17,7 @@ NOTES = {
     "tasks": "submit(pure=False) one by one, then gather",
     "journal": "nothing is journaled",
     "queued": "not measured: its client and scheduler keep what is queued in other forms",
+    "losses": "not measured: its nanny starts a worker again, and the same task up to three times more",
     "map": "Client.map over eight chunks made by hand, as its best practices advise (its own map "
     "makes one task per item; dask.bag, which makes chunks, was two to six times slower)",
     "execute": "Client.run of a function that runs exec",
@@ -134,6 +135,11 @@ class Dask:
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported(
             "not measured: its client and scheduler keep what is queued in other forms"
+        )
+
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported(
+            "not measured: its nanny starts a worker again, and the same task up to three times more"
         )
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:

@@ -19,6 +19,7 @@ NOTES = {
     "tasks": "submit one by one, then result of every future; nothing is journaled",
     "journal": "nothing is journaled",
     "queued": "it has no controller",
+    "losses": "a worker that is lost breaks its pool",
     "map": "Executor.map with chunksize = items / 8 (it has no automatic chunks; this is what "
     "multiprocessing.Pool would choose for two workers)",
     "execute": "not possible: workers keep no namespace that can be addressed",
@@ -114,6 +115,9 @@ class Futures:
 
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it has no controller")
+
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("a worker that is lost breaks its pool")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("it has no commands")

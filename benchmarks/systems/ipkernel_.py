@@ -16,6 +16,8 @@ NOTES = {
     "journal": "as for tasks and for round trips, in turns with ipcontroller --journal off; best of three",
     "queued": "Cluster(n=1); apply_async of a no-op, results dropped, while a call keeps the engine; "
     "journal on; then they are run. PSS of the controller and of the script",
+    "losses": "a load-balanced task writes down the time and sends SIGKILL to itself, when both engines "
+    "are there; again = retries=1, which the other engine runs",
     "map": "load_balanced_view().map_sync, automatic chunks",
     "execute": "rc[:].execute(block=True)",
     "transfer": "rc[0].push and pull (block=True)",
@@ -118,6 +120,10 @@ class Ipkernel:
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.queued")
         yield from measured.measure(self._client, self._balanced, bound, quick)
+
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        measured: Any = importlib.import_module("benchmarks.losses")
+        yield from measured.measure(self._client, bound, quick)
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.lifecycle")

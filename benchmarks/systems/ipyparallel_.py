@@ -18,6 +18,7 @@ NOTES = {
     "tasks": "apply_async one by one, then get of every result; results kept in its hub's memory",
     "journal": "its task database keeps results, and no journal of what is to be done",
     "queued": "not measured: its queue is in a process without a status",
+    "losses": "it does not start an engine again by itself",
     "map": "rc[:].map_sync: one chunk per engine (the load-balanced map has chunksize=1 and no "
     "automatic chunks)",
     "execute": "rc[:].execute(block=True)",
@@ -115,6 +116,9 @@ class Ipyparallel:
 
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("not measured: its queue is in a process without a status")
+
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("it does not start an engine again by itself")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("its start returns before there are engines")

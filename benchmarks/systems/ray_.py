@@ -17,6 +17,7 @@ NOTES = {
     "tasks": "remote() one by one, then ray.get of all; one engine = an actor",
     "journal": "nothing is journaled",
     "queued": "not measured: what is queued is in several of its processes",
+    "losses": "not measured: its tasks are run again by default, in other processes",
     "map": "ray.util.multiprocessing.Pool(2).map, automatic chunks; the pool is made before",
     "execute": "a method of two actors that runs exec",
     "transfer": "ray.put and an actor's method that reads it; ray.get of an object that an actor "
@@ -159,6 +160,9 @@ class Ray:
 
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("not measured: what is queued is in several of its processes")
+
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        raise Unsupported("not measured: its tasks are run again by default, in other processes")
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         raise Unsupported("nothing comparable")

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,65 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import driver, envs, machine, metrics, proc, profile_task, runner, schema
+from benchmarks import (
+    driver,
+    envs,
+    losses,
+    machine,
+    metrics,
+    proc,
+    profile_task,
+    runner,
+    schema,
+    workload,
+)
 from benchmarks.systems import OURS, SYSTEMS
 from benchmarks.systems.adapter import Unsupported
+
+
+class Dying:
+    """A client of two engines, of which one is lost by each task."""
+
+    def __init__(self, survives: bool = False) -> None:
+        self.survives = survives
+        self.waits = 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def wait_for_engines(self, n: int, timeout: float) -> None:
+        assert n == 2
+        self.waits += 1
+
+    def load_balanced_view(self, retries: int = 0) -> Dying:
+        return self
+
+    def apply_async(self, function: object, mark: str) -> Dying:
+        assert function is workload.die_at_first
+        Path(mark).write_text(repr(time.monotonic() - 0.2))
+        return self
+
+    def apply_sync(self, function: object, mark: str) -> None:
+        self.apply_async(function, mark)
+
+    def exception(self) -> Exception | None:
+        return None if self.survives else RuntimeError("engine lost")
+
+
+def test_losses_are_timed_from_the_kill() -> None:
+    client = Dying()
+    figures = {str(f["metric"]): f for f in losses.measure(client, bound=60.0, quick=True)}
+    assert list(figures) == [metric.key for metric in metrics.of_measure("losses")]
+    assert client.waits == 2 * metrics.QUICK_LOSSES_ROUNDS
+    for figure in figures.values():
+        assert float(str(figure["value"])) >= 200.0 and figure["note"] == "rounds: 3"
+    with pytest.raises(AssertionError, match="survived"):
+        list(losses.measure(Dying(survives=True), bound=60.0, quick=True))
+
+
+def test_losses_end_in_time() -> None:
+    figures = list(losses.measure(Dying(), bound=0.0, quick=False))
+    assert {figure["note"] for figure in figures} <= {"rounds: 1"}
 
 
 class InProcess:
@@ -80,6 +137,9 @@ class InProcess:
     def queued(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         yield runner.value("queued_rate", 1e4)
         raise Unsupported("there is only one place")
+
+    def losses(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
+        yield from losses.measure(Dying(), bound, quick)
 
     def lifecycle(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         yield runner.value("lifecycle_status", 0.2)
