@@ -16,6 +16,7 @@ from typing import Any
 
 import ipkernel
 from ipkernel.objects.ref import ObjectRef
+from tests.integration.faults_support import noted
 
 #: What jobs leave for the next ones.
 kept: dict[str, Any] = {}
@@ -81,6 +82,23 @@ def lost_and_run_again(rc: Any, engine: int, host: str, path: str) -> tuple[list
     except ipkernel.error.EngineError as error:
         return sorted(one.get(LONG) for one in repeated), str(error)
     raise AssertionError("a task was run on an engine that runs another one for ever")
+
+
+def note_all(rc: Any, first: int, count: int, path: str) -> list[int]:
+    """Have any engines note numbers in a file, and others make small objects; return the numbers."""
+    view = rc.load_balanced_view()
+    noting = [
+        view.apply_async(noted, number, path, 0.005) for number in range(first, first + count)
+    ]
+    filling = [rc[:].apply_async(fill, 100_000, number) for number in range(4)]
+    for number, result in enumerate(filling):
+        assert result.get(LONG) == [fill(100_000, number)] * len(rc.ids)
+    return [result.get(LONG) for result in noting]
+
+
+def pids(rc: Any) -> list[int]:
+    """Return the process ids of the engines."""
+    return rc[:].apply_async(os.getpid).get(LONG)  # type: ignore[no-any-return]
 
 
 def make(rc: Any, size: int) -> str:

@@ -100,7 +100,8 @@ def work(site, tmp_path):
         view = site.rc.load_balanced_view()
         first = len(results)
         results.extend(
-            view.apply_async(noted, number, str(file)) for number in range(first, first + count)
+            view.apply_async(noted, number, str(file), 0.002)
+            for number in range(first, first + count)
         )
         return results[first:]
 
