@@ -30,6 +30,7 @@ from ipkernel.controller.journal import Ended, Printed, Record
 from ipkernel.controller.living import Live
 from ipkernel.controller.rows import PIECE, Row, decode, encode
 from ipkernel.controller.sqlitetail import LARGE, MANY, Tail, TailRow
+from ipkernel.controller.tasks import Payload
 
 logger = logging.getLogger(__name__)
 
@@ -116,42 +117,51 @@ class Log:
         self._sweep: _Sweep | None = None
         self.damaged = 0
 
-    @property
-    def gathered(self) -> int:
-        """How many rows are not in the database yet."""
-        return len(self._tail.rows)
-
     # -------------------------------------------------------------------------- writing
 
+    def gather(self, blob: Payload) -> bool:
+        """Add a row of its own without the database, if it is small and nothing else is due.
+
+        Returns:
+            Whether it was added; if not, it is for :meth:`append`.
+
+        Raises:
+            sqlite3.Error: It could not be added.
+        """
+        tail = self._tail
+        size = len(blob)
+        if size >= LARGE or len(tail.rows) >= MANY or not self._gathers or self._sweep is not None:
+            return False
+        size += _OVERHEAD
+        if self.size + size > SMALL and self.size + size > GROWTH * self._fresh:
+            return False
+        with self._writing:
+            number = self.last + 1
+            tail.add(number, crc32(blob, number), bytes(blob))
+            self.last = number
+            self.size += size
+        return True
+
     def append(self, rows: Sequence[Row]) -> None:
-        """Add rows, all of them or none, and sweep a part of the log.
+        """Add rows to the database, all of them or none, and sweep a part of the log.
+
+        What has gathered is moved there before.
 
         Raises:
             sqlite3.Error: They could not be added.
         """
         size = sum([len(row.blob) for row in rows]) + len(rows) * _OVERHEAD
         with self._writing:
+            self._move_tail()
             if self._sweep is None and self.size + size > max(SMALL, GROWTH * self._fresh):
                 self._sweep = _Sweep(self.last, self.live.closed())
             freed = 0
             if self._sweep is None and len(rows) == 1:
-                self._append_one(rows[0])
+                self._insert(rows)
             else:
-                self._move_tail()
                 freed = self._append_and_sweep(rows, 2 * size + STEP)
             self.last += len(rows)
             self.size += size - freed
-
-    def _append_one(self, row: Row) -> None:
-        blob = row.blob
-        if not self._gathers or len(blob) >= LARGE:
-            self._move_tail()
-            self._insert((row,))
-            return
-        if len(self._tail.rows) >= MANY:
-            self._move_tail()
-        number = self.last + 1
-        self._tail.add(number, crc32(blob, number), bytes(blob))
 
     def _move_tail(self, after: int = -1) -> None:
         """Move rows that have gathered to the database, those with higher numbers than given.

@@ -12,6 +12,7 @@ from ipkernel.controller.events import Event
 from ipkernel.controller.instructions import Commit, Instruction
 from ipkernel.controller.journal import IJournal, Record
 from ipkernel.controller.scheduler import Scheduler
+from ipkernel.wire.lean import soon
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Turn:
         self._sources.append((source, count))
         if not self._due and not self._committing:
             self._due = True
-            self._reactor.callLater(0, self._end)
+            soon(self._reactor, self._end)
 
     def note(self, record: Record) -> None:
         """Add a record to the next commit, whenever that is."""
@@ -226,7 +227,7 @@ class Turn:
     def _next(self) -> None:
         if (self._events or self._settled) and not self._due:
             self._due = True
-            self._reactor.callLater(0, self._end)
+            soon(self._reactor, self._end)
 
     def _release(
         self,

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ipkernel.wire.lean import soon
 from ipkernel.wire.link import Link, Payload, ProtocolViolation, Received, Window
 from ipkernel.wire.messages import Message
 
@@ -114,7 +115,7 @@ class Channel(Protocol):
         self.link.send(message, payload)
         if not self._flush_due and not self._paused and self._open:
             self._flush_due = True
-            self._reactor.callLater(0, self._flush_turn)
+            soon(self._reactor, self._flush_turn)
 
     def queue(self, message: Message, payload: Payload = b"") -> None:
         """Queue a message as :meth:`send` does, by somebody who calls :meth:`flush_now` himself.
@@ -278,7 +279,7 @@ class Channel(Protocol):
     def _flush_soon(self) -> None:
         if not self._flush_due and not self._paused and self._open:
             self._flush_due = True
-            self._reactor.callLater(0, self._flush_turn)
+            soon(self._reactor, self._flush_turn)
 
     def _ack_in_time(self) -> None:
         if self._ack_timer is None and self._open and self.link.ack_pending:

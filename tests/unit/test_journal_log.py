@@ -43,7 +43,8 @@ def opened(path: Path) -> Log:
 def write(log: Log, *records: Record) -> None:
     """Add a turn to a log, as the journal does."""
     made = encode(records, payload_bytes(records))
-    log.append(made)
+    if len(made) > 1 or not log.gather(made[0].blob):
+        log.append(made)
     for number, row in enumerate(made, log.last - len(made) + 1):
         log.live.note(number, row.records)
 

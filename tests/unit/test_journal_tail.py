@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
 from ipkernel.controller import sqlitefile, sqlitelog
-from ipkernel.controller.journal import Ended, Record, SessionBegan, Submitted
+from ipkernel.controller.journal import Ended, Forgotten, Record, SessionBegan, Submitted
 from ipkernel.controller.sqlitejournal import SqliteJournal
 from ipkernel.controller.sqlitetail import LARGE, MANY, Tail
 from ipkernel.errors import JournalError
@@ -100,7 +100,7 @@ def test_small_rows_gather_and_are_safe_at_once(journal: SqliteJournal, state: P
     assert in_database(state) == 0
     assert restored(killed(state, "before")) == list(range(MANY))
     assert journal.commit(turn(MANY)) is None
-    assert in_database(state) == MANY
+    assert in_database(state) == MANY + 1
     assert restored(killed(state, "after")) == list(range(MANY + 1))
 
 
@@ -129,6 +129,23 @@ def test_a_result_in_the_tail_can_be_read(journal: SqliteJournal, state: Path) -
     assert journal.commit([Ended(3.0, [(message, payload)])]) is None
     assert in_database(state) == 0
     assert journal.read(task(5, 0)) == ([], message, b"result")
+
+
+def test_what_gathers_is_accounted_for_before_the_log_is_swept(
+    journal: SqliteJournal, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in range(10):
+        assert journal.commit(turn(count)) is None
+    ends: list[Any] = [finished(task(5, count), b"") for count in range(6)]
+    assert journal.commit([Ended(3.0, ends)]) is None
+    assert journal.commit([Forgotten(4.0, [task(5, count) for count in range(5)])]) is None
+    monkeypatch.setattr(sqlitelog, "SMALL", 0)
+    for count in range(10, 40):
+        assert journal.commit(turn(count)) is None
+    assert in_database(state) < 36
+    assert restored(killed(state, "copy")) == list(range(6, 40))
+    assert journal.read(task(5, 5)) is not None
+    assert journal.read(task(5, 4)) is None
 
 
 def test_it_is_moved_when_the_controller_is_idle(state: Path) -> None:

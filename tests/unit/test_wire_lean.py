@@ -9,7 +9,7 @@ import pytest
 from twisted.internet import task
 from twisted.python import log
 
-from ipkernel.wire.lean import lighten
+from ipkernel.wire.lean import lighten, soon
 
 epollreactor = pytest.importorskip("twisted.internet.epollreactor")
 
@@ -170,3 +170,60 @@ def test_a_reactor_of_somebody_elses_class_stays_as_it_is():
     own = Own()
     lighten(own)
     assert "doIteration" not in vars(own)
+
+
+def test_what_is_due_soon_is_called_when_all_that_is_ready_was_read(reactor):
+    one, two = Reader(reactor), Reader(reactor)
+    seen = []
+
+    def doRead(reader):
+        reader.got.append(reader.near.recv(100))
+        soon(reactor, lambda: seen.append((len(one.got), len(two.got))))
+
+    one.doRead = lambda: doRead(one)
+    two.doRead = lambda: doRead(two)
+    one.far.send(b"1")
+    two.far.send(b"2")
+    reactor.doIteration(0)
+    assert seen == [(1, 1), (1, 1)]
+    assert not reactor.getDelayedCalls()
+
+
+def test_what_a_timer_wants_soon_is_not_waited_for(reactor):
+    called = []
+    reactor.callLater(0, lambda: soon(reactor, lambda: called.append(1)))
+    reactor.runUntilCurrent()
+    reactor.doIteration(60)
+    assert called == [1]
+    reactor.doIteration(0)
+    assert called == [1]
+
+
+def test_what_is_wanted_soon_by_what_is_due_comes_next(reactor):
+    called = []
+    soon(reactor, lambda: (called.append(1), soon(reactor, lambda: called.append(2))))
+    reactor.doIteration(60)
+    assert called == [1, 2]
+
+
+def test_a_call_that_fails_costs_itself_only(reactor):
+    called = []
+    seen = []
+    log.addObserver(seen.append)
+    try:
+        soon(reactor, lambda: 1 / 0)
+        soon(reactor, lambda: called.append(1))
+        reactor.doIteration(60)
+    finally:
+        log.removeObserver(seen.append)
+    assert called == [1]
+    assert [event["failure"].type for event in seen if event["isError"]] == [ZeroDivisionError]
+
+
+def test_with_any_other_reactor_it_is_a_timer():
+    clock = task.Clock()
+    called = []
+    soon(clock, lambda: called.append(1))
+    assert not called
+    clock.advance(0)
+    assert called == [1]
