@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BACK_OFF", "MAX_IN_A_ROW", "SETTLED", "Tries"]
+__all__ = ["BACK_OFF", "MAX_IN_A_ROW", "MAX_WORKED", "SETTLED", "WORKED", "Tries"]
 
-#: How often in a row a program is started again.
+#: How often in a row a program is started again that has not worked.
 MAX_IN_A_ROW: Final = 5
-#: Seconds before it is; each further time in a row twice as long.
+#: How often one that has worked each time, but not for long.
+MAX_WORKED: Final = 20
+#: Seconds before it is started; twice as long for each start in a row that has failed.
 BACK_OFF: Final = 0.25
 #: Seconds after which one that was started again counts as one that works.
 SETTLED: Final = 60.0
+#: Seconds after which one does that is known to work.
+WORKED: Final = 10.0
 
 
 class Tries:
@@ -22,11 +26,14 @@ class Tries:
 
     Attributes:
         in_a_row: How often it was, without having settled.
+        failed: How many of its starts in a row have failed: it ended before it worked.
     """
 
     def __init__(self, now: float) -> None:
         self.in_a_row = 0
+        self.failed = 0
         self._since = now
+        self._works = False
 
     def ended(self, now: float) -> float | None:
         """The program has ended, or could not be started.
@@ -34,14 +41,23 @@ class Tries:
         Returns:
             After how many seconds it is to be started again; None if that is no use.
         """
-        if now - self._since > SETTLED:
-            self.in_a_row = 0
-        if self.in_a_row >= MAX_IN_A_ROW:
+        works, self._works = self._works, False
+        if now - self._since > (WORKED if works else SETTLED):
+            self.in_a_row = self.failed = 0
+        elif works:
+            self.failed = 0
+        if self.failed >= MAX_IN_A_ROW or self.in_a_row >= MAX_WORKED:
             return None
-        pause = BACK_OFF * 2.0**self.in_a_row
+        pause = BACK_OFF * 2.0**self.failed
         self.in_a_row += 1
+        self.failed += not works
         return pause
 
     def began(self, now: float) -> None:
         """The program is being started again."""
         self._since = now
+        self._works = False
+
+    def worked(self) -> None:
+        """It does what it is there for; until then, its end is that of a start that has failed."""
+        self._works = True

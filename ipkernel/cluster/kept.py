@@ -94,6 +94,7 @@ class KeptController:
             return
         with self._changed:
             self._ready = True
+            self._tries.worked()
             if self._wanted:
                 self._on_ready()
 

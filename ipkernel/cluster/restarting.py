@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = "restart.json"
 _POLL: Final = 0.02
+#: Bytes of a note at most.
+_LARGEST: Final = 1 << 20
 
 
 class Restart(NamedTuple):
@@ -44,7 +46,7 @@ def note(directory: ClusterDirectory, restart: Restart) -> None:
     """
     path = _path(directory)
     temporary = path.with_name(f".{os.getpid()}.{_NAME}")
-    temporary.write_text(json.dumps(restart._asdict()) + "\n", encoding="utf-8")
+    temporary.write_bytes(_content(restart))
     temporary.replace(path)
 
 
@@ -56,14 +58,53 @@ def forbid(directory: ClusterDirectory) -> None:
         pass
 
 
+def count(directory: ClusterDirectory, found: Restart) -> int | None:
+    """Note that the controller is started once more, if the note still says what was found there.
+
+    Nothing but the note that is there is changed: one that was removed meanwhile does not come back.
+
+    Returns:
+        How often it was started again, this time included; None if the note is another one, or gone.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    more = found._replace(restarts=found.restarts + 1)
+    try:
+        descriptor = os.open(_path(directory), os.O_RDWR | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        return None
+    try:
+        old = os.read(descriptor, _LARGEST)
+        if _parsed(old) != found:
+            return None
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        # One write, and never shorter: whoever reads at the same time finds a whole note.
+        os.write(descriptor, _content(more).ljust(len(old)))
+    finally:
+        os.close(descriptor)
+    return more.restarts
+
+
 def noted(directory: ClusterDirectory) -> Restart | None:
     """Return what the note says, or None if the controller is not wanted."""
     try:
-        content: Any = json.loads(_path(directory).read_bytes())
+        return _parsed(_path(directory).read_bytes())
+    except OSError:
+        return None
+
+
+def _content(restart: Restart) -> bytes:
+    return json.dumps(restart._asdict()).encode() + b"\n"
+
+
+def _parsed(data: bytes) -> Restart | None:
+    try:
+        content: Any = json.loads(data)
         command = tuple(str(word) for word in content["command"])
         host, restarts = str(content["host"]), int(content["restarts"])
         return Restart(command, host, restarts, bool(content["again"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -291,6 +291,8 @@ class ClientLink(Link):
         self._replay.resume(received)
         self._note(gone)
         self._unprocessed = 0  # it is told of what was taken in another way
+        self._stop_timer()  # it may have been granted one already, and have asked again since
+        self._let_go()
         self._expect_channel()
 
     def opened(self, channel: Channel) -> None:

@@ -70,7 +70,7 @@ class Inquirer(Int32StringReceiver):
         self._over = True
         try:
             question = msgspec.msgpack.decode(string, type=Question)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError) as error:  # of bad UTF-8 it says that
             self._say(Answer(f"this is not a question: {error}"[:4000]))
             return
         answer: Deferred[Any] = maybeDeferred(self._door.answer, question)
@@ -164,7 +164,9 @@ class NearDoor:
     def opened(self, inquirer: Inquirer) -> None:
         """Somebody has connected."""
         if len(self._open) >= CONNECTIONS:
-            next(iter(self._open)).transport.abortConnection()
+            oldest = next(iter(self._open))
+            del self._open[oldest]  # many may come in one turn, and its end takes until the next
+            oldest.transport.abortConnection()
         self._open[inquirer] = None
 
     def closed(self, inquirer: Inquirer) -> None:

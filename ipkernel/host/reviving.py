@@ -84,9 +84,9 @@ class Reviver:
             or not noted.command
             or noted.host != processes.host_name()
         ):
-            self.joined()
+            self._let_go()
         elif self._directory.controller() is not None:
-            self.joined()  # it only does not answer, or another one has started it
+            self._let_go()  # it only does not answer, or another one has started it
         elif self._hold() and self._is_time():
             self._begin(noted)
 
@@ -120,10 +120,12 @@ class Reviver:
 
     def _begin(self, noted: restarting.Restart) -> None:
         self._due = None
-        restarts = noted.restarts + 1
-        command = [*noted.command, "--restarts", str(restarts)]
         try:
-            restarting.note(self._directory, noted._replace(restarts=restarts))
+            restarts = restarting.count(self._directory, noted)
+            if restarts is None:
+                self._let_go()  # it was stopped, or started, at this moment
+                return
+            command = [*noted.command, "--restarts", str(restarts)]
             self._process = self._spawn(self._directory, command)
         except OSError as error:
             logger.error("the controller cannot be started again: %s", error)
@@ -132,7 +134,12 @@ class Reviver:
         logger.warning("the controller is gone; it is started again (pid %d)", self._process.pid)
 
     def joined(self) -> None:
-        """The controller is there, or it is not for us to start it."""
+        """The controller is there, and works."""
+        self._tries.worked()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Somebody else may start it, if that is to be done at all."""
         self._due = None
         if self._held:
             self._held = False
@@ -140,7 +147,7 @@ class Reviver:
 
     def stop(self) -> None:
         """Look no more; if the cluster is being stopped, end what was started meanwhile."""
-        self.joined()
+        self._let_go()
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return

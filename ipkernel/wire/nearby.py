@@ -130,7 +130,7 @@ def ask(path: Path, method: str, request: bytes = b"", timeout: float = 10.0) ->
         raise NotNearby(f"nobody answers at {path}: {error.strerror or error}") from None
     try:
         answer = msgspec.msgpack.decode(data, type=Answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # of bad UTF-8 it says that
         raise NotNearby(f"{path} is not a controller's: {error}") from None
     if answer.problem:
         raise KernelError(answer.problem)

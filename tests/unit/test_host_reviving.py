@@ -198,6 +198,36 @@ def test_what_is_spawned(scene: Scene) -> None:
     assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
 
 
+def test_one_that_has_worked_is_started_without_a_pause_that_grows(scene: Scene) -> None:
+    scene.note()
+    for count in range(2 * MAX_IN_A_ROW):
+        scene.reviver.look()
+        scene.clock.advance(BACK_OFF)
+        scene.reviver.look()
+        assert len(scene.started) == count + 1
+        scene.reviver.joined()
+        scene.processes[-1].returncode = -9
+    scene.reviver.stop()
+
+
+@pytest.mark.parametrize("other", [None, restarting.Restart(again=False)], ids=str)
+def test_a_stop_at_the_very_moment_of_a_start_stands(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, other: restarting.Restart | None
+) -> None:
+    scene.note()
+
+    def late(directory: ClusterDirectory) -> None:
+        restarting.forbid(directory)
+        if other is not None:
+            restarting.note(directory, other)
+
+    monkeypatch.setattr(ClusterDirectory, "controller", late)
+    scene.reviver.look()
+    assert scene.started == []
+    assert restarting.noted(scene.directory) == other
+    assert not scene.lock.exists()
+
+
 # ------------------------------------------------------------------ the note
 
 
@@ -224,3 +254,15 @@ def test_waiting_for_one_that_comes_back(scene: Scene) -> None:
     assert not restarting.wait_back(scene.directory, 0.05)
     scene.controller_is(os.getpid(), psutil.Process().create_time())
     assert restarting.wait_back(scene.directory, 0)
+
+
+def test_counting_in_the_note(scene: Scene) -> None:
+    scene.note(restarts=9)
+    found = restarting.noted(scene.directory)
+    assert found is not None
+    assert restarting.count(scene.directory, found) == 10
+    assert restarting.noted(scene.directory) == found._replace(restarts=10)
+    assert restarting.count(scene.directory, found) is None  # somebody else has counted
+    restarting.forbid(scene.directory)
+    assert restarting.count(scene.directory, found._replace(restarts=10)) is None
+    assert restarting.noted(scene.directory) is None

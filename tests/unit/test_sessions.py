@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ipkernel import errors
 from ipkernel.controller import clientlink
 from ipkernel.controller.events import Tick
+from ipkernel.controller.links import OPEN_TIME
 from ipkernel.wire.messages import (
     Closing,
     Fetch,
@@ -140,6 +141,29 @@ def test_a_late_grant_that_did_not_arrive_is_asked_for_again(scene):
     scene.work()
     assert result.get(0) == 1
     assert scene.granted == [None, False]
+
+
+def test_grants_that_were_overtaken_have_no_say_any_more(scene):
+    """The client has asked again while the first answers waited for the journal."""
+    result = scene.submit(1)
+    scene.move()
+    scene.cut()
+    resume = Resume(
+        number=scene.session.number, life=scene.known_life, received=scene.courier.received
+    )
+    overtaken = [Reference("client") for _ in range(3)]
+    for reference in overtaken:
+        scene.turn.add(Tick(scene.turn.now()))  # so that there is something to wait for
+        scene.clients.open(reference, ClientHello(resume=resume))
+    scene.connect()
+    link = scene.clients.links[scene.session.number]
+    for reference in overtaken:
+        reference.disconnect()
+    scene.clock.advance(OPEN_TIME + 1)
+    assert link.channel is not None and not link.gone
+    scene.work()
+    assert result.get(0) == 1
+    assert scene.granted == [None, True]
 
 
 def test_a_connection_that_is_cut_before_the_controller_has_seen_its_channel(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, SETTLED, Tries
+from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, MAX_WORKED, SETTLED, WORKED, Tries
 
 
 def test_a_few_times_in_a_row_and_each_a_little_later() -> None:
@@ -39,3 +39,35 @@ def test_it_is_never_started_more_often_than_it_may(gaps: list[float]) -> None:
         starts.append(now)
     for first in starts:
         assert sum(first <= one <= first + SETTLED / 2 for one in starts) <= MAX_IN_A_ROW
+
+
+def test_one_that_works_is_started_at_once_however_often_it_is_killed() -> None:
+    now, tries = 0.0, Tries(0.0)
+    for _ in range(10 * MAX_WORKED):
+        tries.worked()
+        now += WORKED + 1.0
+        assert tries.ended(now) == BACK_OFF
+        tries.began(now)
+    assert tries.in_a_row == 1
+
+
+def test_one_that_works_for_moments_only_is_not_started_for_ever() -> None:
+    tries = Tries(0.0)
+    pauses = []
+    for _ in range(MAX_WORKED + 1):
+        tries.worked()
+        pauses.append(tries.ended(0.0))
+        tries.began(0.0)
+    assert pauses == [BACK_OFF] * MAX_WORKED + [None]
+
+
+def test_starts_that_fail_count_after_one_that_worked() -> None:
+    tries = Tries(0.0)
+    tries.worked()
+    assert tries.ended(0.0) == BACK_OFF
+    tries.began(0.0)
+    pauses = []
+    for _ in range(MAX_IN_A_ROW + 1):
+        pauses.append(tries.ended(0.0))
+        tries.began(0.0)
+    assert pauses == [*(BACK_OFF * 2**n for n in range(MAX_IN_A_ROW)), None]

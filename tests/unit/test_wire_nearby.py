@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -149,6 +149,7 @@ def test_a_fault_is_logged_and_said(ours, caplog):
 
 
 @given(st.binary(max_size=200))
+@example(b"\x91\xa1\xff")  # a method that is not UTF-8
 def test_anything_may_arrive(data):
     """Whatever is said, it is answered with a problem, waited for, or cut; nothing raises."""
     clock = Clock()
@@ -200,6 +201,13 @@ def test_the_oldest_connection_gives_way(ours):
     assert [t.aborted for _, t in made] == [True] + [False] * (CONNECTIONS - 1)
     inquirer.dataReceived(framed(Question("status")))
     assert answered(transport) == Answer("", b"fine")
+
+
+def test_of_many_that_come_at_once_each_costs_another_one(ours):
+    clock = Clock()
+    door = NearDoor(clock, {})
+    made = [connect(door, clock) for _ in range(2 * CONNECTIONS)]
+    assert [t.aborted for _, t in made] == [True] * CONNECTIONS + [False] * CONNECTIONS
 
 
 def test_the_end_cuts_all_connections(ours):
