@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
+from ipkernel.controller import deadlocks
 from ipkernel.controller.core import Core
 from ipkernel.controller.slots import READY, RESTARTING, STARTING, Engine
 from ipkernel.wire.records import MAX_STUCK, Stuck
@@ -24,6 +25,8 @@ RESTARTS: Final = 3
 FAULT: Final = "fault"
 WARNING: Final = "warning"
 INFORMATION: Final = "information"
+#: Engines and tasks that a text or a key names.
+_NAMED: Final = 8
 
 
 class Surroundings(NamedTuple):
@@ -105,6 +108,7 @@ class Watchdog:
         yield from self._engines(now)
         yield from self._loops(now)
         yield from self._long_tasks(now)
+        yield from self._nested()
         yield from self._sessions()
         yield from self._hosts(around)
 
@@ -255,6 +259,29 @@ class Watchdog:
                 f"'ipcluster signal INT --engine {engine.id}' interrupts it, if it hangs",
                 engine.began,
             )
+
+    def _nested(self) -> Iterator[Cause]:
+        """Tasks wait for tasks that none of their engines can begin meanwhile."""
+        found = deadlocks.find(self._core)
+        if found is None:
+            return
+        first = found.waiting[0]
+        named = ", ".join(map(str, found.engines[:_NAMED])) + ", ..." * (
+            len(found.engines) > _NAMED
+        )
+        some = f"{found.size} of those" if found.size > 1 else "one of those"
+        who = (
+            f"engine {named} runs a task that has submitted tasks itself, and may wait for them"
+            if len(found.engines) == 1
+            else f"engines {named} run tasks that have submitted tasks themselves, and may wait for them"
+        )
+        yield Cause(
+            ("nested", first, *found.running[:_NAMED]),
+            WARNING,
+            f"{who}; {some}, first task {first}, cannot begin before, for no other engine may run it",
+            "add engines ('ipcluster engines -n N'), or abort one of the tasks that run "
+            f"(such as {found.running[0]}) with Client.abort()",
+        )
 
     def _sessions(self) -> Iterator[Cause]:
         for session in self._core.sessions.values():
