@@ -437,7 +437,9 @@ class ClusterBase:
         if not self._private:
             self._note()
         elif spoiled:
-            sys.stderr.write(f"ipkernel: {spoiled}; the logs are kept in {self.directory.log}\n")
+            self.directory.keep_logs()
+            logs = self.directory.log
+            sys.stderr.write(f"ipkernel: {spoiled}; the logs are kept for a day, in {logs}\n")
         else:
             self.directory.remove()
 

@@ -257,6 +257,11 @@ class ClusterDirectory:
         """Remove the directory with all that is in it, as far as possible."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def keep_logs(self) -> None:
+        """Remove what only a cluster that runs, or runs again, has a use for: keys and tasks."""
+        for path in (self.security, self.state):
+            shutil.rmtree(path, ignore_errors=True)
+
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():

@@ -45,7 +45,14 @@ def how_ended(launcher: Any) -> str:
     usual = describe_exit(launcher.exit_code)
     told = getattr(launcher, "how_ended", None)
     how = str(told()) if callable(told) else usual
-    return f"{usual} by itself" if how == usual else how
+    if how == usual and how.startswith("exited"):
+        return f"{how} by itself"
+    return how
+
+
+def soon(pause: float) -> str:
+    """Say when a program is started again, given the seconds until then."""
+    return f"in {pause:g} s" if pause else "at once"
 
 
 def state_of(launcher: Any) -> str:
@@ -189,7 +196,7 @@ class Hosted:
                 target=self._again, args=(pause, told), name="ipkernel-host-again", daemon=True
             )
         how = f"{named(launcher)} {how_ended(launcher)}"
-        told(self, {"event": "ended", "message": f"{how}; it is started again in {pause:g} s"})
+        told(self, {"event": "ended", "message": f"{how}; it is started again {soon(pause)}"})
         self._thread.start()
         return True
 

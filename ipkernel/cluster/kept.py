@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
-from ipkernel.cluster.hosted import how_ended, named, why_ended
+from ipkernel.cluster.hosted import how_ended, named, soon, why_ended
 from ipkernel.errors import KernelError
 from ipkernel.tries import Tries
 
@@ -122,7 +122,7 @@ class KeptController:
                 self._told({"event": "failed", "message": f"{problem}: {why_ended(launcher)}"})
             return ""
         how = f"{named(launcher)} {how_ended(launcher)}"
-        self._told({"event": "ended", "message": f"{how}; it is started again in {pause:g} s"})
+        self._told({"event": "ended", "message": f"{how}; it is started again {soon(pause)}"})
         self._thread = threading.Thread(
             target=self._begin_again, args=(pause,), name="ipkernel-controller-again", daemon=True
         )

@@ -248,7 +248,7 @@ class Programs:
         kept, told = self._kept, self.settings.on_controller_lost
         how = kept.ended(launcher) if kept is not None else ""
         if how:
-            self.spoil(how)
+            self.spoil(f"{how}, and was started again")
         elif told is not None and launcher is self.controller and not self._others_start_it():
             told(f"{named(launcher)} {how_ended(launcher)}")
 
@@ -273,8 +273,9 @@ class Programs:
         launcher = hosted.launcher
         how = f"{named(launcher)} {how_ended(launcher)}"
         if launcher.exit_code != 0:
-            self.spoil(how)
-            if self.alive() and hosted.begin_again(self._changed):
+            again = self.alive() and hosted.begin_again(self._changed)
+            self.spoil(f"{how}, and was started again" if again else how)
+            if again:
                 return
         hosted.over = True
         if hosted.failure:

@@ -168,7 +168,7 @@ def test_foreground_outlives_a_crash(capsys):
     assert main(["start", "-n", "1"]) == common.OK
     thread.join()
     err = capsys.readouterr().err
-    assert "was killed by SIGKILL by itself; it is started again" in err
+    assert "was killed by SIGKILL; it is started again" in err
     assert ClusterDirectory.named().processes() == []
 
 
@@ -200,7 +200,7 @@ def test_foreground_goes_on_when_a_host_daemon_dies(capsys):
     assert main(["start", "-n", "1"]) == common.OK
     thread.join()
     out, err = capsys.readouterr()
-    assert "was killed by SIGKILL by itself; it is started again in 0.25 s" in err
+    assert "was killed by SIGKILL; it is started again in 0.25 s" in err
     assert out.endswith("stopping cluster default\n")
     assert ClusterDirectory.named().processes() == []
 

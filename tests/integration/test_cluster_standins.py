@@ -174,7 +174,7 @@ def test_controller_that_fails(make, capfd):
     assert not cluster.running
     assert cluster.directory.exists
     err = capfd.readouterr().err
-    assert f"the logs are kept in {cluster.directory.log}" in err
+    assert f"the logs are kept for a day, in {cluster.directory.log}" in err
 
 
 def test_controller_that_crashes(make):
@@ -241,7 +241,7 @@ def test_lost_controller_is_told_by_the_next_call(make, capfd):
     cluster.stop_cluster()
     assert cluster.directory.processes() == []
     err = capfd.readouterr().err
-    assert "ipcontroller was killed by SIGKILL by itself; the logs are kept" in err
+    assert "ipcontroller was killed by SIGKILL; the logs are kept" in err
 
 
 def test_lost_controller_is_replaced(make):

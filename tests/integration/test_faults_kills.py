@@ -98,8 +98,8 @@ def last_line(err):
 def killed_before_its_end(name, kept, err):
     """Whether the cluster says so at its end; before or while stopping, whichever saw it first."""
     pattern = (
-        rf"ipkernel: {name}( \(pid \d+\))? was killed by SIGKILL( by itself)?; "
-        rf"the logs are kept in {re.escape(str(kept))}/log\n"
+        rf"ipkernel: {name}( \(pid \d+\))? was killed by SIGKILL(, and was started again)?; "
+        rf"the logs are kept for a day, in {re.escape(str(kept))}/log\n"
     )
     return re.search(pattern, err)
 

@@ -294,6 +294,20 @@ def test_forget_old(home):
     assert all(directory.exists for directory in kept)
 
 
+def test_of_a_cluster_that_ended_badly_the_logs_are_kept(home):
+    directory = private()
+    (directory.security / "ipcontroller.pem").write_text("a private key")
+    (directory.state / "journal.sqlite").write_text("what tasks were given")
+    (directory.log / "ipcontroller.log").write_text("what happened")
+    directory.keep_logs()
+    assert not directory.security.exists() and not directory.state.exists()
+    assert (directory.log / "ipcontroller.log").read_text() == "what happened"
+    past = time.time() - 2 * 86400
+    os.utime(directory.path, (past, past))
+    forget_old()
+    assert not directory.exists
+
+
 def test_private_directories_do_not_collide(home, monkeypatch):
     names = iter(["1700000000-aaaa", "1700000000-aaaa", "1700000000-bbbb"])
     monkeypatch.setattr(module, "private_name", lambda: next(names))

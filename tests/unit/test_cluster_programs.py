@@ -322,13 +322,13 @@ def test_one_that_dies_is_started_again(make, seen):
     assert second.argument("--restarts") == "1"
     (ended,) = told(seen, "ended")
     assert ended["message"] == (
-        "ipdaemon (host a) was killed by SIGKILL by itself; it is started again in 0 s"
+        "ipdaemon (host a) was killed by SIGKILL; it is started again at once"
     )
     assert ended["where"] == "host a"
     assert told(seen, "restarted")[0]["restarts"] == 1
     assert changes == [1]
     assert lost == []
-    assert found.spoiled == "ipdaemon (host a) was killed by SIGKILL by itself"
+    assert found.spoiled == "ipdaemon (host a) was killed by SIGKILL, and was started again"
     assert not found.wait_ended(0)
     assert found.problem() == ""
     assert one.to_record().restarts == 1
