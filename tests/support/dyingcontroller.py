@@ -9,7 +9,7 @@ decided        the scheduler has decided, nothing is written
 committed      the journal has it, nobody was told
 half           about half of what was decided has been sent
 released       all has been sent
-loading        some of the journal has been read, after a start
+loading        so many records of the journal have been read after a start, or all of them
 =============  ===================================================================================
 
 A point ``later:0.25`` stands for a quarter of a second after the start.
@@ -102,8 +102,9 @@ def _dies_while_loading(method: Callable[..., Iterator[Any]], count: float) -> C
     def load(*args: Any) -> Iterator[Any]:
         for number, record in enumerate(method(*args), 1):
             if number >= count:
-                die()
+                break
             yield record
+        die()
 
     return load
 
