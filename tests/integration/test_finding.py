@@ -183,3 +183,20 @@ def test_a_daemon_that_is_stopped_is_told_of(connect, cluster):
         os.kill(host.pid, signal.SIGCONT)
     assert result.get(PATIENCE) == 0
     wait_for(lambda: not [one for one in rc.stuck() if "not begun" in one.cause])
+
+
+def test_calls_that_wait_for_calls_on_all_engines_are_told(cluster, connect):
+    def nest(directory):
+        from ipkernel import Client
+
+        with Client(cluster_dir=directory) as inner:
+            return inner.load_balanced_view(label="inner").apply_async(pow, 2, 8).get()
+
+    rc = connect()
+    view = rc.load_balanced_view()
+    calls = [view.apply_async(nest, str(cluster.directory)) for _ in range(2)]
+    (stuck,) = wait_for(lambda: [one for one in rc.stuck() if one.cause.startswith("nested")])
+    assert stuck.reason.startswith("engines 0, 1 run tasks that have submitted tasks themselves")
+    calls[0].cancel()
+    assert calls[1].get(PATIENCE) == 256
+    wait_for(lambda: not [one for one in rc.stuck() if one.cause.startswith("nested")])
