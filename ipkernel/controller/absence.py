@@ -65,9 +65,20 @@ class Absences:
         self._absent: dict[int, Absent] = {}
         self._local: dict[int, int] = {}
 
-    def seen(self, host: int, name: str, pid: int) -> None:
-        """Note who a host is: the end of a process of this machine need not be waited for."""
-        if name == self._here and self._lives(pid):
+    def is_here(self, name: str, pid: int) -> bool:
+        """Tell whether there is a process of this machine that a host may well be."""
+        return name == self._here and self._lives(pid)
+
+    def seen(self, host: int, name: str, pid: int, *, before: bool = False) -> None:
+        """Note who a host is: the end of a process of this machine need not be waited for.
+
+        Args:
+            host: Its number.
+            name: Of its machine.
+            pid: Of its daemon.
+            before: Whether the process was seen here by the controller before this one.
+        """
+        if self.is_here(name, pid) or (before and name == self._here):
             self._local[host] = pid
 
     def forget(self, host: int) -> None:

@@ -465,8 +465,9 @@ class Core:
         """Write down which engines a host has."""
         said = {n: e.properties for n, e in host.engines.items() if e.properties}
         engines = sorted(host.engines)
+        local = host.facts.local
         self.records.append(
-            HostCame(host.id, self.now, host.name, host.pid, host.tub_id, engines, said)
+            HostCame(host.id, self.now, host.name, host.pid, host.tub_id, engines, said, local)
         )
 
     def any_usable(self, targets: Sequence[int]) -> bool:

@@ -94,6 +94,7 @@ class HostFacts(Struct, frozen=True):
         job: The MPI job whose ranks its engines are; empty if they are of none.
         resources: How much of each resource each of its engines has.
         shared: How much of others they have together.
+        local: Whether its process was seen on the controller's machine.
     """
 
     launcher: str = ""
@@ -103,6 +104,7 @@ class HostFacts(Struct, frozen=True):
     job: str = ""
     resources: dict[str, float] = {}
     shared: dict[str, float] = {}
+    local: bool = False
 
 
 class HostJoined(Struct, frozen=True, eq=False):

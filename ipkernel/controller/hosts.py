@@ -176,6 +176,7 @@ class Hosts:
             hello.job,
             hello.resources,
             hello.host_resources,
+            self.absences.is_here(hello.host, hello.pid),
         )
         return HostJoined(
             number, plain(hello.host), hello.pid, engines, self._turn.now(), tub_id,
@@ -199,7 +200,7 @@ class Hosts:
         """Wait so many seconds for hosts that the controller before this one had."""
         for came in hosts:
             self._next = max(self._next, came.host + 1)
-            self.absences.seen(came.host, came.name, came.pid)
+            self.absences.seen(came.host, came.name, came.pid, before=came.local)
             absent = Absent(came.host, came.tub_id, Replay(), REASON, restored=True)
             self.absences.begin(absent, seconds)
 

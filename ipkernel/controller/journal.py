@@ -114,7 +114,8 @@ class Forgotten(Struct, frozen=True, eq=False, array_like=True, tag=9):
 class HostCame(Struct, frozen=True, eq=False, array_like=True, tag=10):
     """A host daemon joined with these engines, or has these engines from now on.
 
-    ``properties`` is what clients have said of engines, by their ids.
+    ``properties`` is what clients have said of engines, by their ids; ``local``, whether the
+    daemon's process was seen on the controller's machine.
     """
 
     host: int
@@ -124,6 +125,7 @@ class HostCame(Struct, frozen=True, eq=False, array_like=True, tag=10):
     tub_id: str
     engines: list[int]
     properties: dict[int, dict[str, Simple]] = {}
+    local: bool = False
 
 
 class HostWent(Struct, frozen=True, eq=False, array_like=True, tag=11):

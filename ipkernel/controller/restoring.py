@@ -9,6 +9,7 @@ from attrs import frozen
 
 from ipkernel.controller import dependencies, holdings
 from ipkernel.controller.core import Core, no_engine
+from ipkernel.controller.events import HostFacts
 from ipkernel.controller.folding import Folded, OldTask
 from ipkernel.controller.instructions import Commit
 from ipkernel.controller.journal import HostCame, Record
@@ -89,7 +90,8 @@ def restore(
 
 
 def _host(core: Core, came: HostCame, now: float, grace: float) -> None:
-    host = Host(came.host, came.name, came.pid, now, came.tub_id)
+    facts = HostFacts(local=came.local)
+    host = Host(came.host, came.name, came.pid, now, came.tub_id, facts=facts)
     host.away = Absence(now, now + grace, REASON)
     host.unsaid = set()
     core.hosts[host.id] = host

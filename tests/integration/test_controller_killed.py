@@ -140,6 +140,25 @@ def test_killed_twice_while_a_task_runs(site, tmp_path):
     assert site.rc.status().restarts == 2
 
 
+def test_killed_together_with_the_host_daemon(site, tmp_path):
+    """Nobody waits for a daemon of this machine that is seen to be gone; another one is started."""
+    begun, runs = tmp_path / "begun", tmp_path / "runs"
+    lost = site.rc[0].apply_async(until_there, str(tmp_path / "never"), str(begun))
+    view = site.rc.load_balanced_view(retries=1)
+    again = [view.apply_async(noted, number, str(runs), 0.01) for number in range(20)]
+    wait_for(begun.exists, PATIENCE)
+    daemon = site.cluster.engine_set.launcher.pid
+    old = site.kill()
+    os.kill(daemon, signal.SIGKILL)
+    with pytest.raises(errors.HostLost, match="its host is gone"):
+        lost.get(PATIENCE / 2)
+    assert [one.get(PATIENCE) for one in again] == list(range(20))
+    assert set(runs_of(runs)) == set(range(20))
+    site.another(old)
+    wait_for(lambda: site.rc.ids == [0, 1], PATIENCE)
+    assert not set(site.engines()) & set(site.pids)
+
+
 def test_objects_outlive_it_and_are_freed_in_the_end(site):
     rc = site.rc
     data = array_of(3)

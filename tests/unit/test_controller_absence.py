@@ -95,6 +95,14 @@ def test_a_host_of_this_machine_whose_process_is_gone_is_not_waited_for(w: World
     assert w.clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize(("name", "lost"), [("here", [(1, "cut", 0.0)]), ("elsewhere", [])])
+def test_a_process_that_the_controller_before_has_seen(w: World, name: str, lost: list) -> None:
+    """It ended while there was no controller; on another machine nothing is known of it."""
+    w.absences.seen(1, name, 99, before=True)
+    w.begin(1)
+    assert w.lost() == lost
+
+
 def test_a_process_of_this_machine_that_ends_while_its_host_is_away(w: World) -> None:
     w.absences.seen(1, "here", 10)
     w.begin(1)
