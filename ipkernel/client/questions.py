@@ -103,7 +103,13 @@ class Questions:
 
     def _task_id(self, job: Any) -> int:
         """Return a task id for an id or an index in the history."""
-        number = int(job)
+        try:
+            number = int(job)
+        except (TypeError, ValueError):
+            raise errors.KernelError(
+                f"{job!r} is not the id of a task, an index in the history or a result"
+                + (f"; say label={job!r} if it is a label" if isinstance(job, str) else "")
+            ) from None
         history = self._session.history
         if number < 0 or number < len(history):
             try:

@@ -6,9 +6,12 @@ them takes longer than all the rest of a command. From elsewhere it is the monit
 
 from __future__ import annotations
 
-from typing import TypeVar
+import time
+from typing import Final, TypeVar
 
+from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.errors import ConnectError
 from ipkernel.wire import nearby
 from ipkernel.wire.records import Record, Status, pack, unpack
 
@@ -16,11 +19,15 @@ __all__ = ["ask", "status"]
 
 R = TypeVar("R", bound=Record)
 
+#: Seconds for which a controller is asked again that is started again and does not listen yet.
+_BACK: Final = 10.0
+_PAUSE: Final = 0.1
+
 
 def ask(
     directory: ClusterDirectory, what: str, method: str, request: Record | None, answer: type[R]
 ) -> R:
-    """Ask the controller of a cluster something.
+    """Ask the controller of a cluster something; wait for one that is being started again.
 
     Args:
         directory: The cluster's directory.
@@ -35,6 +42,20 @@ def ask(
         SecurityError: The FURL file is not private.
         TimeoutError: There was no answer.
     """
+    deadline = time.monotonic() + _BACK
+    while True:
+        try:
+            return _ask(directory, what, method, request, answer)
+        except ConnectError:
+            noted = restarting.noted(directory)
+            if noted is None or not noted.again or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
+
+
+def _ask(
+    directory: ClusterDirectory, what: str, method: str, request: Record | None, answer: type[R]
+) -> R:
     data = b"" if request is None else pack(request)
     try:
         return unpack(answer, nearby.ask(directory.question_socket, method, data))

@@ -510,3 +510,10 @@ def test_children_do_not_outlive_their_engine(rc):
     assert all(child.is_running() for child in children)
     rc[1].apply_async(os._exit, 0).wait(PATIENCE)
     assert psutil.wait_procs(children, 10)[1] == []
+
+
+def test_tasks_that_are_named_by_their_label(rc):
+    told = caught(KernelError, rc.get_result, "squares")
+    assert told.startswith("'squares' is not the id of a task")
+    assert told.endswith("say label='squares' if it is a label")
+    assert "label" not in caught(KernelError, rc.abort, 3.5j)
