@@ -205,4 +205,10 @@ def test_status_after_the_controller_was_killed():
     assert run("status").returncode == 3
     good("stop")
     good("start", "-n", "1", "--daemonize")
-    assert "1 engine" in good("status")
+    assert directory.question_socket.exists() is there
+
+    def states():
+        return [engine["state"] for engine in json.loads(good("status", "--json"))["engines"]]
+
+    # The next controller gives the host of the one before it some time to come back.
+    wait_for(lambda: states().count("ready") == 1)
