@@ -526,7 +526,7 @@ def _fate_of(message: Finished, payload: Payload) -> Fate:
         return Fate.ENDED
     try:
         return decode_reason(payload).fate or Fate.INTERRUPTED
-    except MsgspecError:
+    except (MsgspecError, ValueError):  # engines may say anything
         return Fate.INTERRUPTED
 
 

@@ -9,6 +9,7 @@ further rows that hold nothing but its bytes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, Union
 
@@ -31,11 +32,16 @@ from ipkernel.controller.journal import (
 from ipkernel.controller.tasks import Payload
 from ipkernel.wire.messages import Finished, Function, Message, Output, Submit
 
+logger = logging.getLogger(__name__)
+
 #: What a row should not exceed, in bytes; a piece of a payload never does.
 ROW_BYTES: Final = 1 << 18
 
 #: What is in place of the number of pieces in a row that is one.
 PIECE: Final = -1
+
+#: What the encoder raises: for text that is not Unicode, numbers that are too large, and the like.
+_NO_ENCODING: Final = (msgspec.MsgspecError, ValueError, OverflowError, TypeError)
 
 _WITH_ITEMS: Final = (Submitted, Printed, Ended)
 _Item: TypeAlias = tuple[Message, Payload]
@@ -96,11 +102,31 @@ def encode(records: Sequence[Record], payload: int) -> list[Row]:
     Args:
         records: What is to be kept. Of :class:`Submitted`, only submissions and functions are.
         payload: Their bytes of payload.
+
+    A record that has no encoding is left out, and the log says so: it has none later either, and
+    nothing else is to wait for it for ever.
     """
     records = [_lasting(record) if type(record) is Submitted else record for record in records]
+    try:
+        return _rows(records, payload)
+    except _NO_ENCODING:
+        return _rows([record for record in records if _is_sound(record)], payload)
+
+
+def _rows(records: Sequence[Record], payload: int) -> list[Row]:
     if payload <= ROW_BYTES:
         return [_row(records)]
-    return list(_divided(records))
+    return list(_divided(records)) or [_row([])]
+
+
+def _is_sound(record: Record) -> bool:
+    try:
+        _encode(record)
+    except _NO_ENCODING as error:
+        kind = type(record).__name__
+        logger.error("a record of kind %s cannot be written to the journal: %s", kind, error)
+        return False
+    return True
 
 
 def _lasting(record: Submitted) -> Submitted:

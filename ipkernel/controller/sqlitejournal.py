@@ -15,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
@@ -156,8 +155,6 @@ class SqliteJournal:
                 return None
         except sqlite3.Error as error:
             return fail(JournalError(str(error)))
-        except msgspec.MsgspecError as error:
-            return fail(JournalError(f"a record cannot be written: {error}"))
         self._note_gathered()
         if self.power or payload > INLINE_BYTES or self._restart_due:
             written = self._run(self._write_or_mend, records, payload, self._restart_due)
@@ -172,8 +169,6 @@ class SqliteJournal:
                 mended = self._run(self._mend_and_write, str(error), records, payload)
                 return mended.addBoth(self._returned).addCallbacks(self._written, _cannot_write)
             return fail(JournalError(str(error)))
-        except msgspec.MsgspecError as error:
-            return fail(JournalError(f"a record cannot be written: {error}"))
         self._written(rows)
         return None
 
@@ -403,5 +398,5 @@ def _on_its_own(record: Record) -> Record:
 
 
 def _cannot_write(failure: Any) -> None:
-    failure.trap(sqlite3.Error, msgspec.MsgspecError)
+    failure.trap(sqlite3.Error)
     raise JournalError(failure.getErrorMessage())

@@ -66,6 +66,19 @@ def commit(journal: SqliteJournal, records: list[Record]) -> None:
         assert done == [None]
 
 
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("size", [10, 2 * rows.ROW_BYTES])
+@pytest.mark.parametrize("poison", [SessionBegan(9, 9.0, "\ud800"), SessionClosed(1 << 70, 9.0)])
+def test_what_has_no_encoding_holds_up_nothing_else(
+    make: Make, caplog: pytest.LogCaptureFixture, power: bool, size: int, poison: Record
+) -> None:
+    item = submit(task(1, 1), bytes(size))
+    sound: list[Record] = [SessionBegan(1, 1.0, "me"), Submitted(1, 2.0, [item], 1)]
+    begin(make(power=power), [sound[0], poison, sound[1]], [poison])
+    assert f"a record of kind {type(poison).__name__} cannot be written" in caplog.text
+    assert flat(list(make().load())) == flat(sound)
+
+
 def test_it_keeps_the_interface(make: Make) -> None:
     assert verifyObject(IJournal, make())
 
