@@ -20,17 +20,17 @@ ROUNDS = int(os.environ.get("IPKERNEL_SOAK", "1"))
 
 #: Submits tasks, says which, and waits for a death that comes from outside.
 CLIENT = """
-import sys, time
+import os, sys, time
 import ipkernel
 
-def square(number, seconds):
-    time.sleep(seconds)
+def square(number, go):
+    while not os.path.exists(go):
+        time.sleep(0.01)
     return number * number
 
 rc = ipkernel.Client(cluster_dir=sys.argv[1], timeout=60)
 view = rc.load_balanced_view(label="orphan")
-seconds = [1.0, 1.0] + [0.01, 0.0] * int(sys.argv[2])
-results = [view.apply_async(square, n, seconds[n]) for n in range(int(sys.argv[2]))]
+results = [view.apply_async(square, n, sys.argv[3]) for n in range(int(sys.argv[2]))]
 rc.queue_status()
 print(" ".join(str(result.msg_ids[0]) for result in results), flush=True)
 time.sleep(600)
@@ -50,19 +50,21 @@ def cluster(tmp_path_factory):
 
 
 @pytest.mark.parametrize("turn", range(4 * ROUNDS))
-def test_a_client_dies(cluster, turn):
+def test_a_client_dies(cluster, turn, tmp_path):
     count = 40
+    go = tmp_path / "go"  # before that no task ends, so the client has fetched nothing
     directory = str(cluster.cluster_dir)
-    program = [sys.executable, "-c", CLIENT, directory, str(count)]
+    program = [sys.executable, "-c", CLIENT, directory, str(count), str(go)]
     child = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     try:
         ids = [int(word) for word in child.stdout.readline().split()]
-        time.sleep(random.uniform(0.0, 0.3))  # nothing can have ended so far
+        time.sleep(random.uniform(0.0, 0.3))
         child.kill()
     finally:
         child.wait()
         child.stdout.close()
     assert len(ids) == count
+    go.touch()
     with ipkernel.Client(cluster_dir=directory, timeout=PATIENCE) as rc:
         assert rc.get_result(ids).get(PATIENCE) == [n * n for n in range(count)]
 
