@@ -26,10 +26,12 @@ from ipkernel.controller.scheduler import Scheduler
 from ipkernel.wire.messages import (
     Assign,
     Cancel,
+    Cancelled,
     Dependency,
     Done,
     EngineJoined,
     EngineLeft,
+    Fate,
     Finished,
     Free,
     Function,
@@ -308,6 +310,22 @@ def test_a_task_that_is_cancelled_before_its_host_is_back(w: World) -> None:
     w.said(1, Holding(0, 1, [tid(1)]), Started([]))
     assert [m.tasks for m in w.to_hosts[1] if isinstance(m, Interrupt)] == [[tid(1)]]
     assert w.outcomes() == {2: Outcome.ABORTED}
+
+
+def test_a_cancel_that_is_asked_for_again_is_answered(w: World) -> None:
+    w.submit(1, 2)
+    w.send(Cancel([tid(1), tid(2)], 5))
+    w.restart()
+    w.client()
+    w.send(Cancel([tid(1), tid(2)], 5))
+    w.back()
+    w.said(1, Holding(0, 1, [tid(1)]), Started([]))
+    w.said(1, Done(tid(1), 0, Outcome.ABORTED, 1.0, 1.5, 0))
+    answers = [m for m in w.to_client if isinstance(m, Cancelled)]
+    assert {m.serial for m in answers} == {5}
+    fates = [(t - tid(0), fate) for m in answers for t, fate in zip(m.tasks, m.fates, strict=True)]
+    assert sorted(fates) == [(1, Fate.INTERRUPTED), (2, Fate.DEQUEUED)]
+    assert w.outcomes() == {1: Outcome.ABORTED, 2: Outcome.ABORTED}
 
 
 def test_a_client_that_does_not_come_back(w: World) -> None:
