@@ -52,6 +52,7 @@ QUICK_JOURNAL_TASKS = 1_000
 QUEUED_TASKS = 1_000_000
 QUICK_QUEUED_TASKS = 10_000
 QUEUED_FEW = 1_000
+RESTART_TASKS = 100_000
 LOSSES_ROUNDS = 300
 QUICK_LOSSES_ROUNDS = 3
 MAP_ITEMS = 1_000_000
@@ -112,6 +113,9 @@ _FIXED = (
     Metric("queued_client_mb", "queued", "client's memory beside what it was", "MB", True),
     Metric("queued_rate", "queued", "worked off", "1/s", False),
     Metric("queued_ratio", "queued", "as times of a thousand at once", "x", False),
+    Metric(
+        "queued_restart_s", "queued", "controller killed, until a task has ended again", "s", True
+    ),
     Metric("losses_error_p50_ms", "losses", "until the script has the error, p50", "ms", True),
     Metric("losses_error_max_ms", "losses", "until the script has the error, longest", "ms", True),
     Metric("losses_again_p50_ms", "losses", "until it was run again, p50", "ms", True),

@@ -1,8 +1,9 @@
-"""What a long queue costs: memory of controller and client, and the rate at which it is worked off."""
+"""What a long queue costs: memory of controller and client, the rate, and a restart of the controller."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -44,12 +45,32 @@ def measure(client: Any, view: Any, bound: float, quick: bool) -> Iterator[dict[
     rate = count / (time.perf_counter() - began)
     yield value("queued_rate", rate)
     yield value("queued_ratio", rate / short)
+    waiting = metrics.QUICK_QUEUED_TASKS if quick else metrics.RESTART_TASKS
+    yield value("queued_restart_s", _restart(client, view, waiting, bound))
 
 
 def _rate(client: Any, view: Any, count: int) -> float:
     began = time.perf_counter()
     client.wait([view.apply_async(workload.noop) for _ in range(count)])
     return count / (time.perf_counter() - began)
+
+
+def _restart(client: Any, view: Any, count: int, bound: float) -> float:
+    """Kill the controller while tasks wait; return the seconds until the first of them has ended."""
+    with tempfile.TemporaryDirectory(prefix="b-") as directory:
+        gate = Path(directory, "gate")
+        view.apply_async(workload.wait_for, str(gate))
+        first = view.apply_async(workload.noop)
+        rest = [view.apply_async(workload.noop) for _ in range(count - 1)]
+        _until(lambda: _waiting(client) > count, bound)
+        controller = client.status().pid
+        began = time.perf_counter()
+        os.kill(controller, signal.SIGKILL)
+        gate.touch()
+        first.get()
+        seconds = time.perf_counter() - began
+    client.wait(rest)
+    return seconds
 
 
 def _waiting(client: Any) -> int:
