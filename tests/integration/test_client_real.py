@@ -368,9 +368,20 @@ def test_script_ends_without_closing(cluster):
     assert (done.stdout, done.stderr, done.returncode) == ("1\n", "", 0)
 
 
-def test_lost_controller_is_told_with_its_reason(own):
-    _, cluster = own
-    with Client(cluster_dir=str(cluster.directory), reconnect=1.0) as rc:
+@pytest.fixture
+def mortal(tmp_path):
+    """A cluster of one engine whose controller is not started again."""
+    options = {"restart": False}
+    cluster = Cluster(n=1, cluster_dir=str(tmp_path / "cluster_mortal"), controller_options=options)
+    cluster.start_cluster_sync()
+    try:
+        yield cluster
+    finally:
+        cluster.stop_cluster_sync()
+
+
+def test_lost_controller_is_told_with_its_reason(mortal):
+    with Client(cluster_dir=str(mortal.directory), reconnect=1.0) as rc:
         pending = rc[0].apply_async(nap, 30)
         os.kill(rc.status().pid, signal.SIGKILL)
         why = "the controller is lost: .*; in 1 s it could not be reached again: nobody listens at"
@@ -381,4 +392,4 @@ def test_lost_controller_is_told_with_its_reason(own):
                 call()
         assert not rc.connected
     with pytest.raises(errors.ConnectError):
-        Client(cluster_dir=str(cluster.directory), timeout=5)
+        Client(cluster_dir=str(mortal.directory), timeout=5)

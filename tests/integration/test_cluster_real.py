@@ -131,10 +131,11 @@ def test_furls_and_port_survive(make):
 def test_status(make):
     cluster = make(2)
     cluster.start_cluster()
+    # That engines are ready is told to their launcher and to the controller, in this order.
+    wait_for(lambda: {e.state for e in cluster.status().engines} == {"ready"})
     status = cluster.status()
     assert status.pid == cluster.controller.pid
     assert [e.engine for e in status.engines] == [0, 1]
-    assert {e.state for e in status.engines} == {"ready"}
     assert [h.pid for h in status.hosts] == [cluster.engine_set.launcher.pid]
 
 

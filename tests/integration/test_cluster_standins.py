@@ -20,6 +20,7 @@ from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry
 from ipkernel.errors import ClusterError, ConfigurationError, LauncherError, SecurityError
+from tests.integration.faults_support import wait_for
 from tests.integration.standins import Controller, Host, Stubborn, standin
 
 
@@ -613,6 +614,8 @@ def test_engines_can_be_started_after_a_host_daemon_that_failed(make, monkeypatc
         patch.setattr(cluster, "_entries", [failing])
         with pytest.raises(LauncherError):
             cluster.start_engines(2)
+    (failed,) = cluster.engines.values()
+    wait_for(lambda: not failed.running)
     name = cluster.start_engines(2)
     assert list(cluster.engines) == [name]
     assert cluster.engines[name].engines == (0, 1)

@@ -283,7 +283,7 @@ def test_giving_up_the_transfer(rc, way, large, here, there, gate):
     gate.set()
     with pytest.raises(TransferCancelled, match=f"{way}_file .* engine 0 was cancelled"):
         result.get(30)
-    assert os.listdir(there) == os.listdir(here) == []
+    wait_for(lambda: os.listdir(there) == os.listdir(here) == [], what="something is left")
 
 
 @pytest.mark.parametrize("way", ["send", "receive"])
