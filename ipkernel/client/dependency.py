@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipkernel.client.result import AsyncResult
 from ipkernel.wire import messages
-from ipkernel.wire.messages import MAX_LIST, Outcome, Past
+from ipkernel.wire.messages import MAX_LIST, Past
 
 if TYPE_CHECKING:
     from ipkernel.client.task import TaskRecord
@@ -90,9 +90,6 @@ class Dependency:
         for task, record in self._records.items():
             if record is None or record.cell is None:
                 open_ones.append(task)
-            elif record.message is None:  # its end is of this client's own making
-                ended.append(Past(task, -1, False))
             else:
-                ok = record.message.outcome is Outcome.OK
-                ended.append(Past(task, record.message.engine, ok))
+                ended.append(record.past)
         return messages.Dependency(open_ones, ended, self.all, self.success, self.failure)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec.structs import replace
+
 from ipkernel.wire.link import Payload
 from ipkernel.wire.messages import (
     MAX_LIST,
+    Dependency,
     Fetch,
     Function,
     Held,
@@ -41,7 +44,11 @@ def items(
         kept: What was sent to the last controller, and is not known to this one.
     """
     objects = session.objects
-    again = [item for item in kept if type(item[0]) in _AGAIN]
+    again = [
+        (_with_ends(session, message), payload)
+        for message, payload in kept
+        if type(message) in _AGAIN
+    ]
     made = dict.fromkeys(m.object for m, _ in again if isinstance(m, ObjectMade))
     ours = [one for one in objects.outbox.kept if one.id not in made]
     used = dict.fromkeys(objects.references.ids)
@@ -62,6 +69,27 @@ def items(
         *_lists(Release, lent),
     ]
     return [*((m, b"") for m in told), *again, *((m, b"") for m in asked)]
+
+
+def _with_ends(session: Session, message: Message) -> Message:
+    """Say how tasks ended meanwhile that a task is to wait for: the controller may have forgotten."""
+    if not isinstance(message, Submit) or (terms := message.terms) is None:
+        return message
+    after, follow = (_known(session, one) for one in (terms.after, terms.follow))
+    if after is terms.after and follow is terms.follow:
+        return message
+    return replace(message, terms=replace(terms, after=after, follow=follow))
+
+
+def _known(session: Session, wanted: Dependency | None) -> Dependency | None:
+    if wanted is None:
+        return None
+    found = {task: session.find(task) for task in wanted.tasks}
+    ended = [one.past for one in found.values() if one is not None and one.cell is not None]
+    if not ended:
+        return wanted
+    left = [task for task, one in found.items() if one is None or one.cell is None]
+    return replace(wanted, tasks=left, ended=[*wanted.ended, *ended])
 
 
 def _held(objects: Sequence[bytes]) -> Iterator[Held]:

@@ -12,7 +12,16 @@ from ipkernel.client.cancelling import FATES, WORDS
 from ipkernel.client.stored import Stored
 from ipkernel.objects.ref import ObjectRef
 from ipkernel.serialize.payload import loads
-from ipkernel.wire.messages import Fate, Finished, Kind, Outcome, Reason, Stream, decode_reason
+from ipkernel.wire.messages import (
+    Fate,
+    Finished,
+    Kind,
+    Outcome,
+    Past,
+    Reason,
+    Stream,
+    decode_reason,
+)
 
 if TYPE_CHECKING:
     from ipkernel.client.result import AsyncResult
@@ -182,6 +191,14 @@ class TaskRecord:
         """Where it ran or was to run, or -1."""
         message = self.message
         return self.target if message is None or message.engine < 0 else message.engine
+
+    @property
+    def past(self) -> Past:
+        """How it has ended, for the controller."""
+        message = self.message
+        if message is None:  # its end is of this client's own making
+            return Past(self.id, -1, False)
+        return Past(self.id, message.engine, message.outcome is Outcome.OK)
 
     @property
     def succeeded(self) -> bool:

@@ -110,6 +110,7 @@ def admit(core: Core, task: Task) -> None:
     wait = Wait(task, [Need(wanted, where) for wanted, where in both if wanted is not None])
     core.waits[task.id] = wait
     unknown: list[int] = []
+    known: dict[int, Past] = {}
     for need in wait.needs:
         need.take_past()
         for other in list(need.open):
@@ -119,7 +120,8 @@ def admit(core: Core, task: Task) -> None:
             if past is None:
                 unknown.append(other)
             else:
-                need.ended(other, past.outcome is Outcome.OK, past.engine)
+                known[other] = Past(other, past.engine, past.outcome is Outcome.OK)
+                need.ended(other, known[other].ok, past.engine)
     if unknown:
         text = (
             f"{_named(unknown)} {'is' if len(unknown) == 1 else 'are'} not known to the "
@@ -130,6 +132,8 @@ def admit(core: Core, task: Task) -> None:
     for other in wait.open:
         core.awaited.setdefault(other, {})[task.id] = None
     _go_on(core, wait)
+    if known and task.id in core.waits:  # after a restart nobody else may know of them
+        core.note_again(task, *known.values())
 
 
 def settle(core: Core) -> None:

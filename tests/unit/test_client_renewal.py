@@ -17,6 +17,7 @@ from ipkernel.wire.memory import memory_channels
 from ipkernel.wire.messages import (
     Cancel,
     Cancelled,
+    Dependency,
     EngineJoined,
     Fate,
     Fetch,
@@ -27,12 +28,14 @@ from ipkernel.wire.messages import (
     ObjectMade,
     Outcome,
     Output,
+    Past,
     Release,
     Resubmit,
     Seek,
     Source,
     Stream,
     Submit,
+    Terms,
 )
 from ipkernel.wire.records import EngineInfo
 
@@ -86,6 +89,22 @@ def test_tasks_that_were_to_run_again_are_asked_for_again(session):
     assert told(session, kept) == [Held([]), Resubmit(first, 77)]
     assert [m for m, _ in sent(session)] == [Resubmit(queued, 78)]
     assert told(session) == [Held([]), Fetch([first, queued])]
+
+
+def test_how_others_ended_meanwhile_is_told_with_a_task_that_waits_for_them(session):
+    first, second = submit(session, 1), submit(session, 2)
+    tasks = [first.msg_ids[0], second.msg_ids[0]]
+    waits = Terms(after=Dependency(tasks), follow=Dependency([tasks[1]]))
+    result = AsyncResult(session, True)
+    call = CallPayload(b"", b"", dumps(3))
+    session.submit(result, Kind.APPLY, call, terms=waits)
+    kept = sent(session)[-1:]
+    assert told(session, kept)[1] == kept[0][0]
+    session.received([finished(tasks[0])])
+    again = told(session, kept)[1]
+    assert again.terms == Terms(
+        after=Dependency([tasks[1]], [Past(tasks[0], 0, True)]), follow=Dependency([tasks[1]])
+    )
 
 
 def test_references_are_told_of_first(session):

@@ -278,6 +278,19 @@ def test_what_tasks_wait_for_is_known(w: World) -> None:
     assert w.outcomes() == {3: Outcome.OK}
 
 
+def test_ends_that_were_known_when_a_task_came_are_known_after_a_restart(w: World) -> None:
+    w.submit(1, 2, 3)
+    w.said(1, done(1, 0))
+    w.submit(4, terms=Terms(after=Dependency([tid(1), tid(3)])))  # its client had not heard of it
+    w.records.append(Forgotten(w.now, [tid(1)]))
+    w.restart()
+    assert w.scheduler.explain(tid(4)).state == "waiting"
+    w.client()
+    w.back()
+    w.said(1, Holding(1, 1, [tid(2)]), Holding(0, 1, [tid(3)]), Started([]), done(3, 0))
+    assert w.scheduler.explain(tid(4)).state in ("ready", "assigned")
+
+
 def test_tasks_for_each_of_several_engines(w: World) -> None:
     w.submit(1, targets=[0, 1], spread=False)
     w.submit(3, targets=[0, 1], spread=False)
