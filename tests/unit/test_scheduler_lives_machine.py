@@ -534,24 +534,18 @@ class Lives(RuleBasedStateMachine):
             self.resume()
 
     def resume(self) -> None:
+        """The client comes back after a long time, or to another life, and says what it wants."""
         taken = self.s.sessions[SESSION].taken
-        anew = not self.known
-        rest = self.sent[taken:]
         self.attached = self.known = True
-        again: list[Said] = rest
-        if anew:
-            again = [item for item in rest if isinstance(item[0], Function | Submit)]
-            asked = [(serial, tasks) for serial, tasks in self.asking.items() if tasks]
-            again = [
-                (Held([], [], True), b""),
-                *again,
-                *((Cancel(sorted(tasks), serial), b"") for serial, tasks in asked),
-            ]
+        asked = [(serial, tasks) for serial, tasks in self.asking.items() if tasks]
+        again: list[Said] = [
+            (Held([], [], True), b""),
+            *(item for item in self.sent[taken:] if isinstance(item[0], Function | Submit)),
+            *((Cancel(sorted(tasks), serial), b"") for serial, tasks in asked),
+        ]
         self.sent = [*self.sent[:taken], *again]
-        events: list[Event] = [SessionResumed(SESSION, self.now)]
-        if again:
-            events.append(FromClient(SESSION, again, self.now))  # type: ignore[arg-type]
-        self.do(*events)
+        said = FromClient(SESSION, again, self.now)  # type: ignore[arg-type]
+        self.do(SessionResumed(SESSION, self.now), said)
 
     # ------------------------------------------------------------------------ ends and begins
 
