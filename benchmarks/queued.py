@@ -24,8 +24,10 @@ def measure(client: Any, view: Any, bound: float, quick: bool) -> Iterator[dict[
         quick: A short queue.
     """
     count = metrics.QUICK_QUEUED_TASKS if quick else metrics.QUEUED_TASKS
-    controller = client.status().pid
     client.wait([view.apply_async(workload.noop) for _ in range(metrics.QUEUED_FEW)])
+    waiting = metrics.QUICK_QUEUED_TASKS if quick else metrics.RESTART_TASKS
+    yield value("queued_restart_s", _restart(client, view, waiting, bound))
+    controller = client.status().pid
     short = _rate(client, view, metrics.QUEUED_FEW)
     before = proc.pss_mb(controller), proc.pss_mb(os.getpid())
     with tempfile.TemporaryDirectory(prefix="b-") as directory:
@@ -45,8 +47,6 @@ def measure(client: Any, view: Any, bound: float, quick: bool) -> Iterator[dict[
     rate = count / (time.perf_counter() - began)
     yield value("queued_rate", rate)
     yield value("queued_ratio", rate / short)
-    waiting = metrics.QUICK_QUEUED_TASKS if quick else metrics.RESTART_TASKS
-    yield value("queued_restart_s", _restart(client, view, waiting, bound))
 
 
 def _rate(client: Any, view: Any, count: int) -> float:
