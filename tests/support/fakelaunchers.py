@@ -5,12 +5,18 @@ Each shape is made anew by :func:`shape`, so that what a test's launchers have s
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
+from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.cluster.entries import Entry
+from ipkernel.cluster.programs import Programs
+from ipkernel.cluster.settings import Settings
 from ipkernel.errors import LauncherError
 from ipkernel.launchers.interfaces import Share
 
@@ -237,3 +243,28 @@ def shape(kind: type[Fake], *labels: str, **attributes: Any) -> Any:
     """
     content = {"made": [], "numbers": itertools.count(1), "jobs": {}, **attributes}
     return type(kind.__name__, (kind,), content | ({"labels": labels} if labels else {}))
+
+
+@contextlib.contextmanager
+def many_programs(path: Path, seen: list[Any]) -> Iterator[Callable[..., Programs]]:
+    """Yield what makes the programs of a cluster whose controller has been started; end them all.
+
+    Args:
+        path: The cluster's directory.
+        seen: Gets the events, as pairs of a program's name and what it said.
+    """
+    made: list[Programs] = []
+
+    def go(controller: Any = None, **settings: Any) -> Programs:
+        entry = Entry("local", controller or shape(Controller))
+        settings.setdefault("on_event", lambda name, event: seen.append((name, event)))
+        found = Programs(
+            ClusterDirectory(path), False, Settings(entry, stop_timeout=0.1, **settings)
+        )
+        found.start_controller()
+        made.append(found)
+        return found
+
+    yield go
+    for found in made:
+        found.end(controller=True)

@@ -8,12 +8,17 @@ import time
 import pytest
 
 from ipkernel import tries
-from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.entries import Entry
-from ipkernel.cluster.programs import Programs
-from ipkernel.cluster.settings import Settings
 from ipkernel.errors import ClusterError, LauncherError
-from tests.support.fakelaunchers import Controller, Fake, Queued, Ready, Refusing, shape
+from tests.support.fakelaunchers import (
+    Controller,
+    Fake,
+    Queued,
+    Ready,
+    Refusing,
+    many_programs,
+    shape,
+)
 
 
 @pytest.fixture
@@ -24,20 +29,8 @@ def seen():
 @pytest.fixture
 def make(tmp_path, seen, monkeypatch):
     monkeypatch.setattr(tries, "BACK_OFF", 0.0)
-    made = []
-
-    def go(kind=None, **settings):
-        entry = Entry("local", kind or shape(Controller))
-        settings.setdefault("on_event", lambda name, event: seen.append((name, event)))
-        directory = ClusterDirectory(tmp_path / "c")
-        found = Programs(directory, False, Settings(entry, stop_timeout=0.1, **settings))
-        found.start_controller()
-        made.append(found)
-        return found
-
-    yield go
-    for found in made:
-        found.end(controller=True)
+    with many_programs(tmp_path / "c", seen) as go:
+        yield go
 
 
 def soon():

@@ -9,21 +9,19 @@ import pytest
 
 from ipkernel import tries
 from ipkernel.cluster import gathering
-from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.entries import Entry
-from ipkernel.cluster.programs import Programs
 from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.telling import at_once
 from ipkernel.errors import ClusterError, LauncherError
 from ipkernel.launchers.interfaces import Share
 from tests.support.fakelaunchers import (
-    Controller,
     Failing,
     Fake,
     Queued,
     Ready,
     Refusing,
     Stubborn,
+    many_programs,
     shape,
 )
 
@@ -37,20 +35,8 @@ def seen():
 def make(tmp_path, seen, monkeypatch):
     monkeypatch.setattr(gathering, "_TOGETHER", 0.0)
     monkeypatch.setattr(tries, "BACK_OFF", 0.0)
-    made = []
-
-    def go(controller=None, **settings):
-        entry = Entry("local", controller or shape(Controller))
-        settings.setdefault("on_event", lambda name, event: seen.append((name, event)))
-        directory = ClusterDirectory(tmp_path / "c")
-        found = Programs(directory, False, Settings(entry, stop_timeout=0.1, **settings))
-        found.start_controller()
-        made.append(found)
-        return found
-
-    yield go
-    for found in made:
-        found.end(controller=True)
+    with many_programs(tmp_path / "c", seen) as go:
+        yield go
 
 
 def begun(found, *entries, patience=9.0):
