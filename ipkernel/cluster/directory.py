@@ -157,10 +157,15 @@ class ClusterDirectory:
                 put something of their own there.
         """
         paths = (self.path, self.state, self.pid, self.security)
-        try:
-            found = [(path, path.stat()) for path in paths if path.exists()]
-        except OSError as error:
-            raise ClusterError(f"cannot look at {self.path}: {error.strerror or error}") from None
+        found = []
+        for path in paths:
+            try:
+                found.append((path, path.stat()))
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # some come with the first start and go with the last stop
+            except OSError as error:
+                said = error.strerror or error
+                raise ClusterError(f"cannot look at {self.path}: {said}") from None
         if not found:
             raise ClusterError(f"there is no cluster directory {self.path}")
         if os.name == "posix":

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from ipkernel.errors import ConnectError, KernelError, SecurityError
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.connect import ends_of
-from ipkernel.wire.furl import read_furl
+from ipkernel.wire.furl import NoFurlError, read_furl
 from ipkernel.wire.messages import PROTOCOL
 from ipkernel.wire.records import HostGrant, HostHello, Resume, pack, unpack
 from ipkernel.wire.tub import SecureTub, call, connect, open_channel
@@ -157,12 +157,10 @@ class Joining:
     async def _attempt(self, seconds: float) -> tuple[Channel, HostGrant]:
         try:
             furl = read_furl(self._furl_file)
-        except SecurityError as error:
+        except NoFurlError:
+            raise  # not yet; to ask again whether it exists now could have another answer
+        except (SecurityError, ConnectError) as error:
             raise JoinFailed(str(error)) from None
-        except ConnectError as error:
-            if self._furl_file.exists():
-                raise JoinFailed(str(error)) from None
-            raise
         reference = await connect(self._tub, furl, seconds)
         here, there = ends_of(reference)
         hello = self._hello(here.host)

@@ -25,6 +25,10 @@ _FURL = re.compile(r"pb://([a-z2-7]{32})([a-z2-7]{52})@([^/@\s]*)/([A-Za-z0-9._~
 _HINT = re.compile(r"[a-z0-9]+:[^,/\s]+")
 
 
+class NoFurlError(ConnectError):
+    """The file does not exist, or not yet: whoever serves the FURL writes it when it is ready."""
+
+
 @frozen
 class Furl:
     """A FURL in its parts.
@@ -78,7 +82,8 @@ def read_furl(path: str | os.PathLike[str]) -> Furl:
     """Read a FURL file.
 
     Raises:
-        ConnectError: The file is missing, cannot be read or does not hold a FURL.
+        NoFurlError: There is no such file.
+        ConnectError: It cannot be read or does not hold a FURL.
         SecurityError: Other users could read or replace it.
     """
     path = Path(path)
@@ -87,7 +92,7 @@ def read_furl(path: str | os.PathLike[str]) -> Furl:
         with open(path, encoding="ascii") as file:
             text = file.read(MAX_FURL + 2)
     except FileNotFoundError:
-        raise ConnectError(
+        raise NoFurlError(
             f"there is no FURL file {path}: is the controller running, and is this its directory?"
         ) from None
     except OSError as error:

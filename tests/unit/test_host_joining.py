@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
-from ipkernel.host.joining import FIRST_PAUSE, GROWTH, JITTER, LONGEST_PAUSE, Pauses
+from ipkernel.host import joining
+from ipkernel.host.joining import FIRST_PAUSE, GROWTH, JITTER, LONGEST_PAUSE, JoinFailed, Pauses
+from ipkernel.wire.furl import NoFurlError
 
 
 def test_pauses_grow_to_a_second() -> None:
@@ -29,3 +36,39 @@ def test_hosts_do_not_all_come_at_once(chance: float) -> None:
     for _ in range(20):
         last = pauses.next(0.0)
     assert last == pytest.approx(LONGEST_PAUSE * (1 - JITTER + 2 * JITTER * chance))
+
+
+def test_a_furl_that_is_written_just_after_it_was_missed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ipcontroller-engine.furl"
+    real, read = joining.read_furl, []
+
+    def written_too_late(path: Path) -> Any:
+        read.append(path)
+        try:
+            return real(path)
+        except NoFurlError:
+            file.write_text("not a FURL")
+            file.chmod(0o600)
+            raise
+
+    monkeypatch.setattr(joining, "read_furl", written_too_late)
+    clock, nothing = Clock(), lambda *args: pytest.fail("nothing was reached")
+    one = joining.Joining(
+        clock,
+        nothing,
+        file,
+        None,
+        hello=nothing,
+        granted=nothing,
+        channel=nothing,
+        waiting=nothing,
+    )
+    joined: Deferred[Any] = Deferred.fromCoroutine(one.join(10.0))
+    assert not joined.called
+    clock.advance(2 * LONGEST_PAUSE)
+    assert read == [file, file]
+    reason = pytest.raises(JoinFailed, joined.result.raiseException)
+    joined.addErrback(lambda failure: None)
+    assert "FURL" in str(reason.value)
