@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,12 @@ from tests.support import leaks  # noqa: E402  (the environment comes first)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep pytest's own ``tmp_path`` directories out of the directory that is watched."""
+    """Keep pytest's own ``tmp_path`` directories out of the directory that is watched.
+
+    A shell that starts tests in the background has them ignore Ctrl-C, which some of them are about.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None:
         config.option.basetemp = os.path.join(_OWN, "pytest")
 

@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="where others reach this host, such as 'node1' or 'tcp:10.0.0.1:4711,tcp:node1:4711'",
     )
+    p.add_argument(
+        "--tls-only",
+        action="store_true",
+        help="use TLS also with processes of this machine and user (default: a local socket)",
+    )
     add_journal_options(p)
     p.add_argument(
         "--scheme",
@@ -239,6 +244,8 @@ class _Run:
         if journal is not None and journal.notice:
             emit("warning", message=journal.notice)
         port = await self._listen(tub, kept)
+        if not options.tls_only:
+            tub.listen_locally()
         if options.location:
             tub.setLocation(*hints(options.location, port))
         Kept(port, kept.swissnums).save(self._kept_path)

@@ -153,6 +153,7 @@ class Connection:
                 grant.ticket,
                 lambda: courier.make_channel(lambda why: self._ended(line, why)),
                 timeout,
+                grant.local,
             )
             if line.ended:
                 raise ConnectError("the controller closed the connection at once; its log says why")

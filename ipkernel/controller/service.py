@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from twisted.internet.defer import Deferred, fail
 
 from ipkernel._version import __version__
@@ -284,6 +285,7 @@ class Controller:
             python=platform.python_version(),
             life=self.life,
             resumed=opened.resumed,
+            local=self.tub.local_address,
         )
 
     def _admit(self, link: Link, reference: Any) -> bytes:
@@ -324,7 +326,11 @@ class Controller:
         refused = self._refusal(hello.protocol, hello.version)
         if refused:
             return fail(ConnectError(refused))
-        return self._hosts.register(host, hello)
+        granted = self._hosts.register(host, hello)
+        return granted.addCallback(self._with_local_port)
+
+    def _with_local_port(self, grant: HostGrant) -> HostGrant:
+        return msgspec.structs.replace(grant, local=self.tub.local_address)
 
     # ---------------------------------------------------------------------- instructions
 

@@ -180,7 +180,9 @@ class Joining:
                 "install the same version of ipkernel on both"
             )
         self._agree(grant, there.host, there.port)
-        channel = await open_channel(self._tub, reference, grant.ticket, self._channel)
+        channel = await open_channel(
+            self._tub, reference, grant.ticket, self._channel, local=grant.local
+        )
         return channel, grant
 
     def _agree(self, grant: HostGrant, address: str, port: int) -> None:

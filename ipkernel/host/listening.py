@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -14,16 +13,10 @@ from zope.interface import implementer
 
 from ipkernel.errors import ConnectError
 
-__all__ = ["Acceptor", "Trigger", "listen_tcp"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Trigger", "listen_tcp"]
 
 #: Connections that wait to be accepted, at most.
 BACKLOG: Final = 128
-#: Connections that are accepted at a time.
-TURN: Final = 16
-#: Seconds for which none is accepted after that has failed, for want of descriptors mostly.
-PAUSE: Final = 0.5
 
 
 @implementer(IReadDescriptor)
@@ -64,74 +57,6 @@ class Trigger:
         if self._watching:
             self._watching = False
             self._reactor.removeReader(self)
-
-
-@implementer(IReadDescriptor)
-class Acceptor:
-    """Accepts connections and hands them on.
-
-    Args:
-        reactor: Twisted's reactor.
-        sock: A socket that listens and does not block; it becomes this object's.
-        accepted: Is given each connection, as a blocking socket.
-
-    Attributes:
-        port: Where it listens.
-    """
-
-    def __init__(
-        self, reactor: Any, sock: socket.socket, accepted: Callable[[socket.socket], object]
-    ) -> None:
-        self._reactor = reactor
-        self._socket = sock
-        self._accepted = accepted
-        self._resuming: Any = None
-        self._closed = False
-        self.port: int = sock.getsockname()[1]
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """The descriptor, for the reactor."""
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        """A name, for Twisted's log."""
-        return "data port"
-
-    def doRead(self) -> None:
-        """Somebody connects, says the reactor."""
-        for _ in range(TURN):
-            try:
-                sock, _ = self._socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                logger.error("no further connections to the data port for a while: %s", error)
-                self._reactor.removeReader(self)
-                self._resuming = self._reactor.callLater(PAUSE, self._resume)
-                return
-            sock.setblocking(True)
-            self._accepted(sock)
-
-    def _resume(self) -> None:
-        self._resuming = None
-        self._reactor.addReader(self)
-
-    def connectionLost(self, reason: Any) -> None:
-        """The reactor does not watch this any more."""
-        self.close()
-
-    def close(self) -> None:
-        """Accept no more."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._resuming is not None:
-            self._resuming.cancel()
-            self._resuming = None
-        else:
-            self._reactor.removeReader(self)
-        self._socket.close()
 
 
 def listen_tcp(interface: str, port: int) -> socket.socket:

@@ -19,7 +19,6 @@ from ipkernel.host.needs import Uplink
 from ipkernel.host.objects import HostObjects
 from ipkernel.host.relays import Relays
 from ipkernel.host.storeoptions import StoreOptions
-from ipkernel.objects.addresses import LocalAddress
 from ipkernel.objects.dataport import DataPort
 from ipkernel.objects.dialing import dial_relay
 from ipkernel.objects.localserver import LocalServer
@@ -27,6 +26,7 @@ from ipkernel.objects.memory import make_memory
 from ipkernel.objects.spill import Spill, default_spill_limit
 from ipkernel.objects.store import HostStore, default_limit
 from ipkernel.sizes import parse_size
+from ipkernel.wire.addresses import LocalAddress
 from ipkernel.wire.messages import Message, Relay, SessionGone
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred, fail
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.host.listening import Acceptor, Trigger, listen_tcp
+from ipkernel.host.listening import Trigger, listen_tcp
 from ipkernel.host.needs import Uplink
 from ipkernel.host.storeoptions import StoreOptions
-from ipkernel.objects.addresses import listen, machine_id
 from ipkernel.objects.tickets import make_key, make_ticket, result_id
 from ipkernel.sizes import parse_size
+from ipkernel.wire.accepting import Acceptor
+from ipkernel.wire.addresses import listen, machine_id
 from ipkernel.wire.furl import local_location
 from ipkernel.wire.messages import HostAccess, HostGone, Message, Placed, Relay
 from ipkernel.wire.records import StoreAccess
@@ -109,8 +110,8 @@ class Storage:
                 )
                 return []
             self._interface = interface
-            self._port = Acceptor(self._reactor, sock, self._accepted)
-        return local_location(interface, self._port.port)[:MAX_HINTS]
+            self._port = Acceptor(self._reactor, sock, self._accepted, "data port")
+        return local_location(interface, self._port.sockname[1])[:MAX_HINTS]
 
     def _connected(self) -> None:
         """A process of this machine connects for the first time."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ipkernel.errors import ConnectError, KernelError, ObjectError
 from ipkernel.objects import localfork
-from ipkernel.objects.addresses import machine_id, parse_address
 from ipkernel.objects.interfaces import Buffer
 from ipkernel.objects.localconnection import CONNECT_TIMEOUT, Connection
 from ipkernel.objects.localleases import Leases
@@ -30,6 +29,7 @@ from ipkernel.objects.localwire import (
 )
 from ipkernel.objects.mapping import SegmentMemory, Segments, most_mappings
 from ipkernel.objects.transfer import Transfer, TransferCancelled
+from ipkernel.wire.addresses import machine_id, parse_address
 from ipkernel.wire.messages import HostAccess, Placed
 
 if TYPE_CHECKING:

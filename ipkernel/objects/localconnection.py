@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.objects.addresses import LocalAddress
 from ipkernel.objects.localwire import (
     Attach,
     Hello,
@@ -29,6 +28,7 @@ from ipkernel.objects.localwire import (
     raised_by,
     replies,
 )
+from ipkernel.wire.addresses import LocalAddress
 from ipkernel.wire.peers import peer_user
 
 __all__ = ["Connection", "Releases"]

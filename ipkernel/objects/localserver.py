@@ -16,10 +16,11 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from zope.interface import implementer
 
-from ipkernel.objects.addresses import LocalAddress, listen
 from ipkernel.objects.localsession import Answer, LocalSession, Subjects
 from ipkernel.objects.localwire import LIMIT, WireError, encode, requests
 from ipkernel.objects.store import HostStore
+from ipkernel.wire.accepting import Acceptor
+from ipkernel.wire.addresses import LocalAddress, listen
 from ipkernel.wire.peers import peer_user
 
 __all__ = ["LocalServer"]
@@ -30,10 +31,6 @@ logger = logging.getLogger(__name__)
 HELLO_TIMEOUT: Final = 5.0
 #: Connections that have not done so yet; one more costs the oldest of them its life.
 STRANGERS: Final = 64
-#: Seconds for which no connection is accepted after it has failed, for want of descriptors mostly.
-PAUSE: Final = 0.5
-#: Connections that are accepted at a time.
-TURN: Final = 16
 #: Bytes read at a time.
 READ: Final = 1 << 16
 
@@ -155,7 +152,6 @@ class _Peer:
         self.close()
 
 
-@implementer(IReadDescriptor)
 class LocalServer:
     """Listens, and lets in who may use the store.
 
@@ -165,7 +161,7 @@ class LocalServer:
         key: The secret that tickets are made with.
         native: Whether to listen on an abstract UNIX socket, which passes descriptors and knows
             the users of its peers, or on the loopback interface; None takes what is native here.
-        listening: What :func:`~ipkernel.objects.addresses.listen` has returned, if it listens
+        listening: What :func:`~ipkernel.wire.addresses.listen` has returned, if it listens
             already; it becomes this object's.
         left: Is called with a subject when its last connection has ended; by default the
             store drops all leases of it then.
@@ -193,37 +189,10 @@ class LocalServer:
         self._subjects = Subjects(store, left)
         #: All connections, oldest first.
         self._peers: dict[_Peer, None] = {}
-        self._paused: Any = None
-        self._socket, address = listen(native) if listening is None else listening
+        sock, address = listen(native) if listening is None else listening
         self._native = bool(address.name)
         self.address = str(address)
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """The descriptor, for the reactor."""
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        """A name, for Twisted's log."""
-        return "local store"
-
-    def doRead(self) -> None:
-        """Somebody connects, says the reactor."""
-        for _ in range(TURN):
-            try:
-                sock, _ = self._socket.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                logger.error("no further connections to the store for a while: %s", error)
-                self._reactor.removeReader(self)
-                self._paused = self._reactor.callLater(PAUSE, self._go_on)
-                return
-            self._accept(sock)
-
-    def _go_on(self) -> None:
-        self._paused = None
-        self._reactor.addReader(self)
+        self._acceptor = Acceptor(reactor, sock, self._accept, "local store")
 
     def _accept(self, sock: socket.socket) -> None:
         if self._native and (user := peer_user(sock)) != os.geteuid():
@@ -243,18 +212,8 @@ class LocalServer:
     def _ended(self, peer: _Peer) -> None:
         self._peers.pop(peer, None)
 
-    def connectionLost(self, reason: Any) -> None:
-        """The reactor does not watch this any more."""
-        self.close()
-
     def close(self) -> None:
         """Listen no more and end all connections; what is mapped stays valid."""
-        if self._socket.fileno() < 0:
-            return
-        if self._paused is not None:
-            self._paused.cancel()
-            self._paused = None
-        self._reactor.removeReader(self)
-        self._socket.close()
+        self._acceptor.close()
         for peer in list(self._peers):
             peer.close()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeVar
 
 from ipkernel.errors import KernelError, TransferError
-from ipkernel.objects.addresses import machine_id
 from ipkernel.objects.compress import available
 from ipkernel.objects.datawire import LIST_LIMIT, Abandon, Free, Ok, Reply, Request, WaitFreed
 from ipkernel.objects.dialing import Unreachable
@@ -23,6 +22,7 @@ from ipkernel.objects.puts import PutMove
 from ipkernel.objects.ranges import Pieces
 from ipkernel.objects.tlsstream import FROZEN_AFTER, StreamBroken
 from ipkernel.objects.transfer import Transfer, TransferCancelled
+from ipkernel.wire.addresses import machine_id
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.messages import HostAccess
 from ipkernel.wire.security import TubTLS

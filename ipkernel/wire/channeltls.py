@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
-from twisted.internet.abstract import FileDescriptor
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+
+from ipkernel.wire.atonce import can_send_at_once, send_at_once
 
 __all__ = ["ChannelTLS"]
 
@@ -24,13 +25,12 @@ SMALL: Final = 1 << 14
 _RECORD: Final = 1 << 15
 _APPLICATION_DATA: Final = 23
 _HEAD: Final = 5
-#: What of Twisted's own is used here, of its TLS and of its connections. Where something of it is
-#: not there, all is done in Twisted's way.
+#: What of Twisted's own TLS is used here. Where something of it is not there, all is done in Twisted's
+#: way.
 _OF_TLS: Final = (
     "_tlsConnection", "_handshakeDone", "_appSendBuffer", "_lostTLSConnection", "_aborted",
     "_flushReceiveBIO", "_tlsShutdownFinished",
 )  # fmt: skip
-_OF_CONNECTION: Final = ("_tempDataBuffer", "dataBuffer", "connected", "disconnecting")
 
 
 class ChannelTLS(TLSMemoryBIOProtocol):
@@ -44,8 +44,7 @@ class ChannelTLS(TLSMemoryBIOProtocol):
 
     def makeConnection(self, transport: Any) -> None:
         """TLS begins on a connection."""
-        direct = isinstance(transport, FileDescriptor)
-        self._direct = direct and all(hasattr(transport, name) for name in _OF_CONNECTION)
+        self._direct = can_send_at_once(transport)
         super().makeConnection(transport)
         self._known = all(hasattr(self, name) for name in _OF_TLS)
 
@@ -100,16 +99,7 @@ class ChannelTLS(TLSMemoryBIOProtocol):
         except WantReadError:
             return
         raw: Any = self.transport
-        if (
-            len(data) <= SMALL
-            and not raw._tempDataBuffer
-            and not raw.dataBuffer
-            and raw.connected
-            and not raw.disconnecting
-        ):
-            sent = raw.writeSomeData(data)
-            if sent == len(data):
-                return
-            if isinstance(sent, int):  # else the connection is lost, as the reactor will notice
-                data = data[sent:]
-        raw.write(data)
+        if len(data) <= SMALL:
+            data = send_at_once(raw, data)
+        if data:
+            raw.write(data)

@@ -16,7 +16,7 @@ from foolscap.tokens import (
     RemoteNegotiationError,
     Violation,
 )
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import (
     ConnectError as TwistedConnectError,
 )
@@ -36,6 +36,7 @@ from ipkernel import errors
 from ipkernel.errors import ConnectError, KernelError, SecurityError
 from ipkernel.wire.channel import READ_SIZE, Channel, describe_loss
 from ipkernel.wire.furl import Furl
+from ipkernel.wire.localport import LocalTransport, dial
 from ipkernel.wire.negotiation import STALE, tls_factory
 from ipkernel.wire.security import peer_certificate
 
@@ -257,6 +258,7 @@ def open_channel(
     ticket: bytes,
     make_channel: Callable[[], Channel],
     timeout: float = 10.0,
+    local: str = "",
 ) -> Deferred[Channel]:
     """Open a channel to the process behind a reference.
 
@@ -266,9 +268,11 @@ def open_channel(
         ticket: From one of that process's doors.
         make_channel: Makes this end of the channel.
         timeout: Seconds for all of it.
+        local: The process's port for channels of its own machine and user, if it has one; where
+            that cannot be had, the channel goes over TLS.
 
     Returns:
-        Fires when the other side's certificate has been checked and the ticket sent; data
+        Fires when it is known who is at the other side and the ticket is sent; data
         may follow at once. Fails with :class:`~ipkernel.errors.ConnectError`. If the other
         side refuses the ticket, the channel is lost soon afterwards.
     """
@@ -278,6 +282,14 @@ def open_channel(
     certificate = peer_certificate(broker.transport)
     if certificate is None:
         return fail(ConnectError("the connection to the controller was lost"))
+    sock = dial(local)
+    if sock is not None:
+        channel = make_channel()
+        transport = LocalTransport(tub.reactor, sock, channel)
+        tub.adopt(channel, certificate.tub_id)
+        transport.write(ticket)
+        transport.start()
+        return succeed(channel)
     address = broker.transport.getPeer()
     opening = _Opening(tub, certificate.tub_id, certificate.pin, ticket, make_channel)
     opening.start(address.host, address.port, timeout)

@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from ipkernel.wire.channel import READ_SIZE
+from ipkernel.wire.channel import READ_SIZE, Channel
 from ipkernel.wire.channeltls import ChannelTLS
 from ipkernel.wire.relay import RELAY_BYTE, Guests, RelayGate
 from ipkernel.wire.security import peer_certificate
@@ -353,18 +353,16 @@ class TicketGate(Protocol):
             return
         shown, rest = self._buffer[:TICKET_SIZE], self._buffer[TICKET_SIZE:]
         self._buffer = b""
-        certificate = peer_certificate(self.transport)
-        tub_id = certificate.tub_id if certificate is not None else ""
+        tub_id = self._peer_tub_id(shown)
         ticket = self._tub.tickets.redeem(shown, tub_id)
         if ticket is None or not self._tub.knows(tub_id):
             self.turn_away("no such ticket" if ticket is None else "no Foolscap connection")
             return
         self._leave()
         channel = ticket.make_channel()
-        tls = self.transport
-        tls.wrappedProtocol = channel
+        self._hand_over(channel)
         self._tub.adopt(channel, tub_id)
-        channel.makeConnection(tls)
+        channel.makeConnection(self.transport)
         ticket.opened(channel)
         if rest:
             channel.dataReceived(rest)
@@ -379,6 +377,15 @@ class TicketGate(Protocol):
         logger.debug("channel from %s dropped: %s", host, reason)
         self._leave()
         self.transport.abortConnection()
+
+    def _peer_tub_id(self, shown: bytes) -> str:
+        """Return who is at the other end and shows a ticket."""
+        certificate = peer_certificate(self.transport)
+        return certificate.tub_id if certificate is not None else ""
+
+    def _hand_over(self, channel: Channel) -> None:
+        """Have what arrives from now on go to the channel."""
+        self.transport.wrappedProtocol = channel
 
     def _out_of_patience(self) -> None:
         self._patience = None

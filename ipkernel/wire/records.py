@@ -147,6 +147,8 @@ class SessionGrant(Record):
         life: Which life of the controller it is: another number after each start.
         resumed: What becomes of the session that the client wants to go on with; None when it is a
             new one, because none was asked for or because the controller does not know that.
+        local: Where channels may be opened by processes of the controller's machine and user, in
+            place of its TLS port; empty if nowhere.
     """
 
     session: int
@@ -158,6 +160,7 @@ class SessionGrant(Record):
     protocol: int = PROTOCOL
     life: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     resumed: Resumed | None = None
+    local: Text = ""
 
 
 class StoreAccess(Record):
@@ -230,6 +233,7 @@ class HostGrant(Record):
         cluster: Name of the cluster.
         life: Which life of the controller it is: another number after each start.
         resumed: As for :class:`SessionGrant`.
+        local: As for :class:`SessionGrant`.
     """
 
     host_id: int
@@ -239,6 +243,7 @@ class HostGrant(Record):
     protocol: int = PROTOCOL
     life: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     resumed: Resumed | None = None
+    local: Text = ""
 
 
 class EngineOrder(Record):

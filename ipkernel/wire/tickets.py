@@ -85,6 +85,11 @@ class Tickets:
         del self._tickets[ticket]
         return found if self._clock.seconds() <= found.expires else None
 
+    def owner(self, ticket: bytes) -> str:
+        """Return the peer that may use a ticket; empty if it is not known."""
+        found = self._tickets.get(ticket)
+        return "" if found is None else found.tub_id
+
     def revoke(self, ticket: bytes) -> None:
         """Make a ticket worthless; one that is not known is so already."""
         self._tickets.pop(ticket, None)

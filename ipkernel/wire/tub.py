@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import socket
@@ -23,17 +24,21 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ipkernel.errors import ConnectError
+from ipkernel.wire.addresses import native_sockets
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.connect import call, connect, open_channel, peer_tub_id
 from ipkernel.wire.doorstep import Doorstep
 from ipkernel.wire.furl import Furl, local_location
 from ipkernel.wire.identity import Identity
+from ipkernel.wire.localport import LocalPort
 from ipkernel.wire.negotiation import BoundedBroker, SecureNegotiation
 from ipkernel.wire.relay import Guests
 from ipkernel.wire.security import TubTLS
 from ipkernel.wire.tickets import Tickets
 
 __all__ = ["SecureTub", "call", "connect", "make_tub", "open_channel", "peer_tub_id"]
+
+logger = logging.getLogger(__name__)
 
 #: When the Foolscap connection to a peer is lost, its channels end within so many seconds.
 _CHANNEL_GRACE = 0.25
@@ -104,6 +109,7 @@ class SecureTub(pb.Tub):
         self.relays: Guests | None = None
         self._channels: dict[str, set[Channel]] = {}
         self._opening: set[Any] = set()
+        self._local_port: LocalPort | None = None
         super().__init__(certData=identity, _test_options={"connect_timeout": 60})
         self.setOption("expose-remote-exception-types", False)
         self.setOption("accept-gifts", False)
@@ -146,6 +152,24 @@ class SecureTub(pb.Tub):
         if not self.locationHints:
             self.setLocation(*local_location(interface, port))
         return succeed(port)
+
+    def listen_locally(self) -> bool:
+        """Also accept channels on a socket for this machine and user, where there are such.
+
+        Returns:
+            Whether there are.
+        """
+        if self._local_port is None and native_sockets():
+            try:
+                self._local_port = LocalPort(self)
+            except OSError as error:
+                logger.warning("no local port, channels of this machine use TLS: %s", error)
+        return self._local_port is not None
+
+    @property
+    def local_address(self) -> str:
+        """Where :meth:`listen_locally` has it listen; empty if nowhere."""
+        return "" if self._local_port is None else self._local_port.address
 
     def setLocation(self, *hints: str) -> None:
         """Say where this Tub can be reached; later FURLs have these hints.
@@ -249,6 +273,9 @@ class SecureTub(pb.Tub):
         """
         for opening in list(self._opening):
             opening.disconnect()
+        if self._local_port is not None:
+            self._local_port.close()
+            self._local_port = None
         waiting: list[Deferred[Any]] = []
         for channel in self.channels():
             gone: Deferred[None] = Deferred()

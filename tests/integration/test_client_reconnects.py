@@ -24,7 +24,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    made = Cluster(n=2, cluster_dir=str(tmp_path_factory.mktemp("reconnects") / "cluster_r"))
+    made = Cluster(
+        n=2,
+        cluster_dir=str(tmp_path_factory.mktemp("reconnects") / "cluster_r"),
+        controller_args=["--tls-only"],  # so that channels go through the proxy
+    )
     made.start_cluster_sync()
     yield made
     made.stop_cluster_sync()

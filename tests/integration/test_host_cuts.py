@@ -68,7 +68,7 @@ class Site:
 def controller(tmp_path_factory):
     """A controller that waits for hosts for as long as a test takes."""
     where = tmp_path_factory.mktemp("cuts") / "cluster_cuts"
-    with Controller(where, "--host-grace", str(PATIENCE)) as controller:
+    with Controller(where, "--tls-only", "--host-grace", str(PATIENCE)) as controller:
         yield controller
         controller.stop()
 

@@ -16,8 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from ipkernel.errors import ConnectError
-from ipkernel.objects.addresses import machine_id
 from ipkernel.serialize.payload import loads
+from ipkernel.wire.addresses import machine_id
 from ipkernel.wire.messages import Copied, Free, Outcome, Seek, Source, decode_reason
 from tests.support.hostcontroller import HostController
 from tests.support.reactor import inreactor, reactor

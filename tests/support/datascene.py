@@ -45,7 +45,7 @@ class DataScene:
 
     def access(self, client: Identity, port: int | None = None, **changes: Any) -> HostAccess:
         """Return what a client is told of this host, at another port if one is given."""
-        from ipkernel.objects.addresses import machine_id
+        from ipkernel.wire.addresses import machine_id
 
         hints = self.port.hints if port is None else [f"tcp:127.0.0.1:{port}"]
         fields = {

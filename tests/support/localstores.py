@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from ipkernel.objects import new_object_id
-from ipkernel.objects.addresses import native_sockets
 from ipkernel.objects.interfaces import ObjectInfo
 from ipkernel.objects.local import LocalStore
 from ipkernel.objects.localserver import LocalServer
 from ipkernel.objects.memory import NamedMemory, NativeMemory
 from ipkernel.objects.store import HostStore
 from ipkernel.objects.tickets import make_key, make_ticket
+from ipkernel.wire.addresses import native_sockets
 from tests.support.reactor import reactor, run_in_reactor
 
 __all__ = ["Served", "in_thread", "native_sockets"]

@@ -13,7 +13,7 @@ from ipkernel.client.session import Session
 from ipkernel.client.stores import Stores
 from ipkernel.errors import ConnectError, ObjectLost
 from ipkernel.objects import dialing, new_object_id
-from ipkernel.objects.addresses import machine_id
+from ipkernel.wire.addresses import machine_id
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.messages import (
     Finished,

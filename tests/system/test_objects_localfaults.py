@@ -18,9 +18,9 @@ import pytest
 from ipkernel.errors import ConnectError, ObjectError
 from ipkernel.objects import localconnection, new_object_id
 from ipkernel.objects import localwire as wire
-from ipkernel.objects.addresses import LocalAddress
 from ipkernel.objects.local import LocalStore
 from ipkernel.objects.tickets import make_key, make_ticket
+from ipkernel.wire.addresses import LocalAddress
 from ipkernel.wire.messages import Placed
 from tests.support.localstores import Served, in_thread, native_sockets
 from tests.support.reactor import run_in_reactor

@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 from ipkernel.errors import ConnectError, ObjectError
-from ipkernel.host.listening import Acceptor, Trigger, listen_tcp
+from ipkernel.host.listening import Trigger, listen_tcp
 from ipkernel.host.objectplane import store_limits
 from ipkernel.host.storage import Storage, make_storage
 from ipkernel.host.storeoptions import DEFAULTS, StoreOptions
-from ipkernel.objects.addresses import machine_id
 from ipkernel.objects.tickets import is_ticket
+from ipkernel.wire.addresses import machine_id
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.messages import Copied, Free, HostAccess, HostGone, Relay, SessionGone
 
@@ -32,20 +32,12 @@ class Readers:
 
     def __init__(self) -> None:
         self.readers: list[Any] = []
-        self.later: list[Any] = []
 
     def addReader(self, reader: Any) -> None:
         self.readers.append(reader)
 
     def removeReader(self, reader: Any) -> None:
         self.readers.remove(reader)
-
-    def callLater(self, seconds: float, function: Any, *args: Any) -> Any:
-        self.later.append(function)
-        return self
-
-    def cancel(self) -> None:
-        self.later.clear()
 
 
 class Silent:
@@ -237,44 +229,3 @@ def test_a_trigger_leaves_the_connection_alone(readers: Readers) -> None:
             accepted, _ = sock.accept()
             accepted.close()
     assert calls == [1] and not readers.readers
-
-
-def test_an_acceptor_hands_connections_on(readers: Readers) -> None:
-    accepted: list[socket.socket] = []
-    acceptor = Acceptor(readers, listen_tcp("127.0.0.1", 0), accepted.append)
-    assert readers.readers == [acceptor] and acceptor.fileno() >= 0 and acceptor.logPrefix()
-    acceptor.doRead()
-    with socket.create_connection(("127.0.0.1", acceptor.port)):
-        acceptor.doRead()
-        assert len(accepted) == 1 and accepted[0].getblocking()
-        accepted[0].close()
-    acceptor.close()
-    acceptor.connectionLost(None)
-    assert not readers.readers
-
-
-def test_an_acceptor_pauses_when_descriptors_are_short(
-    readers: Readers, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Exhausted:
-        def __init__(self) -> None:
-            self.closed = False
-
-        def getsockname(self) -> tuple[str, int]:
-            return "127.0.0.1", 7
-
-        def accept(self) -> Any:
-            raise OSError(24, "Too many open files")
-
-        def close(self) -> None:
-            self.closed = True
-
-    sock: Any = Exhausted()
-    acceptor = Acceptor(readers, sock, lambda _: None)
-    acceptor.doRead()
-    assert not readers.readers and "Too many open files" in caplog.text
-    readers.later.pop()()
-    assert readers.readers == [acceptor]
-    acceptor.doRead()
-    acceptor.close()
-    assert sock.closed and not readers.readers and not readers.later

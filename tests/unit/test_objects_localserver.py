@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
@@ -18,11 +17,11 @@ from twisted.internet.task import Clock
 
 from ipkernel.objects import localserver
 from ipkernel.objects import localwire as wire
-from ipkernel.objects.addresses import listen, native_sockets, parse_address
-from ipkernel.objects.localserver import HELLO_TIMEOUT, PAUSE, STRANGERS, LocalServer
+from ipkernel.objects.localserver import HELLO_TIMEOUT, STRANGERS, LocalServer
 from ipkernel.objects.memory import make_memory
 from ipkernel.objects.store import HostStore
 from ipkernel.objects.tickets import make_key, make_ticket
+from ipkernel.wire.addresses import listen, native_sockets, parse_address
 
 A = b"A" * 16
 
@@ -47,16 +46,6 @@ class FakeReactor(Clock):
                 assert why in (CONNECTION_DONE, CONNECTION_LOST)
                 self.removeReader(reader)
                 reader.connectionLost(why)
-
-
-class FakeListener:
-    """The listening socket of a process that has too many open files."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.fileno = sock.fileno
-
-    def accept(self) -> Any:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Scene:
@@ -170,7 +159,7 @@ def test_it_says_where_it_is(scene: Scene) -> None:
     address = parse_address(scene.server.address)
     assert bool(address.name) is scene.native
     assert bool(address.port) is not scene.native
-    assert scene.server.logPrefix()
+    assert [reader.logPrefix() for reader in scene.reactor.readers] == ["local store"]
 
 
 def test_each_server_has_an_address_of_its_own(scene: Scene) -> None:
@@ -362,7 +351,7 @@ def test_who_asks_on_and_on_is_shown_out(scene: Scene) -> None:
 
 def test_who_does_not_take_his_answers_is_shown_out(scene: Scene) -> None:
     peer = scene.peer()
-    [served] = [reader for reader in scene.reactor.readers if reader is not scene.server]
+    [_, served] = scene.reactor.readers  # who listens, and the connection
     served._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     frees = wire.encode(wire.Free([])) * 1000
@@ -384,37 +373,6 @@ def test_a_connection_that_is_reset_is_over(scene: Scene) -> None:
     scene.reactor.turn()
     peer.close()
     scene.until(lambda: scene.store.info(A) is None)
-
-
-# ------------------------------------------------------------ no descriptors
-
-
-def test_without_descriptors_it_waits_a_while(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listener = FakeListener(scene.server._socket)
-    monkeypatch.setattr(scene.server, "_socket", listener)
-    scene.knock()
-    scene.reactor.turn()
-    assert scene.server not in scene.reactor.readers
-    monkeypatch.undo()
-    scene.reactor.turn()
-    scene.reactor.advance(PAUSE)
-    assert scene.server in scene.reactor.readers
-    scene.until(lambda: len(scene.reactor.readers) == 2)
-
-
-def test_it_can_be_closed_while_it_waits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene.server, "_socket", FakeListener(scene.server._socket))
-    scene.reactor.turn()
-    monkeypatch.undo()
-    scene.server.close()
-    assert not scene.reactor.getDelayedCalls()
-
-
-def test_the_reactor_may_end_it(scene: Scene) -> None:
-    scene.server.connectionLost(None)
-    assert scene.server not in scene.reactor.readers
 
 
 def test_an_answer_that_comes_after_the_end_goes_nowhere(

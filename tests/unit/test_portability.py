@@ -239,7 +239,7 @@ def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_store_listens_on_the_loopback_interface_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ipkernel.objects.addresses import listen
+    from ipkernel.wire.addresses import listen
 
     monkeypatch.setattr(sys, "platform", "darwin")
     listening, address = listen()

@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from ipkernel.wire import channeltls
+from ipkernel.wire import atonce, channeltls
 from ipkernel.wire.channeltls import SMALL, ChannelTLS
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.security import TubTLS
@@ -171,9 +171,9 @@ def test_transports_of_other_kinds_are_only_written_to():
     assert tls.transport.value().startswith(b"\x16")  # the hello
 
 
-@pytest.mark.parametrize("names", ["_OF_TLS", "_OF_CONNECTION"])
-def test_a_twisted_with_other_names_is_left_alone(names, monkeypatch):
-    monkeypatch.setattr(channeltls, names, (*getattr(channeltls, names), "_renamed"))
+@pytest.mark.parametrize(("module", "names"), [(channeltls, "_OF_TLS"), (atonce, "_OF_CONNECTION")])
+def test_a_twisted_with_other_names_is_left_alone(module, names, monkeypatch):
+    monkeypatch.setattr(module, names, (*getattr(module, names), "_renamed"))
     a, b = connected()
     if names == "_OF_TLS":
         monkeypatch.setattr(b, "_take_record", lambda data: pytest.fail("not Twisted's way"))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipkernel.objects import addresses
-from ipkernel.objects.addresses import LocalAddress, machine_id, native_sockets, parse_address
 from ipkernel.objects.local import reachable
+from ipkernel.wire import addresses
+from ipkernel.wire.addresses import LocalAddress, machine_id, native_sockets, parse_address
 from ipkernel.wire.messages import HostAccess
 
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=106)
@@ -91,7 +91,7 @@ def test_a_name_needs_a_system_that_has_them(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_all_processes_of_a_machine_agree() -> None:
-    code = "from ipkernel.objects.addresses import machine_id; print(machine_id())"
+    code = "from ipkernel.wire.addresses import machine_id; print(machine_id())"
     for environment in ({}, {"IPKERNEL_PORTABLE": "1"}):
         said = subprocess.run(
             [sys.executable, "-c", code],
