@@ -63,6 +63,14 @@ class LocalTransport(tcp.Connection):
         if rest:
             super().write(rest)
 
+    def loseConnection(self, _connDone: object = None) -> None:
+        """End it once all is sent and the other side has ended it too, so that it has taken all.
+
+        TLS does the same with its farewells. What else comes from the same process, by its Foolscap
+        connection, could be taken in before.
+        """
+        self.loseWriteConnection()
+
     def getHost(self) -> UNIXAddress:
         """This end, which has no name."""
         return UNIXAddress(None)

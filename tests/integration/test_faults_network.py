@@ -15,6 +15,7 @@ import pytest
 
 from ipkernel.errors import ConnectError
 from ipkernel.wire import nearby
+from ipkernel.wire.addresses import native_sockets
 from tests.integration.faults_support import PATIENCE, Program, shared_cluster, wait_for
 
 
@@ -47,7 +48,7 @@ def family(shared):
 def test_one_listening_socket(shared, rc, port):
     """On this machine: the controller's port, and two ways to the store of the host daemon.
 
-    Beside them there is only the controller's local socket, which is for its own user.
+    Beside them there are only the controller's local sockets, which are for its own user.
     """
     processes = family(shared)
     assert len(processes) == 2 + 1 + 2  # with zygote and engines
@@ -75,6 +76,10 @@ def test_one_listening_socket(shared, rc, port):
         assert stat.S_IMODE(near.stat().st_mode) == 0o600
         assert stat.S_IMODE(near.parent.stat().st_mode) == 0o700
         named.remove(("controller", str(near)))
+    # Channels of this machine; see ipkernel/wire/localport.py.
+    channels = [one for one in named if one[0] == "controller"]
+    assert len(channels) == native_sockets()
+    named.difference_update(channels)
     # For other hosts, and for processes of this one; see ipkernel/host/storage.py.
     assert set(store) == {("daemon", "127.0.0.1")} and len(store) + len(named) == 2
     assert all(who == "daemon" and name.startswith("@ipkernel-") for who, name in named)

@@ -287,6 +287,37 @@ async def test_stopping_lets_data_out_and_closes_the_port():
 
 
 @inreactor
+async def test_a_channel_that_is_closed_ends_when_the_other_side_has_taken_all():
+    async with scene() as one:
+        channel = await one.open()
+        await one.echo(channel)
+        there = one.door.channels[0].transport
+        there.pauseProducing()
+        channel.send(Submit(9, Kind.APPLY, 4), b"last")
+        channel.close("enough")
+        for _ in range(100):
+            await in_turn()
+        assert one.inbox.losses == [] and one.door.losses == []
+        there.resumeProducing()
+        await one.inbox.until(lambda: one.inbox.losses)
+        assert one.door.losses == ["closed by the other side"]
+        assert one.inbox.losses == ["enough"]
+
+
+@inreactor
+async def test_who_does_not_take_it_is_not_waited_for_long():
+    async with scene() as one:
+        channel = await one.open()
+        await one.echo(channel)
+        one.door.channels[0].transport.pauseProducing()
+        channel.close("enough")
+        await one.inbox.until(lambda: one.inbox.losses)
+        assert one.inbox.losses == ["enough"]
+        one.door.channels[0].transport.resumeProducing()
+        await one.door.until(lambda: one.door.losses)
+
+
+@inreactor
 async def test_a_connection_that_is_lost_while_it_is_written_to():
     async with scene() as one:
         channel = await one.open()
