@@ -40,12 +40,15 @@ class Sampler:
         """Begin with no counts; called again in each child that is forked."""
         self._counts: collections.Counter[str] = collections.Counter()
         self._written = time.monotonic()
+        self._writing = False
         signal.signal(signal.SIGPROF, self._tick)
         signal.siginterrupt(signal.SIGPROF, False)
         signal.setitimer(signal.ITIMER_PROF, INTERVAL, INTERVAL)
 
     def _tick(self, signum: int, frame: FrameType | None) -> None:
         del signum
+        if self._writing:  # a tick in the midst of it: that is not the work to be seen
+            return
         here = threading.get_ident()
         for thread, top in sys._current_frames().items():
             stack = describe(frame if thread == here else top)
@@ -62,11 +65,13 @@ class Sampler:
 
     def write(self) -> None:
         """Write the counts as JSON; called often, so the file is replaced at once."""
+        self._writing = True
         self._written = time.monotonic()
         path = os.path.join(self._directory, f"{os.getpid()}.json")
         with open(path + ".new", "w") as file:
             json.dump(self._counts, file)
         os.replace(path + ".new", path)
+        self._writing = False
 
 
 def describe(frame: FrameType | None) -> list[str]:
