@@ -17,6 +17,9 @@ run_tests = $(BIN)/python -m pytest $(1) $(AT_ONCE) $(PYTEST_ARGS) || { test $$?
   echo "== what failed, again and alone" && \
   $(BIN)/python -m pytest $(1) --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }
 
+# Where this is set, each of the thousands of processes that tests start would compile the project anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

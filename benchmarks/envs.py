@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import subprocess
 import sys
@@ -63,11 +64,15 @@ def _call(command: list[str], what: str) -> None:
 def ensure(entry: Entry, envs: Path = ENVS) -> Path:
     """Return the interpreter for a system, its environment made and filled if need be.
 
+    The project's own modules are compiled, as pip does with what it installs: otherwise each
+    process of a cluster compiles them anew where PYTHONDONTWRITEBYTECODE is set.
+
     Raises:
         EnvironmentFailed: if the environment cannot be made or its packages not installed.
     """
     python = python_of(entry, envs)
     if not entry.requirements:
+        compileall.compile_dir(ROOT / "ipkernel", quiet=1)
         return python
     if python.exists():
         found = versions(python, entry.requirements)
