@@ -122,9 +122,12 @@ def about(client: Questions, tasks: Sequence[int]) -> dict[int, tuple[Kind, str,
     """Return what certain tasks are to do, their labels and when they were submitted, by id."""
     rows = of_tasks(client, tasks, ["method", "label", "submitted"]) if tasks else {}
     return {
-        task: (Kind[row["method"].upper()], row["label"] or "", row["submitted"] or 0.0)
+        task: (
+            Kind[row["method"].upper()] if row["method"] else Kind.APPLY,
+            row["label"] or "",
+            row["submitted"] or 0.0,
+        )
         for task, row in rows.items()
-        if row["method"]
     }
 
 

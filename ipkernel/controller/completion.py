@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ipkernel.controller import draining, holdings, losses, recall, returning
 from ipkernel.controller.core import Core
 from ipkernel.controller.demands import give_back
@@ -127,13 +129,15 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         done += 1
         seconds += completed - began
         finished = Finished(tid, outcome, number, began, completed, message.size, task.attempts + 1)
+        if label:
+            finished = replace(finished, label=label)
         if submit.needs or message.object:
             finished = holdings.done(core, host, task, message, finished)
         if send is not None:
             item = (finished, payload)
             send(item)
             ended_append(item)
-            origins_append(Origin(task.submitted, submit.kind, label, now))
+            origins_append(Origin(task.submitted, submit.kind, now))
             if outcome:
                 core.file(task, outcome)
         else:

@@ -326,11 +326,11 @@ class Core:
         if task.message.label:
             self.labels.add(task.message.label, task.id)
 
-    def reject(self, task: int, outcome: Outcome, reason: Reason) -> None:
+    def reject(self, task: int, outcome: Outcome, reason: Reason, label: str = "") -> None:
         """End a task that never was taken in."""
         payload = encode_reason(reason)
         self.count_end(outcome)
-        self.deliver(Finished(task, outcome, -1, 0.0, 0.0, len(payload), 0), payload)
+        self.deliver(Finished(task, outcome, -1, 0.0, 0.0, len(payload), 0, label=label), payload)
 
     def end(self, task: Task, outcome: Outcome, reason: Reason, began: float = 0.0) -> None:
         """End a task that stands in no queue and on no engine any more.
@@ -351,7 +351,9 @@ class Core:
         payload = encode_reason(reason)
         engine = max(reason.engine, task.engine)
         size = len(payload)
-        finished = Finished(task.id, outcome, engine, began, self.now, size, task.attempts)
+        finished = Finished(
+            task.id, outcome, engine, began, self.now, size, task.attempts, label=task.message.label
+        )
         self.deliver(finished, payload, task)
         self.discharge(self.sessions[task.session], 1, task.charge)
 

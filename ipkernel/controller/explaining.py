@@ -59,7 +59,7 @@ def _ended(core: Core, number: int) -> TaskStory:
     origin = past[1] if past is not None else None
     story = []
     if origin is not None:
-        label = f" ({origin.label})" if origin.label else ""
+        label = f" ({message.label})" if message.label else ""
         story.append(f"{clock(origin.submitted)} submitted by session {number >> 40}{label}")
     if message.started:
         story.append(f"{clock(message.started)} begun{where}")

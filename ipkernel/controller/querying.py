@@ -132,7 +132,7 @@ def _status(row: Row) -> str | None:
 def _label(row: Row) -> str | None:
     if row.task is not None:
         return row.task.message.label or None
-    return (row.origin.label or None) if row.origin is not None else None
+    return (row.message.label or None) if row.message is not None else None
 
 
 def _method(row: Row) -> str | None:

@@ -297,5 +297,6 @@ def _unreadable(message: Finished) -> Result:
         message.completed,
         len(reason),
         message.attempts,
+        label=message.label,
     )
     return end, reason

@@ -122,7 +122,7 @@ def _targeted(core: Core, session: Session, message: Submit, payload: Payload) -
     elif message.needs and (problem := core.objects.problem(message.needs)):
         reason = Reason("object", problem[:4000])
         for tid in range(first, first + count):
-            core.reject(tid, Outcome.LOST, reason)
+            core.reject(tid, Outcome.LOST, reason, message.label)
     elif message.spread or not message.targets:
         _spread(core, session, message, payload)
     elif (terms := message.terms) is not None and (
@@ -147,7 +147,7 @@ def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> 
             return
     demand = core.demands.of(terms)
     if (problem := unable(core, message.targets, demand)) is not None:
-        core.reject(message.task, Outcome.IMPOSSIBLE, problem)
+        core.reject(message.task, Outcome.IMPOSSIBLE, problem, message.label)
         return
     waits = terms is not None and (terms.after is not None or terms.follow is not None)
     task = core.new_task(message.task, message, payload, core.now)
@@ -193,7 +193,7 @@ def _direct(
 ) -> None:
     engine = core.engines.get(target)
     if engine is None or not engine.usable:
-        core.reject(tid, Outcome.IMPOSSIBLE, no_engine(core, [target]))
+        core.reject(tid, Outcome.IMPOSSIBLE, no_engine(core, [target]), message.label)
         return
     task = core.new_task(tid, message, payload, core.now, target)
     core.take_in(task)

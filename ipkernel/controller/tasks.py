@@ -88,13 +88,11 @@ class Origin(Struct, frozen=True, gc=False, eq=False):
     Attributes:
         submitted: When it came, seconds since the epoch.
         kind: What it was to do.
-        label: The user's name for it.
         ended: When the controller learned of its end; 0.0 if that is not known.
     """
 
     submitted: float
     kind: Kind
-    label: str
     ended: float = 0.0
 
 
@@ -157,7 +155,7 @@ class Task(Struct, gc=False, eq=False):
         Args:
             ended: When the controller learned of that.
         """
-        return Origin(self.submitted, self.message.kind, self.message.label, ended)
+        return Origin(self.submitted, self.message.kind, ended)
 
     def note(self, now: float, text: str) -> None:
         """Write an unusual step into its story."""

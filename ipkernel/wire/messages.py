@@ -51,6 +51,7 @@ EngineId = Annotated[int, Meta(ge=-1, lt=1 << 20)]
 Size = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD)]
 Digest = Annotated[bytes, Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=4096)]
+Label = Annotated[str, Meta(max_length=256)]
 Lines = Annotated[list[Text], Meta(max_length=100)]
 Tasks = Annotated[list[TaskId], Meta(max_length=MAX_LIST)]
 ObjectId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -279,7 +280,7 @@ class Submit(Message, tag=1):
     spread: bool = True
     digest: Digest = b""
     retries: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
-    label: Annotated[str, Meta(max_length=256)] = ""
+    label: Label = ""
     needs: Needs = []
     stored: bool = False
     keep: bool = False
@@ -335,6 +336,7 @@ class Finished(Message, tag=5):
         length: Bytes of that object.
         host: Where it is.
         failed: How the task itself failed, if this is the result of its recovery task.
+        label: The user's name for the task, by which others find its result.
     """
 
     task: TaskId
@@ -348,6 +350,7 @@ class Finished(Message, tag=5):
     length: Bytes = 0
     host: HostNumber = 0
     failed: Failed | None = None
+    label: Label = ""
 
 
 class Output(Message, tag=6):

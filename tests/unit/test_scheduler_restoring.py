@@ -48,6 +48,7 @@ from ipkernel.wire.messages import (
     Submit,
     Terms,
 )
+from ipkernel.wire.queries import Search, parse
 
 OBJECT = bytes(15) + b"o"
 
@@ -203,6 +204,21 @@ def test_results_that_were_not_acknowledged_are_told_again(w: World) -> None:
     w.client()
     assert w.outcomes() == {1: Outcome.OK}
     assert not w.scheduler.tasks
+
+
+def test_results_are_found_by_label(w: World) -> None:
+    w.submit(1, 2, label="fit")
+    w.submit(3, label="other")
+    w.submit(4, label="fit")
+    w.submit(5, label="fit", targets=[9])
+    w.said(1, done(1, 0), done(2, 1), done(3, 0))
+    w.handle(SessionDetached(1, [], w.now))
+    w.said(1, done(4, w.scheduler.tasks[tid(4)].engine))
+    w.restart()
+    searching = w.scheduler.search(Search(where=parse({"label": "fit"}), keys=["label", "status"]))
+    searching.step(100)
+    fit = [[tid(n), "fit", "error" if n == 5 else "ok"] for n in (1, 2, 4, 5)]
+    assert sorted(searching.take()) == fit
 
 
 def test_output_of_tasks_that_go_on_is_told_again(w: World) -> None:
