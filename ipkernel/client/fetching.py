@@ -13,7 +13,7 @@ from ipkernel.client.outbox import MAX_TEXT
 from ipkernel.client.references import References
 from ipkernel.client.stored import Stored
 from ipkernel.client.waiting import deadline_of, left_until, wait_for
-from ipkernel.errors import ConnectError, ObjectError, ObjectLost
+from ipkernel.errors import ConnectError, ObjectError, ObjectLost, StoreFull
 from ipkernel.objects.transfer import Transfer, TransferCancelled
 from ipkernel.wire.messages import Finished, Seek, Source
 
@@ -116,12 +116,14 @@ class Fetcher:
 
         Raises:
             ObjectLost: Nobody has it any more; the text says why.
+            StoreFull: It is on the disk of its host, which has no room to bring it back.
             TimeoutError: It was not here in time.
             TransferCancelled: ``transfer`` was cancelled.
             ControllerLost: The controller, who might know, is gone.
         """
         deadline = deadline_of(timeout)
         failed, problem = 0, ""
+        full: StoreFull | None = None
         for _ in range(TRIES):
             if host:
                 transfer.done = 0
@@ -135,11 +137,14 @@ class Fetcher:
                         self._hosts.distrust(host, error)
                         continue  # it may be reached by the network
                     failed, problem = host, str(error) or type(error).__name__
+                    full = error if isinstance(error, StoreFull) else full
             source = self._seek(object_id, failed, problem)
             if source.problem or not source.host:
                 problem = source.problem or problem or "no host has it yet"
                 break
             host = source.host
+        if full is not None:
+            raise StoreFull(f"{what} cannot be had now: {full}")
         raise ObjectLost(f"{what} cannot be had: {problem}; make it again")
 
     def _seek(self, object_id: bytes, failed: int, problem: str) -> Source:

@@ -44,6 +44,7 @@ class Stored:
 
         Raises:
             ObjectLost: They cannot be had any more; the text says why.
+            StoreFull: They are on disk, and their host has no room to bring them back.
         """
         with self._lock:
             if self._view is None:

@@ -66,6 +66,7 @@ class Values:
         Raises:
             UnknownObject: One of them was freed.
             ObjectLost: Nobody has one of them any more; the text says why.
+            StoreFull: One of them is on disk, and its host has no room to bring it back.
             TimeoutError: They are not here in time.
             SerializationError: A value cannot be loaded here.
         """

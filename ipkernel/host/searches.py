@@ -64,6 +64,7 @@ class _Search:
         coming: While somebody is to put it here: fires when he has done so.
         transfer: While it is fetched from another host: the move.
         tries: How many places were tried.
+        full: What a place said that has the object on disk, and no room to bring it back.
     """
 
     object_id: bytes
@@ -72,6 +73,7 @@ class _Search:
     coming: Deferred[ObjectInfo] | None = None
     transfer: Transfer | None = None
     tries: int = 0
+    full: StoreFull | None = None
 
 
 class Searches:
@@ -168,7 +170,7 @@ class Searches:
         elif search.transfer is not None:
             return
         elif message.problem:
-            self._give_up(search, ObjectLost(message.problem))
+            self._give_up(search, search.full or ObjectLost(message.problem))
         elif not message.host:
             self._expect(search)
         else:
@@ -211,7 +213,7 @@ class Searches:
     def _try_elsewhere(self, search: _Search, host: int, problem: str) -> None:
         if search.tries >= MAX_TRIES:
             text = f"object {short(search.object_id)} could not be fetched: {problem}"
-            self._give_up(search, ObjectLost(text))
+            self._give_up(search, search.full or ObjectLost(text))
             return
         self._uplink.send(Seek(search.object_id, host, problem[:4000]))
 
@@ -231,7 +233,7 @@ class Searches:
             if self._searches.get(object_id) is search:
                 logger.info("%s could not be fetched: %s", what, error)
                 self._try_elsewhere(search, access.host, str(error))
-                if isinstance(error, StoreFull):
+                if isinstance(error, StoreFull) and error is not search.full:
                     self._give_up(search, error)
         else:
             self._found(search)
@@ -244,8 +246,12 @@ class Searches:
             digest = await self._fetches.fetch(access, object_id, target, transfer)
             if transfer.cancelled:
                 raise TransferCancelled(f"{transfer.what} is not wanted any more")
-        except BaseException:
+        except BaseException as error:
             store.abandon(object_id)
+            if isinstance(error, StoreFull):
+                text = f"host {access.name} cannot send object {short(object_id)}: {error}"
+                search.full = StoreFull(text)
+                raise search.full from None
             raise
         finally:
             with suppress(BufferError):  # the threads of a pool remember what they did last

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from ipkernel.errors import StoreFull
 from ipkernel.objects.entries import Entry, State, StoreStats
@@ -13,10 +12,11 @@ from ipkernel.objects.interfaces import TRANSIENT
 __all__ = ["by_holder", "by_owner", "room", "store_full"]
 
 _ADVICE = (
-    "free references that are no longer needed, or start the hosts with a larger store "
-    "(option store_memory)"
+    "free references and let go of received values that are no longer needed, or start the hosts "
+    "with a larger store (option store_memory)"
 )
 _SHOWN = 3
+_SHORT = 8
 
 
 def room(count: float) -> str:
@@ -62,9 +62,13 @@ def store_full(size: int, stats: StoreStats, problem: str = "") -> StoreFull:
             f"{what}, even when nothing else is there: start the hosts with a larger store "
             "(option store_memory), or send the data in parts"
         )
-    parts = [f"{room(stats.used)} are in use{_list('session', stats.owners)}"]
+    parts = [
+        f"{room(stats.used)} are in use{_list({f'session {n}': size for n, size in stats.owners.items()})}"
+    ]
     if stats.leased:
-        parts.append(f"{room(stats.leased)} of it being read or written{_list('', stats.holders)}")
+        parts.append(
+            f"{room(stats.leased)} of it being read or written{_list({_who(name): size for name, size in stats.holders.items()})}"
+        )
     if stats.disk_limit:
         parts.append(f"{room(stats.disk_used)} of {room(stats.disk_limit)} on disk")
     if problem:
@@ -72,9 +76,14 @@ def store_full(size: int, stats: StoreStats, problem: str = "") -> StoreFull:
     return StoreFull(f"{what}: {', '.join(parts)}; {_ADVICE}")
 
 
-def _list(label: str, sizes: dict[Any, int]) -> str:
+def _who(holder: str) -> str:
+    """Return what people call a reader or writer: a client has no name but that of its Tub."""
+    return holder if ":" in holder or len(holder) <= _SHORT else f"client {holder[:_SHORT]}"
+
+
+def _list(sizes: Mapping[str, int]) -> str:
     if not sizes:
         return ""
-    shown = [f"{room(size)} by {label} {who}".replace("  ", " ") for who, size in sizes.items()]
+    shown = [f"{room(size)} by {who}" for who, size in sizes.items()]
     more = [f"{len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
     return f" ({', '.join(shown[:_SHOWN] + more)})"

@@ -120,6 +120,7 @@ class ObjectRef:
             ObjectError: The reference has no client.
             UnknownObject: It was freed.
             ObjectLost: Nobody has the object any more.
+            StoreFull: It is on disk, and its host has no room to bring it back.
             TimeoutError: The object was not here in time.
             SerializationError: The value cannot be loaded here.
         """

@@ -298,6 +298,15 @@ def test_lost_references_say_so(fake, rc):
         ref.get()
 
 
+def test_what_is_on_the_disk_of_a_full_host_is_not_lost(fake, rc):
+    ref = rc.put(b"x" * BIG)
+    fake.host_store.failure = errors.StoreFull("no room to bring it back")
+    with pytest.raises(errors.StoreFull, match="cannot be had now: no room to bring it back$"):
+        ref.get()
+    fake.host_store.failure = None
+    assert ref.get() == b"x" * BIG
+
+
 def test_references_of_hosts_that_are_gone(near):
     fake, rc = near
     ref = rc.put(b"x" * BIG)

@@ -177,6 +177,26 @@ def test_an_object_that_does_not_fit_ends_the_task(scene: Scene) -> None:
     assert scene.sent[-1].failed == 2  # the other host may serve somebody else
 
 
+def test_a_host_that_cannot_bring_it_back_from_disk_is_not_the_last_one(scene: Scene) -> None:
+    needed = scene.require(A)
+    scene.say(Source(A, SIZE, 2))
+    scene.fetches[0].fail(StoreFull("no room"))
+    assert needed.open and scene.sent[-1].failed == 2
+    scene.say(Source(A, SIZE, 3))
+    scene.fetches[1].succeed()
+    assert needed.placed
+
+
+def test_what_is_on_a_full_host_is_not_lost(scene: Scene) -> None:
+    needed = scene.require(A)
+    scene.say(Source(A, SIZE, 2))
+    scene.fetches[0].fail(StoreFull("no room"))
+    scene.say(Source(A, problem="nobody else has it"))
+    assert isinstance(needed.error, StoreFull)
+    assert str(needed.error) == f"host n2 cannot send object {A[:4].hex()}: no room"
+    assert scene.quiet() and scene.store.info(A) is None
+
+
 def test_an_internal_error_in_a_fetch_ends_the_search(scene: Scene) -> None:
     needed = scene.require(A)
     scene.say(Source(A, SIZE, 2))

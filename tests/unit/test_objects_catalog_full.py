@@ -31,10 +31,17 @@ class TestFull:
             "an object of 128 bytes does not fit into this host's store of 256 bytes",
             "160 bytes are in use (96 bytes by session 3, 64 bytes by session 4)",
             "96 bytes of it being read or written (96 bytes by engine:1:0)",
-            "free references that are no longer needed",
+            "free references and let go of received values that are no longer needed",
             "store_memory",
         ):
             assert part in text
+
+    def test_clients_are_called_by_the_beginning_of_their_tubs_name(self):
+        books = Books()
+        books.put(A, 96, owner=3)
+        books.lease(A, "ib4t6faebrmguujf35ksset62zmrfhd4")
+        text = books.error(books.create(C, 256), StoreFull)
+        assert "(96 bytes by client ib4t6fae)" in text
 
     def test_only_the_largest_are_named(self):
         books = Books()
