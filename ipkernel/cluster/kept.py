@@ -123,10 +123,18 @@ class KeptController:
             return ""
         how = f"{named(launcher)} {how_ended(launcher)}"
         self._told({"event": "ended", "message": f"{how}; it is started again {soon(pause)}"})
-        self._thread = threading.Thread(
-            target=self._begin_again, args=(pause,), name="ipkernel-controller-again", daemon=True
-        )
-        self._thread.start()
+        with (
+            self._changed
+        ):  # whoever gives up meanwhile waits for a thread that has begun, or for none
+            if self._give_way.is_set():
+                return ""
+            self._thread = threading.Thread(
+                target=self._begin_again,
+                args=(pause,),
+                name="ipkernel-controller-again",
+                daemon=True,
+            )
+            self._thread.start()
         return how
 
     def _begin_again(self, pause: float) -> None:
@@ -163,6 +171,6 @@ class KeptController:
             if self._state is _State.COMING:
                 self._state = _State.OVER
             self._changed.notify_all()
-        thread = self._thread
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_JOIN)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp
 from twisted.internet.address import UNIXAddress
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from ipkernel.wire.accepting import Acceptor
 from ipkernel.wire.addresses import listen, native_sockets, parse_address
@@ -56,6 +58,19 @@ class LocalTransport(tcp.Connection):
         """Read, from the reactor's next turn on, and tell the protocol that it is connected."""
         self.startReading()
         self.protocol.makeConnection(self)
+
+    def doRead(self) -> Any:
+        """There is something to read, or the end, says the reactor."""
+        why = super().doRead()
+        if why is CONNECTION_DONE and not self._writeDisconnecting and self._deserted():
+            return CONNECTION_LOST
+        return why
+
+    def _deserted(self) -> bool:
+        """Tell whether the other end is closed both ways: it did not wait for this one to take all."""
+        poll = select.poll()
+        poll.register(self.socket, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def write(self, data: bytes) -> None:
         """Send, or keep what the socket does not take now."""

@@ -211,6 +211,18 @@ async def test_a_ticket_may_come_byte_by_byte():
 
 
 @inreactor
+async def test_a_process_that_dies_is_told_from_one_that_closes():
+    async with scene() as one:
+        ticket = await one.ticket()
+        sock = knock(one.server)
+        sock.send(ticket)
+        await one.door.until(lambda: one.door.channels)
+        sock.close()
+        await one.door.until(lambda: one.door.losses)
+        assert one.door.losses == ["connection lost: the other side is gone"]
+
+
+@inreactor
 async def test_a_stranger_who_leaves_is_forgotten():
     async with scene() as one:
         sock = knock(one.server)

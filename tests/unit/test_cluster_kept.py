@@ -85,6 +85,22 @@ def test_hosts_that_die_with_it_are_started_again_too(make):
     assert not one.over
 
 
+def test_who_gives_up_as_it_ends_has_none_started(tmp_path):
+    class Hearing(list):
+        def append(self, item):
+            super().append(item)
+            if item[1]["event"] == "ended":
+                found._kept.give_up()
+
+    seen = Hearing()
+    with many_programs(tmp_path / "c", seen) as go:
+        found = go()
+        found.controller.end(-9)
+        assert told(seen, "ended") and found.restarts == 0 and not found.alive()
+        assert found.spoiled == ""
+        assert "ipkernel-controller-again" not in [one.name for one in threading.enumerate()]
+
+
 def test_not_for_ever(make, seen):
     found = make()
     for count in range(tries.MAX_WORKED):
