@@ -148,10 +148,13 @@ def displays(record: TaskRecord) -> list[dict[str, Any]]:
         return []
     import msgspec
 
+    from ipkernel.decoding import decode
+
+    decoder = msgspec.msgpack.Decoder(dict[str, Any])
     found: list[dict[str, Any]] = []
     for piece in record.output.of(Stream.DISPLAY):
         try:
-            content = msgspec.msgpack.decode(piece, type=dict[str, Any])
+            content = decode(decoder, piece)
         except msgspec.MsgspecError:
             continue
         found.append({"output_type": "display_data", **content})

@@ -192,8 +192,10 @@ class _Printer:
     def _show(self, record: TaskRecord, data: Payload) -> None:
         import msgspec
 
+        from ipkernel.decoding import decode
+
         with contextlib.suppress(msgspec.MsgspecError):
-            content = msgspec.msgpack.decode(data, type=dict[str, Any])
+            content = decode(msgspec.msgpack.Decoder(dict[str, Any]), data)
             prefix = f"[output:{_engine(record)}] "
             show(content.get("data") or {}, content.get("metadata") or {}, prefix)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import MsgspecError
+
 from ipkernel import errors
 from ipkernel.client.cancelling import FATES, WORDS
 from ipkernel.client.stored import Stored
@@ -251,9 +253,15 @@ class TaskRecord:
                 from ipkernel.serialize.failure import decode
 
                 return FAILURE, self._locate(errors.remote_error(decode(data)))
-            return FAILURE, failure_of(decode_reason(data), self.target)
+            return FAILURE, self._reason(data)
         except Exception as problem:  # noqa: BLE001 - whatever unpickling a value raises is its result
             return FAILURE, problem
+
+    def _reason(self, data: Payload) -> errors.KernelError:
+        try:
+            return failure_of(decode_reason(data), self.target)
+        except MsgspecError as error:
+            return errors.KernelError(f"what was said of why the task ended is damaged: {error}")
 
     def exception_of(self, outcome: Outcome, payload: Payload) -> BaseException:
         """Return the exception that a failure, as the controller tells it, stands for."""

@@ -528,7 +528,7 @@ def _fate_of(message: Finished, payload: Payload) -> Fate:
         return Fate.ENDED
     try:
         return decode_reason(payload).fate or Fate.INTERRUPTED
-    except (MsgspecError, ValueError):  # engines may say anything
+    except MsgspecError:  # engines may say anything
         return Fate.INTERRUPTED
 
 

@@ -47,7 +47,7 @@ def read_request(kind: type[R], data: bytes) -> R:
     """
     try:
         return unpack(kind, data)
-    except (MsgspecError, ValueError, RecursionError) as error:
+    except MsgspecError as error:
         raise KernelError(f"this is not a {kind.__name__}: {error}") from None
 
 

@@ -20,6 +20,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import Int32StringReceiver
 
+from ipkernel.decoding import decode
 from ipkernel.errors import KernelError
 from ipkernel.wire.nearby import QUESTION_LIMIT, Answer, Question, framed, short_path, supported
 from ipkernel.wire.peers import peer_user
@@ -27,6 +28,8 @@ from ipkernel.wire.peers import peer_user
 __all__ = ["Inquirer", "NearDoor"]
 
 logger = logging.getLogger(__name__)
+
+_questions: msgspec.msgpack.Decoder[Question] = msgspec.msgpack.Decoder(Question)
 
 #: Seconds in which a connection must have asked, been answered, and gone.
 PATIENCE: Final = 10.0
@@ -69,8 +72,8 @@ class Inquirer(Int32StringReceiver):
             return
         self._over = True
         try:
-            question = msgspec.msgpack.decode(string, type=Question)
-        except (msgspec.MsgspecError, ValueError) as error:  # of bad UTF-8 it says that
+            question = decode(_questions, string)
+        except msgspec.MsgspecError as error:
             self._say(Answer(f"this is not a question: {error}"[:4000]))
             return
         answer: Deferred[Any] = maybeDeferred(self._door.answer, question)

@@ -12,6 +12,7 @@ from ipkernel.controller.nearness import best_host
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import Payload, Refused, State, Task
+from ipkernel.decoding import decode
 from ipkernel.wire.messages import Fate, Outcome, Reason
 
 #: Characters of what an engine says that are kept.
@@ -91,7 +92,7 @@ def offer(core: Core, engines: list[int]) -> None:
 
 def _why(payload: Payload) -> str:
     try:
-        told = _told.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        told = decode(_told, payload)
+    except msgspec.MsgspecError:  # engines may say anything
         return "it did not say why"
     return (f"{told.ename}: {told.evalue}" if told.evalue else told.ename)[:_TOLD]

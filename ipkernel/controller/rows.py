@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, Union
 
 import msgspec
 
+from ipkernel import decoding
 from ipkernel.controller.journal import (
     Again,
     Assigned,
@@ -207,7 +208,7 @@ def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:
         msgspec.MsgspecError: It is not a row.
         ValueError: There are pieces, but not one item.
     """
-    records: list[Any] = _decoder.decode(blob)
+    records: list[Any] = decoding.decode(_decoder, blob)
     for at, record in enumerate(records):
         kind = type(record)
         if kind is _Submitted:

@@ -24,6 +24,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from ipkernel.decoding import decode
 from ipkernel.errors import TransferError
 from ipkernel.objects.interfaces import Buffer
 
@@ -242,7 +243,7 @@ class Unpacker:
 
     def _entry(self, content: memoryview) -> Entry:
         try:
-            entry = _decoder.decode(content)
+            entry = decode(_decoder, content)
         except msgspec.MsgspecError as error:
             raise TransferError(f"a file's description is damaged: {error}") from error
         names = [name_of(raw) for raw in entry.path]

@@ -31,6 +31,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from ipkernel.decoding import decode
 from ipkernel.errors import TransferError
 from ipkernel.objects.interfaces import Buffer
 
@@ -305,6 +306,6 @@ def decode_note(data: Buffer) -> Note:
         TransferError: They are damaged.
     """
     try:
-        return _decoder.decode(data)
+        return decode(_decoder, data)
     except msgspec.MsgspecError as error:
         raise TransferError(f"a note about a stream is damaged: {error}") from error

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ipkernel import errors
+from ipkernel.decoding import decode
 from ipkernel.wire.messages import Bytes, ObjectId, discreet_repr
 
 __all__ = [
@@ -315,8 +316,8 @@ def decode_reply(body: bytes | bytearray | memoryview) -> Reply:
 
 def _decoded(decoder: msgspec.msgpack.Decoder[M], body: bytes | bytearray | memoryview) -> M:
     try:
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return decode(decoder, body)
+    except msgspec.MsgspecError as error:
         raise DataError(f"not a message: {error}") from None
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Callable
 from typing import Annotated, Final, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ipkernel import errors
+from ipkernel.decoding import decode
 from ipkernel.wire.messages import Bytes, ObjectId
 
 __all__ = [
@@ -231,8 +231,8 @@ Request: TypeAlias = (
 Reply: TypeAlias = Welcome | Region | Segment | Ok | Problem
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_request = msgspec.msgpack.Decoder(Request).decode
-_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+_request: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 class WireError(Exception):
@@ -256,16 +256,16 @@ class Incoming(Generic[M]):
     """Makes messages of what comes in, wherever the stream is cut.
 
     Args:
-        decode: Makes a message of a body.
+        decoder: Makes a message of a body.
         limit: Bytes of a body at most.
 
     Attributes:
         limit: As given; may be raised later.
     """
 
-    def __init__(self, decode: Callable[[bytes], M], limit: int) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M], limit: int) -> None:
         self.limit = limit
-        self._decode = decode
+        self._decoder = decoder
         self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -294,19 +294,19 @@ class Incoming(Generic[M]):
         body = bytes(memoryview(data)[_LENGTH.size : end])
         del data[:end]
         try:
-            return self._decode(body)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return decode(self._decoder, body)
+        except msgspec.MsgspecError as error:
             raise WireError(f"not a message: {error}") from None
 
 
 def requests() -> Incoming[Request]:
     """Return what the store reads a new connection with."""
-    return Incoming(_decode_request, HELLO_LIMIT)
+    return Incoming(_request, HELLO_LIMIT)
 
 
 def replies() -> Incoming[Reply]:
     """Return what a client reads its connection with."""
-    return Incoming(_decode_reply, LIMIT)
+    return Incoming(_reply, LIMIT)
 
 
 def proof(ticket: bytes, nonce: bytes, side: Literal["client", "store"]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ipkernel import decoding
 from ipkernel.errors import RemoteError, SerializationError, remote_error
 from ipkernel.serialize import payload, rebuild
 
@@ -71,8 +72,8 @@ def decode(data: payload.Data) -> ErrorInfo:
         SerializationError: the bytes are damaged.
     """
     try:
-        return _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        return decoding.decode(_decoder, data)
+    except msgspec.MsgspecError as exc:
         raise SerializationError(f"cannot load the error: {exc}", reason=str(exc)) from exc
 
 

@@ -18,6 +18,8 @@ from typing import Annotated, ClassVar, Final, Union
 import msgspec
 from msgspec import Meta, Struct
 
+from ipkernel import decoding
+
 #: Version of everything in this module and in :mod:`ipkernel.wire.records`.
 PROTOCOL: Final = 1
 
@@ -830,4 +832,4 @@ def decode_reason(payload: bytes | bytearray | memoryview) -> Reason:
     Raises:
         msgspec.MsgspecError: The bytes are not one.
     """
-    return _reason_decoder.decode(payload)
+    return decoding.decode(_reason_decoder, payload)

@@ -24,6 +24,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from ipkernel.decoding import decode
 from ipkernel.errors import ConnectError, KernelError
 from ipkernel.wire.peers import peer_user
 
@@ -63,6 +64,9 @@ class Answer(Struct, frozen=True, array_like=True):
 
     problem: Annotated[str, Meta(max_length=4096)] = ""
     answer: Annotated[bytes, Meta(max_length=1 << 24)] = b""
+
+
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
 def supported() -> bool:
@@ -129,8 +133,8 @@ def ask(path: Path, method: str, request: bytes = b"", timeout: float = 10.0) ->
     except OSError as error:
         raise NotNearby(f"nobody answers at {path}: {error.strerror or error}") from None
     try:
-        answer = msgspec.msgpack.decode(data, type=Answer)
-    except (msgspec.MsgspecError, ValueError) as error:  # of bad UTF-8 it says that
+        answer = decode(_answers, data)
+    except msgspec.MsgspecError as error:
         raise NotNearby(f"{path} is not a controller's: {error}") from None
     if answer.problem:
         raise KernelError(answer.problem)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from ipkernel.decoding import decode
 from ipkernel.wire.messages import (
     MAX_LIST,
     MAX_PROPERTIES,
@@ -494,4 +495,4 @@ def unpack(kind: type[S], data: bytes) -> S:
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    return decoder.decode(data)  # type: ignore[no-any-return]
+    return decode(decoder, data)  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from ipkernel.wire.messages import Fate, Finished, Outcome, Reason, encode_reaso
 
 @given(st.binary(max_size=100))
 @example(b"\x82\xa4kind\xa1a\xa4text\xa1\xff")  # text that is not UTF-8
+@example(b"\x81\xa1x" + b"\x91" * 100_000)  # nested too deep
 def test_an_engine_may_say_anything(payload: bytes) -> None:
     message = Finished(1, Outcome.ABORTED, 0, 1.0, 2.0, len(payload))
     assert isinstance(_fate_of(message, payload), Fate)

@@ -43,6 +43,16 @@ def test_a_rejected_task_goes_to_each_other_engine_once() -> None:
     assert not c.scheduler.tasks
 
 
+@pytest.mark.parametrize(
+    "told", [b"", b"\x81\xa5ename\xa2\xff\xfe", b"\x81\xa1x" + b"\x91" * 100_000]
+)
+def test_an_engine_that_cannot_be_understood_has_rejected_it_all_the_same(told: bytes) -> None:
+    c = Cluster(engines=1)
+    [task] = c.submit()
+    c.done(task, outcome=Outcome.REJECTED, payload=told)
+    assert "it did not say why" in reason(c, task).text
+
+
 def test_another_engine_may_run_it() -> None:
     c = Cluster(engines=2)
     [task] = c.submit(retries=0)
