@@ -47,8 +47,7 @@ def ask(
         try:
             return _ask(directory, what, method, request, answer)
         except ConnectError:
-            noted = restarting.noted(directory)
-            if noted is None or not noted.again or time.monotonic() > deadline:
+            if not restarting.expected(directory) or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)
 

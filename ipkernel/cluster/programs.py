@@ -15,7 +15,7 @@ from ipkernel.cluster.entries import Entry, starts_elsewhere
 from ipkernel.cluster.gathering import Failure, gather, report
 from ipkernel.cluster.hosted import Hosted, how_ended, named, state_of, where, why_ended
 from ipkernel.cluster.kept import KeptController
-from ipkernel.cluster.processes import describe_exit, host_name
+from ipkernel.cluster.processes import Process, describe_exit, host_name
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.survivors import survivors
@@ -116,8 +116,10 @@ class Programs:
             command = tuple(told())
         may = bool(command) or not alone
         again = settings.restart and settings.controller.immediate and may
+        owner = None if alone else Process.this("owner")
+        restart = restarting.Restart(command, host_name(), again=again, owner=owner)
         with suppress(OSError):
-            restarting.note(self.directory, restarting.Restart(command, host_name(), again=again))
+            restarting.note(self.directory, restart)
 
     def _may_restart(self) -> bool:
         noted = restarting.noted(self.directory) if self.settings.lifeline else None

@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ipkernel.cluster.processes import Process, host_name
+
 if TYPE_CHECKING:
     from ipkernel.cluster.directory import ClusterDirectory
 
 _NAME: Final = "restart.json"
+_OWNER: Final = "owner"
 _POLL: Final = 0.02
 #: Bytes of a note at most.
 _LARGEST: Final = 1 << 20
@@ -30,12 +33,14 @@ class Restart(NamedTuple):
         host: Name of the host on which it runs.
         restarts: How often it was started again.
         again: Whether it is started again at all without being asked for.
+        owner: The process that starts it again if there is no command; None if that is not known.
     """
 
     command: tuple[str, ...] = ()
     host: str = ""
     restarts: int = 0
     again: bool = True
+    owner: Process | None = None
 
 
 def note(directory: ClusterDirectory, restart: Restart) -> None:
@@ -95,7 +100,8 @@ def noted(directory: ClusterDirectory) -> Restart | None:
 
 
 def _content(restart: Restart) -> bytes:
-    return json.dumps(restart._asdict()).encode() + b"\n"
+    owner = restart.owner.to_dict() if restart.owner is not None else None
+    return json.dumps(restart._asdict() | {"owner": owner}).encode() + b"\n"
 
 
 def _parsed(data: bytes) -> Restart | None:
@@ -103,9 +109,29 @@ def _parsed(data: bytes) -> Restart | None:
         content: Any = json.loads(data)
         command = tuple(str(word) for word in content["command"])
         host, restarts = str(content["host"]), int(content["restarts"])
-        return Restart(command, host, restarts, bool(content["again"]))
+        owner = Process.from_dict(_OWNER, content.get("owner"))
+        return Restart(command, host, restarts, bool(content["again"]), owner)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def expected(directory: ClusterDirectory) -> bool:
+    """Tell whether a controller that is gone is started again: it is wanted, and there is somebody to do so.
+
+    After a crash of the whole machine the note is still there, and nobody else. What is on another
+    host is believed to live.
+
+    Args:
+        directory: Of the cluster.
+    """
+    found = noted(directory)
+    if found is None or not found.again:
+        return False
+    if not found.command:
+        return found.owner is None or found.owner.alive
+    if found.host != host_name():
+        return True
+    return any(p.here and p.role.startswith("ipdaemon") for p in directory.processes())
 
 
 def wait_back(directory: ClusterDirectory, timeout: float) -> bool:
@@ -117,8 +143,7 @@ def wait_back(directory: ClusterDirectory, timeout: float) -> bool:
     """
     deadline = time.monotonic() + timeout
     while not directory.alive():
-        found = noted(directory)
-        if found is None or not found.again or time.monotonic() > deadline:
+        if not expected(directory) or time.monotonic() > deadline:
             return False
         time.sleep(_POLL)
     return True

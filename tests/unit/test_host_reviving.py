@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 
 from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.cluster.processes import Process as RecordedProcess
 from ipkernel.cluster.processes import host_name
 from ipkernel.host.reviving import Reviver, spawn
 from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, SETTLED
@@ -66,8 +67,11 @@ class Scene:
         restarting.note(self.directory, note._replace(**changes))
 
     def controller_is(self, pid: int, started: float) -> None:
-        content = {"pid": pid, "started": started, "host": host_name()}
-        (self.directory.pid / "ipcontroller.json").write_text(json.dumps(content))
+        self.has("ipcontroller", pid, started, host_name())
+
+    def has(self, role: str, pid: int, started: float, host: str) -> None:
+        content = {"pid": pid, "started": started, "host": host}
+        (self.directory.pid / f"{role}.json").write_text(json.dumps(content))
 
     @property
     def lock(self) -> Path:
@@ -250,10 +254,52 @@ def test_waiting_for_one_that_comes_back(scene: Scene) -> None:
     assert not restarting.wait_back(scene.directory, 60)
     scene.note(again=False)
     assert not restarting.wait_back(scene.directory, 60)
-    scene.note()
+    scene.note(host="elsewhere")
     assert not restarting.wait_back(scene.directory, 0.05)
     scene.controller_is(os.getpid(), psutil.Process().create_time())
     assert restarting.wait_back(scene.directory, 0)
+
+
+ME = (os.getpid(), psutil.Process().create_time())
+
+
+@pytest.mark.parametrize(
+    ("daemon", "is_expected"),
+    [
+        (None, False),
+        (("ipdaemon-h-1", os.getpid(), 1.0, host_name()), False),  # its number has passed on
+        (("ipdaemon-h-1", *ME, "elsewhere"), False),  # it starts nothing here
+        (("mpi-h-1", *ME, host_name()), False),
+        (("ipdaemon-h-1", *ME, host_name()), True),
+    ],
+    ids=["none", "gone", "elsewhere", "a job's", "alive"],
+)
+def test_nobody_waits_for_one_that_no_host_daemon_starts_again(
+    scene: Scene, daemon: tuple[str, int, float, str] | None, is_expected: bool
+) -> None:
+    scene.note()
+    if daemon is not None:
+        scene.has(*daemon)
+    assert restarting.expected(scene.directory) == is_expected
+    scene.note(again=False)
+    assert not restarting.expected(scene.directory)
+
+
+@pytest.mark.parametrize(
+    ("owner", "is_expected"),
+    [
+        (None, True),
+        (RecordedProcess("owner", os.getpid(), 1.0, host_name()), False),
+        (RecordedProcess("owner", os.getpid(), 1.0, "elsewhere"), True),
+        (RecordedProcess("owner", *ME, host_name()), True),
+    ],
+    ids=["unknown", "gone", "elsewhere", "alive"],
+)
+def test_nobody_waits_for_one_whose_owner_is_gone(
+    scene: Scene, owner: RecordedProcess | None, is_expected: bool
+) -> None:
+    scene.note(command=(), owner=owner)
+    assert restarting.expected(scene.directory) == is_expected
 
 
 def test_counting_in_the_note(scene: Scene) -> None:
