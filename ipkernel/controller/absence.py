@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ipkernel.controller.events import HostLost
+from ipkernel.controller.links import MAX_UNTAKEN
 from ipkernel.controller.turn import Turn
 from ipkernel.vitals import process_lives
 from ipkernel.wire.replay import Replay
@@ -111,6 +112,8 @@ class Absences:
         absent = self._absent.get(host)
         if absent is not None and not absent.restored:
             absent.replay.extend(items)
+            if len(absent.replay) > MAX_UNTAKEN:
+                self.give_up(absent, f"{absent.reason}; more and more waited for it")
 
     def take(self, absent: Absent) -> None:
         """A host is back."""

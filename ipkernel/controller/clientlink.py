@@ -20,6 +20,7 @@ from ipkernel.controller.links import MAX_EARLY, MAX_EARLY_BYTES, Link
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.channel import Channel
+from ipkernel.wire.dropped import Dropped, may_be_dropped
 from ipkernel.wire.messages import Closing, Fetch, Finished, Message, Output
 from ipkernel.wire.outage import notice_outage
 from ipkernel.wire.replay import Replay
@@ -102,6 +103,7 @@ class ClientLink(Link):
         self._acknowledged = 0
         self._waiting: deque[Item] = deque()
         self._waiting_bytes = 0
+        self._dropped = Dropped("the client did not take it in time")
         self._unprocessed = 0
         self._held = False
         self._poll: Any = None
@@ -121,7 +123,7 @@ class ClientLink(Link):
         elif channel is None or self._waiting or _load(channel) > MAX_BACKLOG:
             self._wait(items)
         else:
-            self._send(channel, items)
+            self._send(channel, [*self._dropped.take(), *items] if self._dropped else items)
             channel.flush_now()
 
     def _send(self, channel: Channel, items: list[Item]) -> None:
@@ -146,10 +148,10 @@ class ClientLink(Link):
 
     def _wait(self, items: list[Item]) -> None:
         for message, payload in items:
-            if self._waiting_bytes > HOLD_BYTES and isinstance(message, Output):
-                continue  # results are never dropped; output that nobody reads is
-            self._waiting.append((message, payload))
-            self._waiting_bytes += len(payload) + _OVERHEAD
+            if self._waiting_bytes > HOLD_BYTES and may_be_dropped(message):
+                self._dropped.add(message)  # results never are
+                continue
+            self._put([*self._dropped.take(), (message, payload)])
         if len(self._waiting) > MAX_WAITING:
             self.lost("it does not take what is sent to it", final=True)
         elif self.channel is None:
@@ -159,6 +161,11 @@ class ClientLink(Link):
                 self._hold(True)
             if self._poll is None:
                 self._poll = self._reactor.callLater(_POLL, self._drain)
+
+    def _put(self, items: list[Item]) -> None:
+        for item in items:
+            self._waiting.append(item)
+            self._waiting_bytes += len(item[1]) + _OVERHEAD
 
     def _wait_without_channel(self) -> None:
         """See that not too much waits for a client that has no channel now."""
@@ -340,7 +347,7 @@ class ClientLink(Link):
         self._stop_looking()
         if self.channel is not None:
             self._forget(self.channel)
-        undelivered = _worth_keeping([*self._replay, *self._waiting])
+        undelivered = _worth_keeping([*self._replay, *self._waiting, *self._dropped.take()])
         self._replay.restart()
         self._waiting.clear()
         self._waiting_bytes = 0

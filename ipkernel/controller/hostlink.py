@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ipkernel.controller.events import FromHost, HostAway, HostLost, Item
-from ipkernel.controller.links import MAX_EARLY, MAX_EARLY_BYTES, Link
+from ipkernel.controller.links import MAX_EARLY, MAX_EARLY_BYTES, MAX_UNTAKEN, Link
 from ipkernel.controller.turn import Turn
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.messages import Closing
@@ -77,6 +77,8 @@ class HostLink(Link):
         if channel is not None:
             self._send(channel, items)
             replay.acknowledged(channel.link.acknowledged)
+            if len(replay) > MAX_UNTAKEN:
+                self.lost("it does not take what is sent to it", final=True)
             return
         count, size = self._resent
         if len(replay) - count > MAX_EARLY or replay.bytes - size > MAX_EARLY_BYTES:

@@ -14,6 +14,8 @@ OPEN_TIME: Final = 30.0
 #: Messages, and bytes with their overhead, that may wait for a peer to open its channel.
 MAX_EARLY: Final = 10_000
 MAX_EARLY_BYTES: Final = 16 << 20
+#: So many messages that a host has not taken cost it the connection: no host is given that much to do.
+MAX_UNTAKEN: Final = 1 << 18
 
 
 class Link:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ipkernel.wire.channel import Channel
-from ipkernel.wire.messages import Measured, Message, Output, Stream
+from ipkernel.wire.dropped import Dropped, may_be_dropped
+from ipkernel.wire.messages import Measured, Message, Output
 from ipkernel.wire.replay import Replay
 
 __all__ = ["KEEP_OUTPUT", "Uplink"]
@@ -42,8 +43,7 @@ class Uplink:
         self._results = 0
         self._output = 0
         self._serial = 0
-        #: By task, engine and stream: how many bytes of output were dropped, and the last serial.
-        self._dropped: dict[tuple[int, int, Stream], tuple[int, int]] = {}
+        self._dropped = Dropped("there was no controller")
 
     # ----------------------------------------------------------- connections
 
@@ -107,8 +107,14 @@ class Uplink:
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be sent, but for output that waits for a connection."""
-        return self._channel.backlog[1] if self._channel is not None else self._results
+        """Bytes that wait to be sent, but for output that waits for a connection.
+
+        A message counts for something even if it has no payload.
+        """
+        if self._channel is None:
+            return self._results
+        count, size = self._channel.backlog
+        return size + count * OVERHEAD
 
     # --------------------------------------------------- without a connection
 
@@ -117,7 +123,7 @@ class Uplink:
             return
         self._waiting.append((message, payload))
         size = message.size + OVERHEAD
-        if not _may_go(message):
+        if not may_be_dropped(message):
             self._results += size
             return
         self._output += size
@@ -128,31 +134,16 @@ class Uplink:
         """Drop the oldest output that waits: more than needed, so that this is done seldom."""
         left: deque[Item] = deque()
         for message, payload in self._waiting:
-            if self._output > KEEP_OUTPUT * 3 // 4 and _may_go(message):
-                assert isinstance(message, Output)
+            if self._output > KEEP_OUTPUT * 3 // 4 and may_be_dropped(message):
                 self._output -= message.size + OVERHEAD
-                which = (message.task, message.engine, message.stream)
-                before, _ = self._dropped.get(which, (0, 0))
-                self._dropped[which] = (before + message.size, message.serial)
+                self._dropped.add(message)
             else:
                 left.append((message, payload))
         self._waiting = left
 
     def _take_waiting(self) -> list[Item]:
         """Return what waits, with a word for what was dropped where that was."""
-        items: list[Item] = []
-        for (task, engine, stream), (size, serial) in self._dropped.items():
-            if stream in (Stream.STDOUT, Stream.STDERR):
-                text = f"\n[{size} bytes of output were dropped: there was no controller]\n"
-                mark = text.encode()
-                items.append((Output(task, engine, stream, len(mark), serial), mark))
-        items += self._waiting
-        self._dropped.clear()
+        items: list[Item] = [*self._dropped.take(), *self._waiting]
         self._waiting.clear()
         self._results = self._output = 0
         return items
-
-
-def _may_go(message: Message) -> bool:
-    """Whether a message may be dropped if there is too much: what a flow needs may not."""
-    return type(message) is Output and message.stream is not Stream.FLOW

@@ -200,3 +200,15 @@ def test_what_goes_to_a_host_waits_for_it(w: World) -> None:
     w.absences.take(absent)
     w.absences.deliver(1, items)
     assert list(absent.replay) == items
+
+
+def test_a_host_for_which_too_much_waits_is_not_waited_for(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipkernel.controller.absence.MAX_UNTAKEN", 10)
+    w.begin(1)
+    for _ in range(10):
+        w.absences.deliver(1, [(Reclaim(0, [5]), b"")])
+    assert not w.lost()
+    w.absences.deliver(1, [(Reclaim(0, [5]), b"")])
+    assert w.lost() == [(1, "cut; more and more waited for it", 0.0)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ipkernel.controller.clientlink import ClientLink
-from ipkernel.wire.messages import EngineJoined, EngineLeft, Fetch, Output, Stream
+from ipkernel.wire.messages import EngineJoined, EngineLeft, Fetch, Output, Seek, Stream
 from tests.support.links import World, assigns, done, results, submit, tid
 
 
@@ -95,6 +95,55 @@ def test_output_for_a_frozen_client_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     w.clients[1].lost("gone", final=True)
     w.clock.advance(0)
     assert tid(0) in w.scheduler.retained
+
+
+def test_output_that_was_dropped_is_told_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_BACKLOG", 1 << 20)
+    monkeypatch.setattr("ipkernel.controller.clientlink.HOLD_BYTES", 1 << 20)
+    w = World()
+    client, host = w.connect_all()
+    client.send(*submit(0))
+    w.pump()
+    transport = freeze(w.clients[1])
+    piece = bytes(60_000)
+    for serial in range(1, 101):
+        host.send(Output(tid(0), 0, Stream.STDOUT, len(piece), serial), piece)
+        w.pump()
+    note = Output(tid(0), 0, Stream.FLOW, 3, 101)
+    host.send(note, b"now")
+    [assign] = assigns(host)
+    host.send(*done(assign))
+    w.pump()
+    transport.frozen = False
+    for _ in range(100):
+        w.clock.advance(0.01)
+        w.pump()
+    came = [(m, bytes(p)) for m, p in client.inbox if isinstance(m, Output)]
+    assert came[-1] == (note, b"now"), "what flows need is no output"
+    mark, text = came[-2]
+    assert mark.serial == 100  # what follows is not taken for old
+    words = text.decode().strip()
+    assert words.endswith(" bytes of output were dropped: the client did not take it in time]")
+    assert int(words[1:].split()[0]) + len(piece) * (len(came) - 2) == 100 * len(piece)
+    assert [m.task for m, _ in results(client)] == [tid(0)]
+
+
+def test_a_host_that_takes_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipkernel.controller.hostlink.MAX_UNTAKEN", 100)
+    w = World()
+    _, host = w.connect_all()
+    w.host.channel.transport.frozen = True  # type: ignore[union-attr]
+    for _ in range(99):
+        host.send(Seek(bytes(16)))  # which is answered
+    w.pump()
+    assert w.ended == []
+    for _ in range(10):
+        host.send(Seek(bytes(16)))
+    w.pump()
+    assert w.ended == [w.host]
+    assert w.host.reason == "it does not take what is sent to it"
+    w.clock.advance(0)
+    assert not w.scheduler.hosts
 
 
 def test_a_client_with_too_much_queued_is_not_acknowledged(

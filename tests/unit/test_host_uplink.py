@@ -173,10 +173,18 @@ def test_the_oldest_output_is_dropped_and_results_never_are() -> None:
 
 def test_what_flows_need_is_not_output() -> None:
     uplink = Uplink()
-    for _ in range(10):
-        uplink.send(*output(1, b"n" * (KEEP_OUTPUT // 4), Stream.FLOW))
+    count = 2 * KEEP_OUTPUT // 1024
+    for _ in range(count):
+        uplink.send(*output(1, b"n" * 1024, Stream.FLOW))
     assert uplink.backlog > 2 * KEEP_OUTPUT
-    assert len(connected(uplink).sent) == 10
+    assert len(connected(uplink).sent) == count
+
+
+def test_what_flows_need_is_never_long() -> None:
+    uplink = Uplink()
+    for _ in range(8):
+        uplink.send(*output(1, b"n" * (KEEP_OUTPUT // 4), Stream.FLOW))
+    assert 0 < len(connected(uplink).sent) < 8
 
 
 def test_displays_are_dropped_without_a_word_in_them() -> None:
@@ -195,8 +203,10 @@ def test_results_that_wait_count_as_backlog() -> None:
     assert uplink.backlog == 0
     uplink.send(done(1, 1000), b"x" * 1000)
     assert 1000 < uplink.backlog < 2000
-    connected(uplink)
+    channel = connected(uplink)
     assert uplink.backlog == 77
+    channel.backlog = (1000, 77)
+    assert uplink.backlog > 100_000, "messages without payload take memory, too"
     uplink.disconnect()
     assert uplink.backlog == 0
 
