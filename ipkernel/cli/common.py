@@ -1,92 +1,33 @@
-"""What the commands share: their parser, their options, how they fail."""
+"""What the commands of ``ipcluster`` share: their options, how they fail."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NoReturn
+from typing import Final
 
-from ipkernel._version import __version__
+from ipkernel.cli import parser as parsing
 from ipkernel.cli.tables import harmless
 from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
 from ipkernel.cluster.options import check_level
 from ipkernel.errors import ClusterError, ConfigurationError, KernelError
 
-#: Seconds for which a controller is waited for that is being started again.
-BACK: Final = 10.0
 #: Exit codes.
 OK: Final = 0
 FAILURE: Final = 1
-USAGE: Final = 2
+USAGE: Final = parsing.USAGE
 NOT_RUNNING: Final = 3
 INTERRUPTED: Final = 130
+#: Seconds for which a controller is waited for that is being started again.
+BACK: Final = 10.0
 
 
 class NotRunning(ClusterError):
     """The cluster that a command is about does not run."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says what may have been meant.
-
-    Its options cannot be abbreviated: what is not known is an error with the nearest known name.
-    """
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._subcommands: dict[str, argparse.ArgumentParser] = {}
-
-    def commands(self, **kwargs: str) -> argparse._SubParsersAction[Parser]:
-        """Add subcommands; what they accept is also known when a suggestion is made."""
-        action = self.add_subparsers(parser_class=Parser, **kwargs)  # type: ignore[call-overload]
-        self._subcommands = action.choices
-        return action  # type: ignore[no-any-return]
-
-    def parse(self, args: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse; unknown arguments end the program with code 2 and a suggestion."""
-        found, unknown = self.parse_known_args(args)
-        if unknown:
-            parser: argparse.ArgumentParser = self
-            for chosen in (getattr(found, "command", None), getattr(found, "action", None)):
-                if isinstance(parser, Parser) and chosen:
-                    parser = parser._subcommands.get(chosen, parser)
-            parser.error(f"unknown argument {unknown[0]!r}{self._suggest(parser, unknown[0])}")
-        return found
-
-    def error(self, message: str) -> NoReturn:
-        """End the program with code 2 and one line that says what was wrong."""
-        match = re.match(
-            r"argument (\S+): invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message
-        )
-        if match:
-            what, given, choices = match.groups()
-            known = [choice.strip("' ") for choice in choices.split(",")]
-            kind = "command" if what == "COMMAND" else what
-            message = f"unknown {kind} {given!r}{_nearest(given, known)}"
-        self.exit(USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
-
-    @staticmethod
-    def _suggest(parser: argparse.ArgumentParser, unknown: str) -> str:
-        options = [o for action in parser._actions for o in action.option_strings]
-        if unknown.startswith("-"):
-            return _nearest(unknown.split("=")[0], options)
-        return ""
-
-
-def _nearest(given: str, known: Sequence[str]) -> str:
-    begins = [name for name in known if given.strip("-") and name.startswith(given)]
-    near = begins or difflib.get_close_matches(given, known, 1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are: {', '.join(known)}" if len(known) < 20 else ""
 
 
 def count(text: str) -> int:
@@ -104,19 +45,8 @@ def count(text: str) -> int:
     return number
 
 
-def natural(text: str) -> int:
-    """Convert a number that may be 0.
-
-    Raises:
-        argparse.ArgumentTypeError: It is not one.
-    """
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """Convert a positive number on a command line.
+def positive(text: str) -> float:
+    """Convert a number above 0 on a command line.
 
     Raises:
         argparse.ArgumentTypeError: It is not one.
@@ -166,7 +96,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         type=level,
         help="of the cluster's logs: debug, info (default), warning, error",
     )
-    group.add_argument("--version", action="version", version=f"ipkernel {__version__}")
+    parsing.add_version(group)
 
 
 def level(text: str) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
-from ipkernel._version import __version__
+from ipkernel.arguments import natural, span
 from ipkernel.cli import common
+from ipkernel.cli.parser import Parser, add_version
 from ipkernel.cli.settings import add_settings
 
 _DESCRIPTION: Final = """\
@@ -28,7 +29,7 @@ Then, in Python:
   rc = ipkernel.Client()               the cluster called 'default'
   rc[:].apply_sync(os.getpid)
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is not running
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is not running, 130 interrupted
 """
 
 _START: Final = """\
@@ -165,10 +166,10 @@ examples:
 """
 
 
-def make_parser() -> common.Parser:
+def make_parser() -> Parser:
     """Return the parser for the command line of ``ipcluster``."""
-    parser = common.Parser(prog="ipcluster", description=_DESCRIPTION, epilog=_EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"ipkernel {__version__}")
+    parser = Parser(prog="ipcluster", description=_DESCRIPTION, epilog=_EXAMPLES)
+    add_version(parser)
     commands = parser.commands(metavar="COMMAND", dest="command", title="commands")
 
     start = _command(commands, "start", "start a cluster", _START, _START_EXAMPLES)
@@ -205,7 +206,12 @@ def make_parser() -> common.Parser:
     logs.add_argument("name", nargs="*", metavar="NAME", help="which log")
     logs.add_argument("-f", "--follow", action="store_true", help="show more as it comes")
     logs.add_argument(
-        "-n", "--lines", type=common.natural, default=20, help="lines from the end (default: 20)"
+        "-n",
+        "--lines",
+        type=natural,
+        metavar="N",
+        default=20,
+        help="lines from the end (default: 20)",
     )
 
     clean = _command(commands, "clean", "remove what dead clusters left behind", _CLEAN)
@@ -232,13 +238,13 @@ def make_parser() -> common.Parser:
     return parser
 
 
-def _change_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
+def _change_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     scale = _command(commands, "scale", "have more or fewer engines", _SCALE)
     scale.add_argument("n", type=_count_or_none, metavar="N", help="number of engines")
     scale.add_argument(
         "--limit",
-        type=common.seconds,
-        metavar="SECONDS",
+        type=span,
+        metavar="TIME",
         default=0.0,
         help="stop engines that work for longer (default: wait for them)",
     )
@@ -254,14 +260,14 @@ def _change_commands(commands: argparse._SubParsersAction[common.Parser]) -> Non
     ):
         adapt.add_argument(
             name,
-            type=common.seconds,
-            metavar="SECONDS",
+            type=span,
+            metavar="TIME",
             default=default,
-            help=f"{text} (default: {default:g})",
+            help=f"{text} (default: {default:g}s)",
         )
     adapt.add_argument(
         "--tasks-per-engine",
-        type=common.seconds,
+        type=common.positive,
         metavar="N",
         default=1.0,
         help="one engine for so many tasks (default: 1)",
@@ -289,7 +295,7 @@ def _count_or_none(text: str) -> int:
     return 0 if text == "0" else common.count(text)
 
 
-def _directory_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
+def _directory_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     create = _command(
         commands, "create", "make a cluster, to start later", _CREATE, _CREATE_EXAMPLES
     )
@@ -300,7 +306,7 @@ def _directory_commands(commands: argparse._SubParsersAction[common.Parser]) -> 
     delete.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def _config_commands(commands: argparse._SubParsersAction[common.Parser]) -> None:
+def _config_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     config = commands.add_parser("config", help="show, check and edit options", description=_CONFIG)
     actions = config.commands(metavar="COMMAND", dest="action", title="commands")
     actions.required = True
@@ -315,12 +321,12 @@ def _config_commands(commands: argparse._SubParsersAction[common.Parser]) -> Non
 
 
 def _command(
-    commands: argparse._SubParsersAction[common.Parser],
+    commands: argparse._SubParsersAction[Parser],
     name: str,
     brief: str,
     description: str,
     examples: str = "",
-) -> common.Parser:
+) -> Parser:
     parser = commands.add_parser(name, help=brief, description=description, epilog=examples)
     common.add_cluster_options(parser)
     common.add_common_options(parser)

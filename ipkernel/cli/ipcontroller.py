@@ -9,7 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ipkernel.arguments import port, span_or_zero
+from ipkernel.cli.common import level
 from ipkernel.cli.journal import add_journal_options, make_retained, open_journal
+from ipkernel.cli.parser import Parser, add_version
 from ipkernel.cli.process import (
     AlreadyRunning,
     Lifeline,
@@ -34,26 +37,39 @@ if TYPE_CHECKING:
     from ipkernel.wire.tub import SecureTub
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="ipcontroller",
         description="Run the controller of a cluster. Clients and engines find it by the FURL "
         "files that it writes to the cluster directory.",
     )
-    p.add_argument("--cluster-dir", metavar="DIR", help="the cluster's directory")
-    p.add_argument("--cluster", metavar="NAME", default="", help="the cluster's name")
     p.add_argument(
-        "--interface", default="127.0.0.1", metavar="ADDRESS", help="address to listen on"
+        "--cluster-dir",
+        metavar="DIR",
+        help="the cluster's directory (default: $IPYTHONDIR/cluster_NAME)",
     )
     p.add_argument(
-        "--port", type=_port, default=0, help="port to listen on (default: the last one, or any)"
+        "--cluster",
+        metavar="NAME",
+        default="",
+        help="the cluster's name (default: that of the directory, or default)",
+    )
+    p.add_argument(
+        "--interface",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1)",
+    )
+    p.add_argument(
+        "--port", type=port, default=0, help="port to listen on (default: the last one, or any)"
     )
     p.add_argument(
         "--location",
         metavar="HINTS",
         default="",
-        help="where others reach this host, such as 'node1' or 'tcp:10.0.0.1:4711,tcp:node1:4711'",
+        help="where others reach this host, such as 'node1' or 'tcp:10.0.0.1:4711,tcp:node1:4711' "
+        "(default: the addresses on which it listens)",
     )
     p.add_argument(
         "--tls-only",
@@ -69,58 +85,45 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--watchdog",
-        type=_duration,
+        type=span_or_zero,
         default=WATCHDOG,
-        metavar="SECONDS",
-        help="when work on which nobody makes progress is stuck; 0: never (default: 60)",
+        metavar="TIME",
+        help="when work on which nobody makes progress is stuck; 0: never (default: 60s)",
     )
     p.add_argument(
         "--host-grace",
-        type=_duration,
+        type=span_or_zero,
         default=HOST_GRACE,
-        metavar="SECONDS",
-        help="how long a host whose connection is lost may take to come back (default: 2)",
+        metavar="TIME",
+        help="how long a host whose connection is lost may take to come back (default: 2s)",
     )
     p.add_argument(
         "--restart-grace",
-        type=_duration,
+        type=span_or_zero,
         default=RESTART_GRACE,
-        metavar="SECONDS",
-        help="the same after the controller was started again (default: 10)",
+        metavar="TIME",
+        help="the same after the controller was started again (default: 10s)",
     )
     p.add_argument("--lifeline", action="store_true", help="stop when the standard input is closed")
-    p.add_argument("--log-level", default="INFO", metavar="LEVEL", help="what to log")
+    p.add_argument(
+        "--log-level",
+        type=level,
+        default="INFO",
+        metavar="LEVEL",
+        help="what to log: debug, info (default), warning, error or critical",
+    )
     add_log_options(p)
     add_restarts_option(p)
     p.add_argument(
         "--no-log-file", action="store_true", help="log to the standard error, not to a file"
     )
+    add_version(p)
     return p
-
-
-def _duration(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.0 <= seconds <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return seconds
-
-
-def _port(text: str) -> int:
-    try:
-        port = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port") from None
-    if not 0 <= port < 65536:
-        raise argparse.ArgumentTypeError(f"{port} is not a port: use 1 to 65535, or 0 for any")
-    return port
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the controller until it is told to stop; return the exit status."""
-    options = parser().parse_args(argv)
+    options = parser().parse(argv)
     gc.disable()  # nothing becomes garbage while modules are imported; see _calm_collector
     try:
         if options.cluster_dir:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipkernel.cli.parser import Parser, add_version
 from ipkernel.host.options import Options, add_options, chosen_options
 
 _DESCRIPTION = """\
@@ -20,13 +20,11 @@ is in the variable IPKERNEL_SLOTS, as JSON.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="ipdaemon",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument(
         "--furl-file", required=True, metavar="FILE", help="the controller's engine FURL"
@@ -36,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--lifeline", action="store_true", help="end when the standard input ends")
     add_options(made, wait=60.0, grace=60.0, log_level="info")
+    add_version(made)
     return made
 
 
@@ -46,7 +45,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         arguments: The command line, without the program's name.
     """
     made = parser()
-    chosen = made.parse_args(arguments)
+    chosen = made.parse(arguments)
     return chosen_options(
         made,
         chosen,

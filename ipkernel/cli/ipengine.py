@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ipkernel.cli.parser import Parser, add_version
 from ipkernel.host.options import Options, add_options, chosen_options
 
 _DESCRIPTION = """\
@@ -23,14 +24,12 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="ipengine",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument(
         "--furl-file", "--file", metavar="FILE",
@@ -38,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--cluster-dir", metavar="DIR", help="the cluster to join, by its directory")
     add_options(made, engines=1, cluster="default", wait=10.0, grace=60.0, log_level="warning")
+    add_version(made)
     return made
 
 
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         arguments: The command line, without the program's name.
     """
     made = parser()
-    chosen = made.parse_args(arguments)
+    chosen = made.parse(arguments)
     return chosen_options(
         made,
         chosen,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ipkernel.sizes import parse_size
+from ipkernel.arguments import size, span_or_zero
 
 if TYPE_CHECKING:
     from ipkernel.controller.retention import Retained
@@ -26,31 +26,14 @@ def add_journal_options(parser: argparse.ArgumentParser) -> None:
         "off, nothing (default: process)",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-results", type=_age, default=None, metavar="SECONDS",
-        help="how long results are kept that no client has fetched (default: 7 days; without a "
-        "journal, an hour)",
+        "--keep-results", type=span_or_zero, default=None, metavar="TIME",
+        help="how long results are kept that no client has fetched (default: 7d; without a "
+        "journal, 1h)",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-results-size", type=_size, default=None, metavar="SIZE",
+        "--keep-results-size", type=size, default=None, metavar="SIZE",
         help="how much they may be (default: 1 GiB; without a journal, 256 MiB)",
     )  # fmt: skip
-
-
-def _age(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return seconds
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def open_journal(options: argparse.Namespace, state: Path, reactor: Any) -> SqliteJournal | None:
@@ -88,11 +71,11 @@ def make_retained(options: argparse.Namespace, journal: SqliteJournal | None) ->
     """
     from ipkernel.controller import retention
 
-    seconds, size = retention.RETAIN_SECONDS, retention.RETAIN_BYTES
+    seconds, limit = retention.RETAIN_SECONDS, retention.RETAIN_BYTES
     if journal is not None:
-        seconds, size = retention.KEEP_SECONDS, retention.KEEP_BYTES
+        seconds, limit = retention.KEEP_SECONDS, retention.KEEP_BYTES
     return retention.Retained(
         seconds if options.keep_results is None else options.keep_results,
-        size if options.keep_results_size is None else options.keep_results_size,
+        limit if options.keep_results_size is None else options.keep_results_size,
         read=journal.read if journal is not None else None,
     )

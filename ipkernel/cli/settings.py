@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ipkernel.arguments import port, span
 from ipkernel.cli import common
 from ipkernel.errors import ConfigurationError
 
@@ -49,9 +50,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engines",
         metavar="LAUNCHERS",
-        help="what launches engines: local, or several such as local:2,ssh,slurm:8",
+        help="what launches engines: local, or several such as local:2,ssh,slurm:8 (default: "
+        "local)",
     )
-    group.add_argument("--controller", metavar="LAUNCHER", help="the same for the controller")
+    group.add_argument(
+        "--controller", metavar="LAUNCHER", help="the same for the controller (default: local)"
+    )
     group.add_argument("--hosts", metavar="HOSTS", help="hosts for ssh, such as a:4,me@b")
     group.add_argument(
         "--minimum",
@@ -60,13 +64,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="go on with so many engines if some hosts fail (default: fail as well)",
     )
     group.add_argument("--ip", metavar="ADDRESS", help="interface to listen on")
-    group.add_argument("--port", type=common.natural, help="TCP port of the controller")
+    group.add_argument(
+        "--port", type=port, help="TCP port of the controller (default: the last one, or any)"
+    )
     group.add_argument("--location", metavar="HOST", help="address under which others reach it")
     group.add_argument(
         "--timeout",
-        metavar="SECONDS",
-        type=float,
-        help="wait so long for engines (default: 60)",
+        metavar="TIME",
+        type=span,
+        help="wait so long for engines, such as 90s or 5m (default: 60s)",
     )
     group.add_argument(
         "--store-memory",
@@ -89,7 +95,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data-port",
         metavar="PORT",
-        type=common.natural,
+        type=port,
         help="TCP port on which they do (default: any)",
     )
     group.add_argument(

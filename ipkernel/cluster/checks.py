@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from ipkernel.cluster import options
 from ipkernel.errors import ConfigurationError
 from ipkernel.sizes import parse_size
+from ipkernel.spans import parse_span
 
 #: Kinds of the ``validate`` module whose values are lists.
 _LISTS: Final = frozenset(
@@ -34,10 +35,6 @@ _LISTS: Final = frozenset(
 
 _RANGES: Final = r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
 _CORES: Final = rf"none|auto|{_RANGES}(?:;{_RANGES})*"
-
-#: Units of ages, in seconds, and the longest age.
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_MAX_AGE: Final = 1e9
 
 
 class Kind(NamedTuple):
@@ -183,22 +180,6 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
-def _seconds(value: Any) -> float:
-    number = options.check_seconds("", float(value) if isinstance(value, str) else value)
-    if number == float("inf"):
-        raise ValueError
-    return number
-
-
-def _age(value: Any) -> float:
-    text = str(value).strip().lower()
-    unit = _UNITS.get(text[-1:], 0.0)
-    number = options.check_seconds("", float(text[:-1] if unit else text) * (unit or 1.0))
-    if number > _MAX_AGE:
-        raise ValueError
-    return number
-
-
 def _amount(value: Any) -> float:
     if isinstance(value, bool) or not 0.0 < float(value) <= 1e15:
         raise ValueError
@@ -278,8 +259,7 @@ def _known(kind: str, text: str) -> str:
 KINDS: Final[dict[str, Kind]] = {
     "count": Kind(_count, f"a whole number from 0 to {options.MAX_ENGINES}"),
     "port": Kind(_port, "a port: a whole number from 0 to 65535"),
-    "seconds": Kind(_seconds, "a number of seconds above 0"),
-    "age": Kind(_age, "a number of seconds above 0, or such as 30m, 12h or 7d"),
+    "seconds": Kind(parse_span, "a number of seconds above 0, or such as 90s, 30m, 12h or 7d"),
     "amount": Kind(_amount, "an amount: a number above 0"),
     "scheme": Kind(_scheme, "leastload, lru, plainrandom, twobin or weighted"),
     "level": Kind(_level, "debug, info, warning, error or critical"),

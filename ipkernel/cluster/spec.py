@@ -145,10 +145,10 @@ CONTROLLER: Final = Section(
             "process, however that comes; power, a loss of power too; off, nothing.",
         ),
         "keep_results": Option(
-            "age",
+            "seconds",
             None,
-            "How long results are kept that no client has fetched: seconds, or 30m, 12h, 7d. By "
-            "default 7 days; without a journal, an hour.",
+            "How long results are kept that no client has fetched. By default 7d; without a "
+            "journal, 1h.",
         ),
         "keep_results_size": Option(
             "size",

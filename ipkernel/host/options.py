@@ -8,8 +8,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
+from ipkernel.arguments import natural, size, span, span_or_zero
 from ipkernel.host.storeoptions import DEFAULTS, StoreOptions, add_store_options, chosen_store
-from ipkernel.sizes import parse_size
 
 __all__ = ["Options", "add_options", "chosen_options"]
 
@@ -18,8 +18,6 @@ LOG_SIZE: Final = 5_000_000
 LOG_BACKUPS: Final = 3
 #: Seconds before the end of the walltime from which on nothing is begun; at most half of it.
 DRAIN_MARGIN: Final = 60.0
-#: The longest walltime: a year.
-_LONGEST: Final = 366 * 86400.0
 #: The largest amount of a resource, and how many resources there may be; the controller takes no more.
 _MAX_AMOUNT: Final = 1e15
 _MAX_RESOURCES: Final = 16
@@ -127,19 +125,22 @@ def add_options(
         default=os.cpu_count() or 1 if engines is None else engines,
         help=f"how many engines (default: {many})",
     )  # fmt: skip
-    parser.add_argument("--cluster", default=cluster, metavar="NAME", help="name of the cluster")
     parser.add_argument(
-        "--wait", type=float, default=wait, metavar="SECONDS",
-        help=f"how long to wait for the controller (default: {wait:g})",
+        "--cluster", default=cluster, metavar="NAME",
+        help=f"name of the cluster (default: {cluster or 'not shown'})",
     )  # fmt: skip
     parser.add_argument(
-        "--grace", type=float, default=grace, metavar="SECONDS",
-        help=f"how long to look for a lost controller (default: {grace:g})",
+        "--wait", type=span_or_zero, default=wait, metavar="TIME",
+        help=f"how long to wait for the controller (default: {wait:g}s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grace", type=span_or_zero, default=grace, metavar="TIME",
+        help=f"how long to look for a lost controller (default: {grace:g}s)",
     )  # fmt: skip
     parser.add_argument(
         "--log-level", default=log_level, metavar="LEVEL",
         choices=["debug", "info", "warning", "error", "critical"],
-        help="debug, info, warning, error or critical",
+        help=f"debug, info, warning, error or critical (default: {log_level})",
     )  # fmt: skip
     parser.add_argument(
         "--resources", type=amounts, default={}, metavar="NAME=AMOUNT,...",
@@ -161,7 +162,7 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         help="when a log file has become so large it is put aside (default: 5 MB)",
     )  # fmt: skip
     parser.add_argument(
-        "--log-backups", type=_natural, default=LOG_BACKUPS, metavar="N",
+        "--log-backups", type=natural, default=LOG_BACKUPS, metavar="N",
         help=f"how many old files of each log are kept (default: {LOG_BACKUPS})",
     )  # fmt: skip
 
@@ -169,7 +170,7 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
 def add_restarts_option(parser: argparse._ActionsContainer) -> None:
     """Add the option with which whoever starts a program again says how often that was."""
     parser.add_argument(
-        "--restarts", type=_natural, default=0, metavar="N",
+        "--restarts", type=natural, default=0, metavar="N",
         help="how often it has been started again, for status",
     )  # fmt: skip
 
@@ -177,13 +178,13 @@ def add_restarts_option(parser: argparse._ActionsContainer) -> None:
 def _add_batch_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for launchers")
     group.add_argument(
-        "--walltime", type=_seconds, default=0.0, metavar="SECONDS",
+        "--walltime", type=span, default=0.0, metavar="TIME",
         help="end after this time, as the batch job does (default: never)",
     )  # fmt: skip
     group.add_argument(
-        "--drain-margin", type=_margin, default=None, metavar="SECONDS",
+        "--drain-margin", type=span_or_zero, default=None, metavar="TIME",
         help="begin nothing new when so much of the walltime is left "
-        f"(default: {DRAIN_MARGIN:g}; at most half of it)",
+        f"(default: {DRAIN_MARGIN:g}s; at most half of it)",
     )  # fmt: skip
     group.add_argument(
         "--launcher", default="", metavar="NAME", type=_text(64), help="what has started it"
@@ -302,34 +303,11 @@ def amounts(text: str) -> dict[str, float]:
     return found
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0.0 < seconds <= _LONGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return seconds
-
-
-def _margin(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else _seconds(text)
-
-
-def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 1_000_000):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
-
-
 def _log_size(text: str) -> int:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if size < 4096:
+    found = size(text)
+    if found < 4096:
         raise argparse.ArgumentTypeError(f"{text!r} is too small for a log file: 4096 or more")
-    return size
+    return found
 
 
 def _text(limit: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final, NamedTuple
 
-from ipkernel.sizes import parse_size
+from ipkernel.arguments import port, share_text, size_text
 
 __all__ = ["DEFAULTS", "StoreOptions", "add_store_options", "chosen_store"]
 
@@ -39,7 +39,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     """Add the options about the store to the command line of a host daemon."""
     group = parser.add_argument_group("large objects")
     group.add_argument(
-        "--store-memory", type=_memory, default=None, metavar="SIZE",
+        "--store-memory", type=share_text, default=None, metavar="SIZE",
         help="memory for large objects, such as 4GB or 50%%; 0 sends all results by way of the "
         "controller (default: 30%% of the machine's)",
     )  # fmt: skip
@@ -48,7 +48,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
         help="where objects go for which there is no memory (default: for temporary files)",
     )  # fmt: skip
     group.add_argument(
-        "--spill-limit", type=_size, default=None, metavar="SIZE",
+        "--spill-limit", type=size_text, default=None, metavar="SIZE",
         help="how much may be there; 0 for nothing (default: four times the memory)",
     )  # fmt: skip
     group.add_argument(
@@ -57,7 +57,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
         "(default: that of the interface that leads to the controller)",
     )  # fmt: skip
     group.add_argument(
-        "--data-port", type=_port, default=0, metavar="PORT", help="its TCP port (default: any)"
+        "--data-port", type=port, default=0, metavar="PORT", help="its TCP port (default: any)"
     )
 
 
@@ -70,25 +70,3 @@ def chosen_store(chosen: argparse.Namespace) -> StoreOptions:
         chosen.data_interface,
         chosen.data_port,
     )
-
-
-def _memory(text: str) -> str:
-    return _checked(text, 1)
-
-
-def _size(text: str) -> str:
-    return _checked(text, 0)
-
-
-def _checked(text: str, whole: int) -> str:
-    try:
-        parse_size(text, whole)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
-    return int(text)

@@ -208,12 +208,6 @@ def test_without_a_log_file_it_logs_to_the_standard_error(tmp_path: Path) -> Non
     assert not list((tmp_path / "c" / "log").iterdir())
 
 
-def test_an_unknown_log_level_is_named(tmp_path: Path) -> None:
-    status, message = fail(tmp_path / "c", "--log-level", "loud")
-    assert status == 1
-    assert "unknown log level 'loud'" in message
-
-
 def test_a_stale_furl_is_told_from_a_missing_controller(tmp_path: Path) -> None:
     from twisted.internet import reactor
 

@@ -132,7 +132,10 @@ def test_create_in_a_directory(run, tmp_path):
         (["--set", "hots=a"], "ipcluster: 'hots=a': unknown option 'hots' in [cluster]; did you"),
         (["--set", "n"], "'n' sets nothing: write SECTION.OPTION=VALUE"),
         (["--engines", "slrm"], "there is no launcher 'slrm' for the engines; did you mean"),
-        (["--port", "70000"], "controller_port must be a port: a whole number from 0 to 65535"),
+        (
+            ["--set", "controller_port=70000"],
+            "'controller_port' in [cluster] must be a port: a whole number from 0 to 65535",
+        ),
         (["--engines", "local", "--hosts", "a"], "hosts are for the launcher ssh"),
         (["--cluster", "a b"], "'a b' cannot name a cluster"),
     ],

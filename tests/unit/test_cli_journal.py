@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from ipkernel.cli import ipcontroller
 from ipkernel.cli.journal import add_journal_options, make_retained, open_journal
+from ipkernel.cli.parser import Parser
 from ipkernel.cluster.arguments import Arguments
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.controller import retention
@@ -30,10 +31,10 @@ class Reactor(Clock):
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("--cluster", default="c")
     add_journal_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse(arguments)
 
 
 def test_there_is_a_journal_by_default(tmp_path: Path) -> None:
@@ -76,7 +77,10 @@ def test_how_long_and_how_much() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--journal", "sometimes"], "invalid choice"),
+        (
+            ["--journal", "sometimes"],
+            "unknown --journal 'sometimes'; there are: process, power, off",
+        ),
         (["--keep-results", "long"], "'long' is not a number of seconds"),
         (["--keep-results", "-1"], "not a number of seconds"),
         (["--keep-results", "nan"], "not a number of seconds"),

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from ipkernel._version import __version__
-from ipkernel.cli import common, ipcluster
+from ipkernel.cli import common, ipcluster, ipcontroller, ipdaemon, ipengine
 from ipkernel.cli.ipcluster import main, make_parser
 from ipkernel.errors import ClusterError, ConfigurationError
 from ipkernel.launchers.interfaces import Share
@@ -117,7 +117,9 @@ def test_version(arguments, capsys):
         (["start", "-n", "5000"], "'5000' is not a number of engines"),
         (["start", "-n"], "expected one argument"),
         (["engines"], "-n/--n"),
-        (["start", "--port", "-1"], "is not a whole number from 0"),
+        (["engines", "--nn", "3"], "unknown argument '--nn'; did you mean '--n'?"),
+        (["start", "--port", "-1"], "'-1' is not a port"),
+        (["start", "--timeout", "-1"], "'-1' is not a number of seconds above 0"),
         (["start", "--log-level", "loud"], "unknown log level 'LOUD'|unknown log level 'loud'"),
         (["list", "-o", "jsn"], "unknown -o/--output 'jsn'; did you mean 'json'?"),
         (["logs", "-n", "x"], "'x' is not a whole number"),
@@ -127,6 +129,50 @@ def test_version(arguments, capsys):
 def test_wrong_usage(capsys, arguments, text):
     err = refused(capsys, *arguments)
     assert any(part in err for part in text.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "text"),
+    [
+        (ipcontroller, ["--keep-result", "3"], "'--keep-result'; did you mean '--keep-results'?"),
+        (ipcontroller, ["--schme=lru"], "unknown argument '--schme=lru'; did you mean '--scheme'?"),
+        (ipcontroller, ["--scheme", "fast"], "unknown --scheme 'fast'; there are: leastload, lru"),
+        (ipcontroller, ["--log-level", "loud"], "unknown log level 'loud'"),
+        (ipengine, ["--fulr-file", "f"], "'--fulr-file'; did you mean '--furl-file'?"),
+        (ipengine, ["now"], "unknown argument 'now'"),
+        (ipdaemon, ["--furlfile", "f"], "'--furlfile'; did you mean '--furl-file'?"),
+        (ipdaemon, ["--furl-file", "f", "--life-line"], "did you mean '--lifeline'?"),
+        (ipdaemon, [], "the following arguments are required: --furl-file"),
+        (ipdaemon, ["--", "--furlfile"], "the following arguments are required: --furl-file"),
+    ],
+)
+def test_the_other_programs_say_it_too(program, arguments, text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        program.main(arguments)
+    assert caught.value.code == common.USAGE
+    name = program.__name__.rpartition(".")[2]
+    line, advice = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: ") and text in line
+    assert advice == f"Try '{name} --help'."
+
+
+@pytest.mark.parametrize("program", [ipcontroller, ipengine, ipdaemon])
+def test_the_other_programs_help(program, capsys):
+    for option in ("--help", "--version"):
+        with pytest.raises(SystemExit) as caught:
+            program.main([option])
+        assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "A TIME is a number of seconds, or such as 90s" in out
+    assert "A SIZE is a number of bytes" in out
+    assert out.endswith(f"ipkernel {__version__}\n")
+
+
+def test_the_help_tells_of_units_where_there_are_any(capsys):
+    for command, told in (("adapt", True), ("list", False)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert ("A TIME is" in capsys.readouterr().out) is told
 
 
 @pytest.mark.parametrize("command", ["status", "stop", "engines"])

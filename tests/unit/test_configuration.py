@@ -247,7 +247,10 @@ def test_mistakes_in_the_environment(directory, monkeypatch, name, text, what):
     ("given", "what"),
     [
         ({"n": -1}, "n must be a whole number from 0 to 4096, not -1"),
-        ({"engine_timeout": 0}, "engine_timeout must be a number of seconds above 0, not 0"),
+        (
+            {"engine_timeout": 0},
+            "engine_timeout must be a number of seconds above 0, or such as 90s",
+        ),
         ({"hots": ["a"]}, "unknown option 'hots'; did you mean 'hosts'?"),
         ({"slots": "x"}, "slots must be a mapping with options of [slots], not 'x'"),
         ({"n": {"a": 1}}, "n must be a whole number from 0 to 4096, not {'a': 1}"),

@@ -1,0 +1,42 @@
+"""Spans of time as people write them: ``"90s"``, ``"30m"``, ``"12h"``, ``"7d"``, or a number of seconds."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["LONGEST", "parse_span"]
+
+_SPAN = re.compile(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
+_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: The longest span, in seconds: some thirty years.
+LONGEST: Final = 1e9
+
+
+def parse_span(value: str | float, *, zero: bool = False) -> float:
+    """Return a span of time in seconds.
+
+    Args:
+        value: A number of seconds, or text: a number, with one of the units s, m, h and d if need be.
+        zero: Whether it may be 0.
+
+    Raises:
+        ValueError: It is none; the text says how it may be written.
+    """
+    seconds = _seconds(value)
+    if seconds is None or not (0.0 if zero else 1e-9) <= seconds <= LONGEST:
+        least = "from 0" if zero else "above 0"
+        raise ValueError(
+            f"{value!r} is not a number of seconds {least}, nor such as 90s, 30m, 12h or 7d"
+        )
+    return seconds
+
+
+def _seconds(value: str | float) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    match = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
+    unit = _UNITS.get(match[2].lower()) if match is not None else None
+    return float(match[1]) * unit if match is not None and unit is not None else None
