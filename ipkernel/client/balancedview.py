@@ -254,7 +254,7 @@ class LoadBalancedView(View):
         self._session.submit_each(
             result,
             options.kind,
-            zip(self._encoded(func, sequences, options, sizes), repeat(-1)),
+            zip(self._encoded(func, options.sources(sequences), options, sizes), repeat(-1)),
             self._choice(),
             options.retries,
             options.label,

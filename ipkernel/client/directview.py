@@ -14,6 +14,7 @@ from ipkernel.client.partition import BLOCK, dist_of, indexable
 from ipkernel.client.properties import Describing
 from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.result import AsyncResult
+from ipkernel.client.wholes import first_of
 from ipkernel.serialize.calls import CallPayload
 from ipkernel.serialize.payload import dumps_with_needs
 from ipkernel.wire.messages import Kind
@@ -106,9 +107,8 @@ class DirectView(Describing, View):
 
     def _submit_map(self, func: Any, sequences: Sequence[Any], options: MapCalls) -> AsyncMapResult:
         engines, _ = self._resolve(None)
-        whole = [indexable(sequence) for sequence in sequences]
+        whole = [indexable(sequence) for sequence in options.sources(sequences)]
         length = min(map(len, whole))
-        whole = [sequence[:length] for sequence in whole]
         count = min(length, len(engines))
         dist = options.dist
         numbers = [dist.part(range(length), index, count) for index in range(count)]
@@ -337,7 +337,7 @@ class DirectView(Describing, View):
 
         def calls() -> Iterable[tuple[CallPayload, int]]:
             for engine, part in zip(engines, parts, strict=True):
-                flat = part[0] if flatten and len(part) == 1 else part
+                flat = first_of(part) if flatten and len(part) == 1 else part
                 yield _payload({key: flat}), engine
 
         result = AsyncResult(self._session, single, "scatter", owner=self.client)
@@ -360,7 +360,9 @@ class DirectView(Describing, View):
         With ``return_exceptions`` the exception of an engine that fails stands for its part.
 
         Returns:
-            An :class:`AsyncMapResult` or its value: an array if the parts are arrays, else a list.
+            An :class:`AsyncMapResult` or its value. Parts that are numpy's arrays, pandas' tables and
+            columns, pyarrow's ones, bytearrays, memoryviews or ``array.array`` make one such; of
+            texts and bytes there is a list; of anything else a list of all items.
         """
         engines, _ = self._resolve(targets)
         result = AsyncMapResult(

@@ -13,6 +13,7 @@ import attrs
 
 from ipkernel.client.partition import BLOCK, Dist, dist_of
 from ipkernel.client.waiting import SLICE, may_block
+from ipkernel.client.wholes import first_of, is_table
 from ipkernel.errors import SerializationError
 from ipkernel.wire.messages import Kind
 
@@ -92,6 +93,12 @@ class MapCalls:
             fields["chunksize"] = 1
         return cls(**fields)
 
+    def sources(self, sequences: Sequence[Any]) -> list[Any]:
+        """Return the sequences as they are to be cut: as ever, the items of a table are no rows."""
+        if not self.elementwise:
+            return list(sequences)
+        return [list(each) if is_table(each) else each for each in sequences]
+
     def encode(
         self, func: Any, parts: Sequence[Any], numbers: Sequence[int], functions: FunctionCache
     ) -> CallPayload:
@@ -111,7 +118,7 @@ class MapCalls:
         if not self.elementwise:
             return dump_call(func, tuple(parts), {}, functions)
         if self.keep:
-            return dump_call(func, tuple(part[0] for part in parts), {}, functions)
+            return dump_call(func, tuple(map(first_of, parts)), {}, functions)
         try:
             return dump_call(func, (list(parts), self.return_exceptions), {}, functions)
         except SerializationError as error:

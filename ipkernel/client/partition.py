@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from typing import Any, Final
 
+from ipkernel.client.wholes import Rows, is_memory, is_pandas, is_table, whole_of
+
 #: How many chunks an engine gets on average: so many that one slow chunk at the end costs little.
 CHUNKS_PER_ENGINE: Final = 8
 #: The most items of a chunk.
@@ -24,6 +26,8 @@ def indexable(sequence: Any) -> Any:
     """Return ``sequence`` if it has a length and can be sliced, else a list of its items."""
     if isinstance(sequence, (list, tuple, range, str, bytes)) or _is_array(sequence):
         return sequence
+    if is_pandas(sequence):
+        return Rows(sequence)
     if hasattr(sequence, "__len__") and hasattr(sequence, "__getitem__"):
         try:
             sequence[0:0]
@@ -78,12 +82,14 @@ class Dist:
         return [self.part(sequence, index, count) for index in range(count)]
 
     def join(self, parts: Sequence[Any]) -> Any:
-        """Put parts together: arrays to an array, anything else to a list.
+        """Put parts together: arrays, tables, columns and memory to one, anything else to a list.
 
         A part that is no sequence (an exception, a flattened item) is an item itself.
         """
-        arrays = self._join_arrays(parts)
-        return list(chain.from_iterable(map(items_of, parts))) if arrays is None else arrays
+        whole = self._join_arrays(parts)
+        if whole is None and parts:
+            whole = whole_of(parts, dealt=False)
+        return list(chain.from_iterable(map(items_of, parts))) if whole is None else whole
 
     def _join_arrays(self, parts: Sequence[Any]) -> Any:
         if not _are_arrays(parts):
@@ -109,6 +115,9 @@ class RoundRobin(Dist):
         """Put parts together again, item by item."""
         if _are_arrays(parts) and _were_dealt(parts):
             return _weave(parts)
+        whole = whole_of(parts, dealt=True) if parts else None
+        if whole is not None:
+            return whole
         woven = [
             item
             for items in zip_longest(*map(items_of, parts), fillvalue=_MISSING)
@@ -123,8 +132,8 @@ class RoundRobin(Dist):
 
 
 def items_of(part: Any) -> Iterable[Any]:
-    """Return the items of a part; one that is no sequence is an item itself."""
-    if isinstance(part, (str, bytes)) or not hasattr(part, "__iter__"):
+    """Return the items of a part; one that is no sequence, or is a table, is an item itself."""
+    if isinstance(part, str) or is_memory(part) or is_table(part) or not hasattr(part, "__iter__"):
         return (part,)
     if _is_array(part) and not part.ndim:
         return (part,)

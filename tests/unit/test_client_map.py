@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import concurrent.futures
 import itertools
 import operator
@@ -57,6 +58,65 @@ def test_parts_join_to_the_whole(items, count, name):
     assert dist.join(parts) == items
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+def frames(size):
+    pandas = pytest.importorskip("pandas")
+    index = [number + 0.5 for number in range(size)]  # pandas' own slices would be by these labels
+    column = pandas.Series([number * number for number in range(size)], index)
+    kinds = pandas.Series(["ab"[number % 2] for number in range(size)], dtype="category")
+    return [pandas.DataFrame({"a": column, "b": column + 1}), column, kinds, column.index]
+
+
+def arrow_values(size):
+    pyarrow = pytest.importorskip("pyarrow")
+    column = pyarrow.array(range(size), "int32")
+    table = pyarrow.table({"a": column, "b": column})
+    return [column, pyarrow.chunked_array([column, column]), table, table.to_batches(99)[0]]
+
+
+def memory(size):
+    numbers = array.array("d", range(size))
+    return [numbers, bytearray(range(size)), memoryview(bytes(range(size))), memoryview(numbers)]
+
+
+def same(one, other):
+    return one.equals(other) if hasattr(one, "equals") else one == other
+
+
+@pytest.mark.parametrize("values", [frames, arrow_values, memory])
+@pytest.mark.parametrize("name", ["b", "r"])
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_tables_columns_and_memory_join_to_what_they_were(values, name, count):
+    dist = partition.dist_of(name)
+    for value in values(20):
+        parts = dist.parts(value, count)
+        lengths = [len(part) for part in parts]
+        assert sum(lengths) == len(value) and max(lengths) - min(lengths) <= 1
+        assert {type(part) for part in parts} == {type(value)}
+        whole = dist.join(parts)
+        assert type(whole) is type(value) and same(whole, value)
+
+
+def test_tables_are_items_where_they_do_not_make_one():
+    pandas = pytest.importorskip("pandas")
+    table, error = pandas.DataFrame({"a": [1, 2]}), ValueError("oops")
+    assert partition.BLOCK.join([table, [error]]) == [table, error]
+    assert len(partition.ROUND_ROBIN.join([table, table, pandas.DataFrame({"a": [1] * 9})])) == 3
+    pyarrow = pytest.importorskip("pyarrow")
+    tables = [pyarrow.table({"a": [1]}), pyarrow.table({"b": ["x"]})]
+    assert partition.BLOCK.join(tables) == tables
+    views = [memoryview(b"12345678"), memoryview(array.array("d", [1]))]
+    assert partition.BLOCK.join(views) == views
+    squares = [view.cast("B", (2, 4)) for view in (views[0], views[0])]
+    assert partition.BLOCK.join(squares) == squares
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_columns_are_cut_by_position(size):
+    _, column, *_ = frames(20)
+    parts = [part for (part,) in partition.chunks([column], 2, size)]
+    assert [value for part in parts for value in part] == list(column)
 
 
 @settings(deadline=None)
