@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from ipkernel.cluster.cluster import Cluster
-from tests.support.dyingcontroller import DyingControllerLauncher, lives, plan_for
+from tests.support.dyingcontroller import DyingControllerLauncher, begin, lives, plan_for
 
 PATIENCE = 60.0
 ROUNDS = int(os.environ.get("IPKERNEL_SOAK", "1"))
@@ -81,6 +81,7 @@ def test_the_controller_dies(tmp_path, plan, turn):
     results = {}
     came = Counter()
     with cluster as rc:
+        begin(tmp_path)
         view = rc.load_balanced_view()
         first = 0
         while lives(tmp_path) <= len(deaths):

@@ -12,7 +12,8 @@ released       all has been sent
 loading        so many records of the journal have been read after a start, or all of them
 =============  ===================================================================================
 
-A point ``later:0.25`` stands for a quarter of a second after the start.
+A point ``later:0.25`` stands for a quarter of a second after the start; in the first life, after
+:func:`begin`, for a controller that dies before it is ready ends the start of its cluster.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,11 @@ def lives(directory: Path) -> int:
         return len((directory / "lives").read_bytes())
     except FileNotFoundError:
         return 0
+
+
+def begin(directory: Path) -> None:
+    """Say that the cluster of a plan has started."""
+    (directory / "begun-to-die").touch()
 
 
 def _begin() -> tuple[str, float]:
@@ -109,6 +116,14 @@ def _dies_while_loading(method: Callable[..., Iterator[Any]], count: float) -> C
     return load
 
 
+def _die_later(seconds: float) -> None:
+    begun = Path(os.environ[LIVES]).with_name("begun-to-die")
+    while not begun.exists():
+        time.sleep(0.01)
+    time.sleep(seconds)
+    die()
+
+
 def prepare(point: str, count: float) -> None:
     """Make this process die there."""
     from ipkernel.controller.service import Controller
@@ -126,9 +141,7 @@ def prepare(point: str, count: float) -> None:
     elif point == "loading":
         SqliteJournal.load = _dies_while_loading(SqliteJournal.load, count)  # type: ignore[method-assign]
     elif point == "later":
-        timer = threading.Timer(count, die)
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=_die_later, args=(count,), daemon=True).start()
     elif point:
         raise ValueError(f"there is no point {point!r}")
 
