@@ -111,10 +111,10 @@ def test_every_dependency_is_explained():
 
 @pytest.mark.parametrize("name", ["ipcluster", "ipcontroller", "ipengine", "ipdaemon"])
 def test_each_command_is_installed_and_in_scripts(name):
-    target = f"ipkernel.cli.{name}:main"
+    target = f"ipkernel.cli.entry:{name}"
     assert CONFIG["project"]["scripts"][name] == target
     script = ROOT / "scripts" / name
-    assert f"from ipkernel.cli.{name} import main" in script.read_text()
+    assert f"from ipkernel.cli.entry import {name}" in script.read_text()
     assert os.access(script, os.X_OK)
 
 
@@ -122,8 +122,8 @@ def test_each_command_is_installed_and_in_scripts(name):
 def test_each_command_helps_without_loading_the_network(name):
     code = (
         f"import sys; sys.argv = ['{name}', '--help']\n"
-        f"from ipkernel.cli.{name} import main\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"from ipkernel.cli import entry\n"
+        f"try:\n    entry.{name}()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "print('twisted' in sys.modules)"
     )
     *text, loaded = run_python(code).splitlines()

@@ -1,0 +1,51 @@
+"""What the installed commands call: Ctrl-C ends them quietly, also while they are loaded and when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from signal import SIG_DFL, SIG_IGN, SIGINT, default_int_handler, getsignal, signal
+from typing import Final
+
+#: What shells show for a program that SIGINT has ended.
+_INTERRUPTED: Final = 130
+
+
+def ipcluster() -> int:
+    """Run ``ipcluster``; return its exit code."""
+    return _run("ipcluster")
+
+
+def ipcontroller() -> int:
+    """Run ``ipcontroller``; return its exit code."""
+    return _run("ipcontroller")
+
+
+def ipengine() -> int:
+    """Run ``ipengine``; return its exit code."""
+    return _run("ipengine")
+
+
+def ipdaemon() -> int:
+    """Run ``ipdaemon``; return its exit code."""
+    return _run("ipdaemon")
+
+
+def _run(program: str) -> int:
+    """Run a command: outside of it there is nothing to clean up, and the signal just ends the process."""
+    if getsignal(SIGINT) is SIG_IGN:  # as for what a shell script runs in the background
+        return _main(program)()
+    signal(SIGINT, SIG_DFL)
+    main = _main(program)
+    try:
+        signal(SIGINT, default_int_handler)
+        return main()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    finally:
+        signal(SIGINT, SIG_DFL)
+
+
+def _main(program: str) -> Callable[[], int]:
+    main: Callable[[], int] = import_module(f"ipkernel.cli.{program}").main
+    return main

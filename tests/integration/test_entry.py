@@ -1,0 +1,69 @@
+"""Ctrl-C at any moment of a command's life, as the shell sees it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+_INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)"
+_CALL = "sys.exit(entry.ipcluster())"
+
+
+def run(code: str, **options: object) -> tuple[int, str]:
+    """Run code that has the entries; return the exit code and all that was printed."""
+    prelude = "import atexit, os, signal, sys\nfrom ipkernel.cli import entry\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code, "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        pytest.param(
+            f"entry.import_module = lambda name: {_INTERRUPT}\n{_CALL}",
+            -signal.SIGINT,
+            id="loading",
+        ),
+        pytest.param(
+            f"import ipkernel.cli.ipcluster as it\nit.make_parser = lambda: {_INTERRUPT}\n{_CALL}",
+            130,
+            id="beginning",
+        ),
+        pytest.param(
+            f"atexit.register(lambda: {_INTERRUPT})\n{_CALL}", -signal.SIGINT, id="ending"
+        ),
+    ],
+)
+def test_an_interrupt_is_quiet(code: str, expected: int) -> None:
+    status, out = run(code)
+    assert status == expected
+    assert "Traceback" not in out
+    assert "KeyboardInterrupt" not in out
+
+
+def test_an_interrupt_that_is_ignored_stays_so() -> None:
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    status, out = run(f"{ignore}atexit.register(lambda: {_INTERRUPT})\n{_CALL}")
+    assert status == 0
+    assert out.startswith("ipkernel ")
+
+
+def test_every_installed_command_has_an_entry() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    for name, place in project["project"]["scripts"].items():
+        module, _, function = place.partition(":")
+        assert function == name
+        assert callable(getattr(import_module(module), function))
+        assert callable(import_module(f"ipkernel.cli.{name}").main)
