@@ -6,55 +6,38 @@ import os
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ipkernel.host.engines import Engines
-from ipkernel.host.interfaces import Place
-from ipkernel.host.spawns import SpawnStarter
 from ipkernel.host.storage import Storage, make_storage
 from ipkernel.host.storeoptions import StoreOptions
-from ipkernel.host.zygotes import ZygoteStarter
 from ipkernel.objects.local import LocalStore
 from ipkernel.serialize.failure import decode
-from ipkernel.serialize.functions import FunctionCache, dump_call
+from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps, loads, size_of
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.messages import (
     Assign,
-    Done,
-    EngineJoined,
     Function,
     Kind,
     Outcome,
     decode_reason,
 )
-from tests.support.reactor import reactor
+from tests.support.enginehost import RealEngines
 
-STARTERS = {"native": lambda: ZygoteStarter("test"), "portable": SpawnStarter}
 SESSION = 5
 
 
-class StoreHost:
-    """Engines, a store, an uplink that remembers, and a client of this machine."""
-
-    backlog = 0
+class StoreHost(RealEngines):
+    """Engines with a store, and a client of this machine."""
 
     def __init__(self, how: str, *, count: int = 1, **options: Any) -> None:
-        self.reactor = reactor()
-        self.starter: Any = STARTERS[how]()
-        self.messages: list[tuple[Any, Any]] = []
-        self.waiting: list[tuple[Any, Deferred[None]]] = []
-        self.cache = FunctionCache()
+        super().__init__(how)
         self.tasks = SESSION << 40
         options.setdefault("memory", "256MB")
         self.storage: Storage | None = make_storage(
             self.reactor, Identity.create(), self, StoreOptions(**options)
         )
-        self.engines = Engines(self.reactor, self.starter, self, host="here", objects=self.storage)
-        self.engines.add([self.starter.start(str(n + 1), Place()) for n in range(count)])
-        self.starter.attach(self.reactor, self.engines)
-        self.engines.name(list(range(count)), "test")
+        self.begin(count, objects=self.storage)
         self._client: LocalStore | None = None
 
     @property
@@ -78,31 +61,6 @@ class StoreHost:
             self._client.close()
         if self.storage is not None:
             await self.storage.close()
-
-    # the uplink
-
-    def send(self, message: Any, payload: Any = b"") -> None:
-        self.messages.append((message, payload))
-        for entry in list(self.waiting):
-            if entry[0]():
-                self.waiting.remove(entry)
-                self.reactor.callLater(0, entry[1].callback, None)
-
-    def until(self, condition: Any) -> Deferred[None]:
-        """Fire once ``condition()`` is true; it is looked at whenever something is sent."""
-        waiting: Deferred[None] = Deferred()
-        if condition():
-            waiting.callback(None)
-        else:
-            self.waiting.append((condition, waiting))
-            waiting.addTimeout(30, self.reactor)
-        return waiting
-
-    def of(self, kind: type) -> list[Any]:
-        return [message for message, _ in self.messages if isinstance(message, kind)]
-
-    def ready(self, count: int = 1) -> Deferred[None]:
-        return self.until(lambda: len(self.of(EngineJoined)) >= count)
 
     # a client's doings
 
@@ -148,13 +106,6 @@ class StoreHost:
         self.engines.handle([*batch, (message, data)])
         return self.tasks
 
-    async def done(self, task: int) -> tuple[Done, Any]:
-        def there() -> list[Any]:
-            return [m for m in self.messages if isinstance(m[0], Done) and m[0].task == task]
-
-        await self.until(there)
-        return there()[0]
-
     async def result(self, task: int) -> Any:
         """The value of a result, wherever it is."""
         message, payload = await self.done(task)
@@ -164,11 +115,6 @@ class StoreHost:
         if message.object:
             payload = await fetch(self.client, message.object)
         return loads(payload)
-
-    async def error(self, task: int) -> Any:
-        message, payload = await self.done(task)
-        assert message.outcome is Outcome.ERROR
-        return decode(payload)
 
     async def lost(self, task: int) -> str:
         """The reason why a task was lost."""

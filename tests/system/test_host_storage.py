@@ -25,10 +25,10 @@ from ipkernel.wire.messages import (
     Seek,
     Source,
 )
+from tests.support.enginehost import both
 from tests.support.reactor import inreactor
-from tests.support.storehost import STARTERS, StoreHost, spill_directory
+from tests.support.storehost import StoreHost, spill_directory
 
-both = pytest.mark.parametrize("how", list(STARTERS))
 MB = 1 << 20
 
 
