@@ -23,7 +23,7 @@ from ipkernel.cluster.cluster import Cluster
 from tests.support import leaks
 
 #: Seconds after which a wait is a hang.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:

@@ -12,10 +12,8 @@ import pytest
 
 from ipkernel import Client, Cluster, errors
 from ipkernel.wire.furl import read_furl
-from tests.integration.faults_support import noted, runs_of
+from tests.integration.faults_support import PATIENCE, noted, runs_of, wait_for
 from tests.support.faultproxy import DOWN, UP, Cut, FaultProxy, Refuse, Slow, furl_through
-
-PATIENCE = 60
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here"
@@ -54,13 +52,6 @@ def rc(cluster, proxy, tmp_path):
         proxy.clear()  # so that it can say goodbye
 
 
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come to that"
-        time.sleep(0.01)
-
-
 def test_every_task_runs_once_while_connections_are_cut(rc, proxy, tmp_path):
     file = tmp_path / "runs"
     view = rc.load_balanced_view()
@@ -69,7 +60,7 @@ def test_every_task_runs_once_while_connections_are_cut(rc, proxy, tmp_path):
         results += [view.apply_async(noted, 50 * round_number + i, str(file)) for i in range(50)]
         before = proxy.connections
         proxy.cut()
-        until(lambda before=before: proxy.connections > before)
+        wait_for(lambda before=before: proxy.connections > before)
     assert [r.get(PATIENCE) for r in results] == list(range(200))
     assert runs_of(file) == Counter(range(200))
     assert rc.connected
@@ -105,7 +96,7 @@ def test_a_connection_that_only_the_controller_believes_in(rc, proxy, tmp_path):
 def test_what_is_asked_and_submitted_meanwhile_waits(rc, proxy):
     proxy.plan(always=Refuse())
     proxy.cut()
-    until(lambda: not rc.connected)
+    wait_for(lambda: not rc.connected)
     assert "not connected" in repr(rc)
     result = rc.load_balanced_view().apply_async(abs, -3)
     with pytest.raises(TimeoutError, match=r"the controller is lost since \d+ s .*; trying again"):
@@ -126,7 +117,7 @@ def test_what_is_asked_and_submitted_meanwhile_waits(rc, proxy):
 def test_ctrl_c_ends_a_wait_for_a_lost_controller(rc, proxy):
     proxy.plan(always=Refuse())
     proxy.cut()
-    until(lambda: not rc.connected)
+    wait_for(lambda: not rc.connected)
     result = rc.load_balanced_view().apply_async(abs, -3)
     main = threading.main_thread().ident
     for wait in (lambda: result.get(PATIENCE), rc.status):
@@ -136,7 +127,7 @@ def test_ctrl_c_ends_a_wait_for_a_lost_controller(rc, proxy):
             wait()
         timer.join()
     proxy.clear()
-    until(lambda: rc.connected)
+    wait_for(lambda: rc.connected)
     assert not result.cancelled()
 
 
@@ -175,7 +166,7 @@ def test_output_comes_once(rc, proxy):
     for _ in range(3):
         before = proxy.connections
         proxy.cut()
-        until(lambda before=before: proxy.connections > before)
+        wait_for(lambda before=before: proxy.connections > before)
     printed.get(PATIENCE)
     assert printed.stdout.split() == [str(i) for i in range(20)]
 
@@ -186,7 +177,7 @@ def test_a_client_that_gives_up_says_so(cluster, proxy, tmp_path):
     )
     with Client(str(file), reconnect=0) as rc:
         result = rc[0].apply_async(time.sleep, 5)
-        until(lambda: rc.explain(result)[0].state in ("assigned", "running"))
+        wait_for(lambda: rc.explain(result)[0].state in ("assigned", "running"))
         proxy.plan(always=Refuse())
         proxy.cut()
         with pytest.raises(errors.ControllerLost, match="the controller is lost: connection lost"):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -26,6 +25,7 @@ from ipkernel.launchers.local import (
     child_environment,
     script_path,
 )
+from tests.integration.faults_support import wait_for
 from tests.integration.standins import CONTROLLER, standin
 
 
@@ -49,13 +49,6 @@ def launch(directory):
         launcher.kill()
         launcher.wait(5)
         launcher.close()
-
-
-def wait_for(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_is_a_launcher(directory):
@@ -271,6 +264,7 @@ def test_tail(tmp_path):
 OWNER = """
 import sys, time
 from ipkernel.cluster.directory import ClusterDirectory
+from tests.integration.faults_support import wait_for
 from tests.integration.standins import Controller, Host
 directory = ClusterDirectory(sys.argv[1]).create()
 launcher = Controller(directory, ["--cluster-dir", str(directory)])

@@ -18,33 +18,11 @@ import ipkernel
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.errors import ClusterError, KernelError, LauncherError
+from tests.integration.clusters_support import home, make
+from tests.integration.faults_support import wait_for
 from tests.support import leaks
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    return tmp_path / "ipython"
-
-
-@pytest.fixture
-def make():
-    made = []
-
-    def go(n=2, **arguments):
-        made.append(Cluster(n, **arguments))
-        return made[-1]
-
-    yield go
-    for cluster in made:
-        cluster.stop_cluster_sync()
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+__all__ = ["home", "make"]
 
 
 def test_the_first_example(home, capfd):

@@ -15,6 +15,8 @@ from ipkernel.cli.ipcluster import main
 from ipkernel.cluster import processes
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.errors import ClusterError, ConfigurationError, EngineError, LauncherError
+from tests.integration.clusters_support import clusters
+from tests.integration.faults_support import wait_for
 from tests.integration.queuelauncher import QueuedHost
 from tests.integration.standins import standin
 
@@ -28,22 +30,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make():
-    made = []
-
-    def go(n=None, **arguments):
-        made.append(Cluster(n, **arguments))
-        return made[-1]
-
-    yield go
-    for cluster in made:
-        cluster.stop_cluster_sync()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+    with clusters(None) as make:
+        yield make
 
 
 def slowly(number):

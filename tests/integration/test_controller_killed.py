@@ -12,11 +12,9 @@ import pytest
 
 import ipkernel
 from ipkernel import Client, Cluster, errors
-from tests.integration.faults_support import noted, runs_of, wait_for
+from tests.integration.faults_support import PATIENCE, noted, runs_of, wait_for
 
 numpy = pytest.importorskip("numpy")
-
-PATIENCE = 60.0
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -46,7 +44,7 @@ class Site:
             process = self.cluster.directory.controller()
             return process is not None and process.pid != old.pid and self.rc.connected
 
-        wait_for(look, PATIENCE)
+        wait_for(look)
 
     def back(self, old):
         """Wait until another controller has this client and the engines of before."""
@@ -115,7 +113,7 @@ def test_what_runs_goes_on_and_what_it_prints_arrives_once(site, tmp_path):
     bound = [site.rc[0].apply_async(noted, number, str(runs)) for number in range(5)]
     view = site.rc.load_balanced_view()
     free = [view.apply_async(noted, number, str(runs)) for number in range(5, 40)]
-    wait_for(begun.exists, PATIENCE)
+    wait_for(begun.exists)
     old = site.kill()
     go.touch()  # it prints and ends while there is no controller, or not yet
     late = [view.apply_async(noted, number, str(runs)) for number in range(40, 50)]
@@ -129,7 +127,7 @@ def test_what_runs_goes_on_and_what_it_prints_arrives_once(site, tmp_path):
 def test_killed_twice_while_a_task_runs(site, tmp_path):
     go, begun = tmp_path / "go", tmp_path / "begun"
     running = site.rc[1].apply_async(until_there, str(go), str(begun))
-    wait_for(begun.exists, PATIENCE)
+    wait_for(begun.exists)
     site.rc[0].apply_sync(abs, -1)
     for _ in range(2):
         site.another(site.kill())
@@ -146,7 +144,7 @@ def test_killed_together_with_the_host_daemon(site, tmp_path):
     lost = site.rc[0].apply_async(until_there, str(tmp_path / "never"), str(begun))
     view = site.rc.load_balanced_view(retries=1)
     again = [view.apply_async(noted, number, str(runs), 0.01) for number in range(20)]
-    wait_for(begun.exists, PATIENCE)
+    wait_for(begun.exists)
     daemon = site.cluster.engine_set.launcher.pid
     old = site.kill()
     os.kill(daemon, signal.SIGKILL)
@@ -155,7 +153,7 @@ def test_killed_together_with_the_host_daemon(site, tmp_path):
     assert [one.get(PATIENCE) for one in again] == list(range(20))
     assert set(runs_of(runs)) == set(range(20))
     site.another(old)
-    wait_for(lambda: site.rc.ids == [0, 1], PATIENCE)
+    wait_for(lambda: site.rc.ids == [0, 1])
     assert not set(site.engines()) & set(site.pids)
 
 
@@ -166,7 +164,7 @@ def test_objects_outlive_it_and_are_freed_in_the_end(site):
     kept = rc[0].apply_ref(array_of, 2).get(PATIENCE)
     rc[1].push({"pushed": data}, block=True)
     result = rc[1].apply_async(array_of, 5)
-    wait_for(result.ready, PATIENCE)
+    wait_for(result.ready)
     again = rc[0].apply_async(total, put)
     site.back(site.kill())
     assert again.get(PATIENCE) == data.sum()
@@ -198,8 +196,8 @@ def test_results_that_come_after_a_restart_are_for_any_client(site, tmp_path):
     go, begun = tmp_path / "go", tmp_path / "begun"
     small = site.rc[0].apply_async(until_there, str(go), str(begun))
     large = site.rc[1].apply_async(array_of, 7)
-    wait_for(begun.exists, PATIENCE)
-    wait_for(large.ready, PATIENCE)
+    wait_for(begun.exists)
+    wait_for(large.ready)
     site.another(site.kill())
     with Client(cluster_dir=str(site.cluster.directory.path), timeout=PATIENCE) as other:
         found = other.get_result(small.msg_ids[0])
@@ -215,7 +213,7 @@ def test_a_file_that_is_being_sent(site, tmp_path):
     source.write_bytes(os.urandom(1 << 20) * 64)
     there = tmp_path / "there"
     sent = site.rc[0].send_file(str(source), str(there / "large"))
-    wait_for(lambda: there.exists() and any(there.iterdir()), PATIENCE)
+    wait_for(lambda: there.exists() and any(there.iterdir()))
     old = site.kill()
     try:
         sent.get(PATIENCE)
@@ -271,7 +269,7 @@ def test_interactive_work_of_threads(site, tmp_path):
     threads = [threading.Thread(target=work, args=(100 * n,)) for n in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: file.exists() and len(runs_of(file)) > 10, PATIENCE)
+    wait_for(lambda: file.exists() and len(runs_of(file)) > 10)
     old = site.kill()
     for thread in threads:
         thread.join(PATIENCE)
@@ -289,7 +287,7 @@ def test_what_was_not_fetched_outlives_a_stop(tmp_path):
             rc.wait_for_engines(1, timeout=PATIENCE, interactive=False)
             [ended] = rc[0].apply_async(until_there, "/", str(tmp_path / "begun")).msg_ids
         with cluster.connect_client_sync(timeout=PATIENCE) as rc:
-            wait_for(lambda: rc.result_status(ended)["completed"] == [ended], PATIENCE)
+            wait_for(lambda: rc.result_status(ended)["completed"] == [ended])
     finally:
         cluster.stop_cluster_sync()
     cluster = Cluster(1, cluster_dir=directory)

@@ -13,9 +13,9 @@ from collections import Counter
 import pytest
 
 from ipkernel.cluster.cluster import Cluster
+from tests.integration.faults_support import PATIENCE
 from tests.support.dyingcontroller import DyingControllerLauncher, begin, lives, plan_for
 
-PATIENCE = 60.0
 ROUNDS = int(os.environ.get("IPKERNEL_SOAK", "1"))
 #: Each plan is the controller's lives within one cluster.
 PLANS = {

@@ -8,15 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from ipkernel import errors
 from ipkernel.client.client import Client
 from ipkernel.cluster.cluster import Cluster
-
-PATIENCE = 60
+from tests.integration.faults_support import PATIENCE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +41,6 @@ def connect(cluster):
     yield connect
     for client in clients:
         client.close()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def nap(seconds):

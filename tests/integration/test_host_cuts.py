@@ -12,6 +12,7 @@ import pytest
 
 from ipkernel import Client
 from tests.integration.faults_support import (
+    PATIENCE,
     Controller,
     Program,
     command,
@@ -31,7 +32,6 @@ from tests.support.faultproxy import (
     furl_through,
 )
 
-PATIENCE = 60.0
 #: Tasks of each test.
 MANY = 80
 
@@ -56,7 +56,7 @@ class Site:
 
     def reconnected(self, before):
         """Wait until there is a new connection, and behind it the host."""
-        wait_for(lambda: self.proxy.connections > before, PATIENCE)
+        wait_for(lambda: self.proxy.connections > before)
 
     def cut(self):
         before = self.proxy.connections
@@ -87,7 +87,7 @@ def site(controller, tmp_path):
             yield Site(controller, proxy, daemon, rc)
             daemon.process.terminate()
             assert daemon.end()[0] == 0
-            wait_for(lambda: not rc.status().hosts, PATIENCE)
+            wait_for(lambda: not rc.status().hosts)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_it_is_refused_for_a_while(site, work):
     work(MANY // 2)
     site.proxy.plan(always=Refuse())
     site.proxy.cut()
-    wait_for(lambda: not all(host.connected for host in site.rc.status().hosts), PATIENCE)
+    wait_for(lambda: not all(host.connected for host in site.rc.status().hosts))
     late = work(MANY // 2)
     assert len(site.rc.ids) == 2
     site.proxy.clear()
