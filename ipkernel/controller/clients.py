@@ -41,10 +41,8 @@ def resumed(core: Core, event: SessionResumed) -> None:
     holdings.client_came(core, session)
     items = core.client_items(session.id)
     kept = core.retained
-    for task in [t for t in kept if t >> 40 == session.id]:
-        found = kept.take(task)
-        assert found is not None
-        output, result = found
+    mine = kept.take([task for task in kept if task >> 40 == session.id])
+    for task, (output, result) in mine.items():
         items += output
         items.append(result)
         if result[0].object:

@@ -9,7 +9,7 @@ of the fields: new ones come last, with a default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
@@ -186,8 +186,8 @@ class IJournal(Interface):
         What is not asked for before the first commit is dropped then: the log begins anew.
         """
 
-    def read(task: int) -> Recorded | None:  # noqa: N805
-        """Return the output, result and its payload of a task that has ended, if they are kept."""
+    def read(tasks: Collection[int]) -> dict[int, Recorded]:  # noqa: N805
+        """Return output, result and payload of those of ``tasks`` that have ended and are kept."""
 
     def close() -> None:
         """Let go of the files. Nothing is committed or read afterwards."""
@@ -219,9 +219,9 @@ class MemoryJournal:
         """Return nothing: that is what there was before."""
         return iter(())
 
-    def read(self, task: int) -> Recorded | None:
-        """Return None: nothing is kept."""
-        return None
+    def read(self, tasks: Collection[int]) -> dict[int, Recorded]:
+        """Return nothing: nothing is kept."""
+        return {}
 
     def close(self) -> None:
         """Do nothing."""

@@ -9,7 +9,7 @@ and as nothing for a chunk in which all are live. A million tasks that wait cost
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from ipkernel.controller.journal import (
@@ -300,15 +300,16 @@ class Live:
         chunk = task >> _BITS
         return chunk not in self._all_ended and task not in self._ended.get(chunk, ())
 
-    def rows(self, task: int) -> Iterator[int]:
-        """Return the rows that may have output or the result of a task, in order."""
-        where = self._where.get(task >> _BITS)
-        if where is not None and self.live(task):
-            seen = -1
-            for at in range(0, len(where), 2):
-                if where[at + 1] in (task, _SEVERAL) and where[at] != seen:
-                    seen = where[at]
-                    yield seen
+    def rows(self, tasks: Collection[int]) -> list[int]:
+        """Return the rows that may have output or results of tasks, in order."""
+        rows: set[int] = set()
+        for chunk, some in _by_chunk([task for task in tasks if self.live(task)]).items():
+            wanted = {_SEVERAL, *some}
+            where = self._where.get(chunk, ())
+            rows.update(
+                row for row, task in zip(where[::2], where[1::2], strict=True) if task in wanted
+            )
+        return sorted(rows)
 
     def sift(self, row: int, records: Sequence[Record]) -> list[Record] | None:
         """Return what of the records in a row still matters, or None if all of them do."""

@@ -7,8 +7,8 @@ rest, whose payloads and output are read from the journal when they are asked fo
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ipkernel.controller.events import Result
 from ipkernel.controller.tasks import Payload
@@ -29,6 +29,9 @@ MEMORY_BYTES: Final = 64 << 20
 RETAIN_OUTPUT: Final = 64 << 10
 #: What a retained result costs besides its payload, in bytes.
 _OVERHEAD: Final = 512
+
+#: The output of a task, and its result.
+Taken: TypeAlias = tuple[list[tuple[Output, Payload]], Result]
 
 
 class OutputTail:
@@ -69,7 +72,7 @@ class Retained:
     Args:
         seconds: How long a result is kept.
         size: How many bytes are kept; the oldest results make room for new ones.
-        read: Returns the output and the result of a task from the journal; None when there is none.
+        read: Returns the output and the results of tasks from the journal, as far as they are there.
         memory: With a journal, how many bytes are kept here.
 
     Attributes:
@@ -97,7 +100,7 @@ class Retained:
         seconds: float = RETAIN_SECONDS,
         size: int = RETAIN_BYTES,
         *,
-        read: Callable[[int], Recorded | None] | None = None,
+        read: Callable[[Collection[int]], dict[int, Recorded]] | None = None,
         memory: int = MEMORY_BYTES,
     ) -> None:
         self.seconds = seconds
@@ -205,21 +208,30 @@ class Retained:
 
     # --------------------------------------------------------------------------- taking
 
-    def take(self, task: int) -> tuple[list[tuple[Output, Payload]], Result] | None:
-        """Return the output and the result of a task, and keep them no longer."""
-        found = self._results.get(task)
-        if found is None:
-            return None
-        tail = self._output.get(task)
-        output = list(tail.items) if tail is not None else []
-        result: Result | None = None if found.payload is None else (found.message, found.payload)
-        if self._read is not None and (result is None or task in self._cut):
-            recorded = self._read(task)
-            if recorded is not None:
-                output = _last(recorded[0])
-                result = found.message, recorded[2]
-        self._remove(task)
-        return output, result if result is not None else _unreadable(found.message)
+    def take(self, tasks: Iterable[int]) -> dict[int, Taken]:
+        """Return the output and the results of those of ``tasks`` that are here, in this order.
+
+        They are kept no longer.
+        """
+        here = {task: kept for task in tasks if (kept := self._results.get(task)) is not None}
+        recorded: dict[int, Recorded] = {}
+        if self._read is not None:
+            away = [t for t, kept in here.items() if kept.payload is None or t in self._cut]
+            if away:
+                recorded = self._read(away)
+        taken: dict[int, Taken] = {}
+        for task, kept in here.items():
+            tail = self._output.get(task)
+            output = list(tail.items) if tail is not None else []
+            if task in recorded:
+                printed, _, payload = recorded[task]
+                taken[task] = _last(printed), (kept.message, payload)
+            elif kept.payload is None:
+                taken[task] = output, _unreadable(kept.message)
+            else:
+                taken[task] = output, (kept.message, kept.payload)
+            self._remove(task)
+        return taken
 
     def drop(self, task: int) -> bool:
         """Keep the result of a task no longer; return whether it was here."""

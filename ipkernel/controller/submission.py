@@ -9,6 +9,7 @@ from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.queues import Line
+from ipkernel.controller.retention import Taken
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import READY as ENGINE_READY
 from ipkernel.controller.slots import Engine
@@ -233,8 +234,9 @@ def _other(core: Core, session: Session, message: Message, payload: Payload) -> 
         _again(core, session, message)
     elif kind is Fetch:
         assert isinstance(message, Fetch)
+        found = core.retained.take(message.tasks)
         for task in message.tasks:
-            _fetch(core, session, task)
+            _fetch(core, session, task, found.pop(task, None))
     elif not holdings.from_client(core, session, message):
         raise _BrokenRules(f"a client does not send {kind.__name__}")
 
@@ -257,9 +259,8 @@ def _again(core: Core, session: Session, message: Resubmit) -> None:
             _other(core, session, part, payload)
 
 
-def _fetch(core: Core, session: Session, task: int) -> None:
+def _fetch(core: Core, session: Session, task: int, found: Taken | None) -> None:
     items = core.client_items(session.id)
-    found = core.retained.take(task)
     if found is not None:
         output, result = found
         items += output

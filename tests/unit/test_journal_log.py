@@ -298,7 +298,7 @@ class LogMachine(RuleBasedStateMachine):
                         continue
                     items = [
                         item
-                        for row in self.log.live.rows(message.task)
+                        for row in self.log.live.rows([message.task])
                         for r in self.log.read(row)
                         if isinstance(r, Ended)
                         for item in r.items

@@ -165,19 +165,37 @@ def test_the_result_of_a_task_can_be_read(make: Make) -> None:
         [Ended(4.0, [finished(task(5, 2), b"single")])],
     )
     for _ in range(2):
-        found = journal.read(task(5, 1))
-        assert found is not None
+        found = journal.read([task(5, 1)])[task(5, 1)]
         assert [bytes(payload) for _, payload in found[0]] == [b"one", b"more"]
         assert found[1:] == finished(task(5, 1), b"result")
-        single = journal.read(task(5, 2))
-        assert single is not None
+        single = journal.read([task(5, 2)])[task(5, 2)]
         assert single[2] == b"single"
-        assert journal.read(task(5, 0)) is None  # has not ended
-        assert journal.read(task(9, 9)) is None
+        assert journal.read([task(5, 0)]) == {}  # has not ended
+        assert journal.read([task(9, 9)]) == {}
         journal = make()
         list(journal.load())
     commit(journal, [Forgotten(5.0, [task(5, 1)])])
-    assert journal.read(task(5, 1)) is None
+    assert journal.read([task(5, 1)]) == {}
+
+
+def test_of_many_tasks_each_row_is_read_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [task(5, i) for i in range(300)]
+    turns: list[list[Record]] = [[Submitted(5, 2.0, [submit(t) for t in tasks], 300)]]
+    for i in range(0, 300, 100):
+        turns.append([Ended(3.0, [finished(t, b"r%d" % t) for t in tasks[i : i + 100]])])
+    journal = begin(make(), *turns, [Printed([output(tasks[7], b"late")])])
+    seen: list[int] = []
+    read = journal._log.read
+
+    def counting(row: int) -> list[Record]:
+        seen.append(row)
+        return read(row)
+
+    monkeypatch.setattr(journal._log, "read", counting)
+    found = journal.read(tasks[5:])
+    assert {t: result for t, (_, _, result) in found.items()} == {t: b"r%d" % t for t in tasks[5:]}
+    assert [bytes(payload) for _, payload in found[tasks[7]][0]] == [b"late"]
+    assert len(seen) == len(set(seen)) == 4
 
 
 def test_large_turns_and_payloads_take_several_rows(
@@ -192,8 +210,7 @@ def test_large_turns_and_payloads_take_several_rows(
     ]
     journal = begin(make(), turn)
     for _ in range(2):
-        found = journal.read(task(6, 4))
-        assert found is not None
+        found = journal.read([task(6, 4)])[task(6, 4)]
         assert found[2] == long
         journal = make()
         assert flat(list(journal.load())) == flat(turn)

@@ -128,7 +128,7 @@ def test_a_result_in_the_tail_can_be_read(journal: SqliteJournal, state: Path) -
     assert journal.commit(turn(0)) is None
     assert journal.commit([Ended(3.0, [(message, payload)])]) is None
     assert in_database(state) == 0
-    assert journal.read(task(5, 0)) == ([], message, b"result")
+    assert journal.read([task(5, 0)]) == {task(5, 0): ([], message, b"result")}
 
 
 def test_what_gathers_is_accounted_for_before_the_log_is_swept(
@@ -144,8 +144,8 @@ def test_what_gathers_is_accounted_for_before_the_log_is_swept(
         assert journal.commit(turn(count)) is None
     assert in_database(state) < 36
     assert restored(killed(state, "copy")) == list(range(6, 40))
-    assert journal.read(task(5, 5)) is not None
-    assert journal.read(task(5, 4)) is None
+    assert task(5, 5) in journal.read([task(5, 5)])
+    assert journal.read([task(5, 4)]) == {}
 
 
 def test_it_is_moved_when_the_controller_is_idle(state: Path) -> None:
