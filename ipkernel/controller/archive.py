@@ -156,14 +156,17 @@ class Labels:
         if not labelled.open:
             del self._labelled[label]
         elif len(labelled.tasks) > 64 + 2 * labelled.open:
-            labelled.tasks = [task for task in labelled.tasks if task in self._tasks]
+            labelled.tasks = self._still_open(labelled)
 
     def find(self, label: str) -> list[TaskId]:
         """Return the open tasks with a label."""
         labelled = self._labelled.get(label)
-        if labelled is None:
-            return []
-        return [task for task in labelled.tasks if task in self._tasks]
+        return [] if labelled is None else self._still_open(labelled)
+
+    def _still_open(self, labelled: _Labelled) -> list[TaskId]:
+        # A client that counts wrongly may give a task the id of one that has ended.
+        latest = dict.fromkeys(task for task in reversed(labelled.tasks) if task in self._tasks)
+        return list(reversed(latest))
 
 
 class _Labelled:

@@ -40,7 +40,7 @@ class Need:
         self.open = dict.fromkeys([*wanted.tasks, *(one.task for one in wanted.ended)])
         self.count = len(self.open)
         self.engines: set[EngineId] = set()
-        self.met = False
+        self.met = not self.open
         self.problem = ""
 
     def counts(self, ok: bool, engine: EngineId) -> bool:
@@ -173,7 +173,7 @@ def _go_on(core: Core, wait: Wait) -> None:
         return
     if not all(need.met for need in wait.needs):
         return
-    places = [sorted(need.engines) for need in wait.needs if need.where]
+    places = [sorted(need.engines) for need in wait.needs if need.engines]
     targets = task.message.targets
     if places and targets and not set(places[0]) <= set(targets):
         allowed = ", ".join(map(str, targets[:20]))
