@@ -16,8 +16,9 @@ from ipkernel.client.mapresult import AsyncMapResult
 from ipkernel.client.partition import BLOCK, chunks
 from ipkernel.client.recovery import recovery_of
 from ipkernel.client.result import AsyncResult
-from ipkernel.client.terms import priority_of, properties_of, resources_of
+from ipkernel.client.terms import exceptions_of, priority_of, properties_of, resources_of
 from ipkernel.serialize.calls import CallPayload
+from ipkernel.serialize.retrying import Retrying
 from ipkernel.wire.messages import Clear, Kind, Simple, Terms
 
 if TYPE_CHECKING:
@@ -33,18 +34,20 @@ class LoadBalancedView(View):
     an error.
 
     Attributes:
-        retries: How often a call that had begun is run again when its engine was lost.
+        retries: How often a call that had begun is run again: when its engine was lost, or after
+            what :attr:`retry_on` says.
     """
 
     _flags: ClassVar[tuple[str, ...]] = (
         *View._flags, "priority", "after", "follow", "resources", "where",
-        "clear_before", "clear_after", "recovery_task",
+        "clear_before", "clear_after", "recovery_task", "retry_on",
     )  # fmt: skip
 
     def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
         self._after: Dependency | None = None
         self._follow: Dependency | None = None
         self._recovery: Callable[[], Any] | None = None
+        self._retry_on: tuple[type[Exception], ...] = ()
         super().__init__(client, targets, **flags)
 
     @property
@@ -181,6 +184,27 @@ class LoadBalancedView(View):
             )
         self._recovery = recovery
 
+    @property
+    def retry_on(self) -> tuple[type[Exception], ...]:
+        """The exceptions after which a call is run again, as often as its ``retries`` allow.
+
+        It may be set to a class, such as ``OSError``, to several, or to None for none. That is the
+        default: then only a call whose engine was lost is run again.
+
+        Raises:
+            TypeError: Set to something else.
+            ValueError: Set to an exception by which ipkernel ends calls.
+        """
+        return self._retry_on
+
+    @retry_on.setter
+    def retry_on(self, exceptions: Any) -> None:
+        self._retry_on = exceptions_of(exceptions)
+
+    def _retrying(self, func: Any) -> Any:
+        """Return what is sent for a function: if it may be run again, with the reasons for that."""
+        return Retrying(func, self._retry_on) if self._retry_on and self.retries else func
+
     def _checked(self, targets: Any) -> Any:
         if targets is None or (isinstance(targets, str) and targets == "all"):
             return None
@@ -215,7 +239,8 @@ class LoadBalancedView(View):
             name = name_of(func)
         session = self._session
         result = AsyncResult(session, True, name, owner=client)
-        call, streams = dump_with_streams(func, args, kwargs, client._functions)
+        sent = self._retrying(func)
+        call, streams = dump_with_streams(sent, args, kwargs, client._functions)
         if streams:
             attach(streams, result)
         record = session.submit(
@@ -254,7 +279,10 @@ class LoadBalancedView(View):
         self._session.submit_each(
             result,
             options.kind,
-            zip(self._encoded(func, options.sources(sequences), options, sizes), repeat(-1)),
+            zip(
+                self._encoded(self._retrying(func), options.sources(sequences), options, sizes),
+                repeat(-1),
+            ),
             self._choice(),
             options.retries,
             options.label,

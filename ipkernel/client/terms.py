@@ -8,6 +8,7 @@ from typing import Any, Final, SupportsFloat
 
 import msgspec
 
+from ipkernel.errors import ImpossibleDependency, TaskAborted, TaskTimeout
 from ipkernel.wire.messages import (
     MAX_AMOUNT,
     MAX_PRIORITY,
@@ -103,6 +104,24 @@ def properties_of(what: str, value: object) -> dict[str, Simple] | None:
         found[name] = one
     _convertible(what, found, Properties)
     return found or None
+
+
+def exceptions_of(value: object) -> tuple[type[Exception], ...]:
+    """Return the exceptions after which a call is run again.
+
+    Raises:
+        TypeError: ``value`` is no class of exceptions, no tuple or list of them, and not None.
+        ValueError: There is one by which ipkernel ends calls.
+    """
+    if value is None:
+        return ()
+    found = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for one in found:
+        if not isinstance(one, type) or not issubclass(one, Exception):
+            raise TypeError(f"retry_on must be a class of exceptions, or several, not {one!r}")
+        if issubclass(one, TaskAborted | TaskTimeout | ImpossibleDependency):
+            raise ValueError(f"retry_on: after {one.__name__} no call is run again")
+    return found
 
 
 def _named(what: str, value: object, most: int) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from ipkernel.controller.events import FromHost
 from ipkernel.controller.recovering import can_recover, recover
 from ipkernel.controller.registry import Host
 from ipkernel.controller.rejecting import reject
+from ipkernel.controller.retrying import retried
 from ipkernel.controller.slots import Engine
-from ipkernel.controller.tasks import ENDS, Origin, Payload, State
+from ipkernel.controller.tasks import ENDS, Origin, Payload, State, Task
 from ipkernel.wire.messages import (
     Done,
     Draining,
@@ -31,7 +32,6 @@ from ipkernel.wire.messages import (
 _FINISHED = State.FINISHED
 _RUNNING = State.RUNNING
 _OK = Outcome.OK
-_REJECTED = Outcome.REJECTED
 
 
 def from_host(core: Core, event: FromHost) -> None:
@@ -94,22 +94,16 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
                 core.objects.stray(host.id, message.object)
             continue
         outcome = message.outcome
+        if outcome is not _OK:
+            settled = _settled(core, engine, task, message, payload)
+            if settled is None:  # it goes on
+                freed(core, engine)
+                continue
+            outcome = settled
         if outcome is _OK:
             task.state = _FINISHED
             good += 1
         else:
-            if outcome is _REJECTED:
-                if reject(core, engine, task, payload):
-                    freed(core, engine)
-                    continue
-                outcome = Outcome.ERROR
-            if can_recover(task):
-                engine.bytes -= task.message.size
-                give_back(core, engine, task)
-                running.discard(tid)
-                recover(core, task, outcome, payload)
-                freed(core, engine)
-                continue
             task.state = ENDS[outcome]
             core.count_end(outcome)
         del tasks[tid]
@@ -150,6 +144,28 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         freed(core, engine)
         core.discharge(session, done, charge)
     return at
+
+
+def _settled(
+    core: Core, engine: Engine, task: Task, message: Done, payload: Payload
+) -> Outcome | None:
+    """Return how a task that did not simply succeed has ended; None if it is run again."""
+    outcome = message.outcome
+    if outcome is Outcome.REJECTED:
+        if reject(core, engine, task, payload):
+            return None
+        outcome = Outcome.ERROR
+    elif outcome is Outcome.RETRY or outcome is Outcome.RETRY_ITEMS:
+        if retried(core, engine, task, message, payload):
+            return None
+        outcome = Outcome.ERROR if outcome is Outcome.RETRY else Outcome.OK
+    if outcome is not Outcome.OK and can_recover(task):
+        engine.bytes -= task.message.size
+        give_back(core, engine, task)
+        engine.running.discard(task.id)
+        recover(core, task, outcome, payload)
+        return None
+    return outcome
 
 
 def freed(core: Core, engine: Engine) -> None:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from ipkernel.controller.core import Core
 from ipkernel.controller.demands import candidates, give_back
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.queues import Line
+from ipkernel.controller.retrying import summary
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import Payload, Refused, State, Task
-from ipkernel.decoding import decode
 from ipkernel.wire.messages import Fate, Outcome, Reason
-
-#: Characters of what an engine says that are kept.
-_TOLD: Final = 300
-
-
-class _Told(msgspec.Struct):
-    """What of an exception, as engines describe it, is of interest here."""
-
-    ename: str
-    evalue: str
-
-
-_told = msgspec.msgpack.Decoder(_Told)
 
 
 def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
@@ -43,7 +28,7 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
     """
     if task.target >= 0:
         return False
-    why = _why(payload)
+    why = summary(payload)
     task.note(core.now, f"engine {engine.id} rejected it: {why}")
     refused = core.refused.get(task.id)
     if refused is None:
@@ -88,11 +73,3 @@ def offer(core: Core, engines: list[int]) -> None:
     for line, tasks in queued.items():
         for task in reversed(core.lines.take_out(line, tasks)):
             core.put_first(task)
-
-
-def _why(payload: Payload) -> str:
-    try:
-        told = decode(_told, payload)
-    except msgspec.MsgspecError:  # engines may say anything
-        return "it did not say why"
-    return (f"{told.ename}: {told.evalue}" if told.evalue else told.ename)[:_TOLD]

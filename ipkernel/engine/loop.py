@@ -27,6 +27,7 @@ from ipkernel.objects import INLINE_LIMIT
 from ipkernel.serialize import failure
 from ipkernel.serialize.dependent import rejects
 from ipkernel.serialize.payload import size_of
+from ipkernel.serialize.retrying import Retry
 from ipkernel.wire.link import Link
 from ipkernel.wire.messages import (
     Assign,
@@ -63,6 +64,8 @@ SLICE: Final = 0.05 if os.name == "nt" else None
 _OK: Final = Outcome.OK
 _ERROR: Final = Outcome.ERROR
 _REJECTED: Final = Outcome.REJECTED
+_RETRY: Final = Outcome.RETRY
+_RETRY_ITEMS: Final = Outcome.RETRY_ITEMS
 _BEFORE: Final = int(Clear.BEFORE)
 _AFTER: Final = int(Clear.AFTER)
 
@@ -236,10 +239,16 @@ class Loop:
         except BaseException as error:  # noqa: BLE001 - whatever user code raises is its result
             opened[0] = False
             outcome = _REJECTED if rejects(error) else _ERROR
+            if isinstance(error, Retry):
+                outcome = _RETRY
+                error = error.error
             self._work.values = None
             pieces = [failure.encode(self._work.describe(error, task.kind))]
             _forget(error)
         completed = time()
+        if self._work.retry:
+            self._work.retry = False
+            outcome = outcome or _RETRY_ITEMS
         if task.clear & _AFTER:
             self._work.namespace.clear()
         if mine.forked:  # a child that user code forked and let return

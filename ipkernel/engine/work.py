@@ -12,6 +12,7 @@ from ipkernel.serialize import failure
 from ipkernel.serialize.dependent import rejects
 from ipkernel.serialize.functions import FunctionStore, load_call
 from ipkernel.serialize.payload import dumps, loads
+from ipkernel.serialize.retrying import Retry
 from ipkernel.wire.messages import Kind
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Work:
             Python loses exceptions that are raised at some places there. An interrupt that has
             arrived by then is raised then.
         values: The objects that the next payload refers to, by id; None when it needs none.
+        retry: Set when items of a chunk have failed in a way after which it is to be run again.
     """
 
     def __init__(self, namespace: UserNamespace, store: FunctionStore | None = None) -> None:
@@ -63,6 +65,7 @@ class Work:
             Kind.CLEAR: self.clear,
         }
         self.values: Mapping[bytes, memoryview] | None = None
+        self.retry = False
         self._shell: EngineShell | None = None
 
     def _call(self, payload: Any, digest: bytes) -> Call:
@@ -123,6 +126,9 @@ class Work:
         except Exception as error:
             if rejects(error):  # the chunk goes to another engine
                 raise
+            if isinstance(error, Retry):
+                self.retry = True
+                error = error.error
             return failure.ItemFailure(failure.encode(self.describe(error, Kind.MAP)))
 
     def execute(self, payload: Any, digest: bytes) -> Pieces:

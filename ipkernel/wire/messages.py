@@ -124,6 +124,10 @@ class Outcome(IntEnum):
     """An encoded :class:`Reason`: it ran for longer than it was allowed to."""
     REJECTED = 6
     """As for ERROR, from an engine only: another engine may be able to run it."""
+    RETRY = 7
+    """As for ERROR, from an engine only: it is to be run again if its retries allow."""
+    RETRY_ITEMS = 8
+    """As for OK, from an engine only: items have failed, so it is to be run again if its retries allow."""
 
 
 class Fate(IntEnum):
@@ -267,7 +271,7 @@ class Submit(Message, tag=1):
         spread: True for a load-balanced task (any one of ``targets``); False for one task
             on every engine of ``targets``.
         digest: The function's name by hash, or empty when the payload holds it.
-        retries: How often to run it again after it had started and was lost.
+        retries: How often to run it again after it had started and was lost, or asked for it.
         label: A name of the user's own.
         needs: Objects that must be in the store of the engine's host before it can run.
         stored: The payload is the object ``needs[0]``, and ``size`` is 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -161,6 +162,49 @@ def test_a_call_goes_to_the_engine_that_can_run_it(rc):
     with pytest.raises(errors.UnmetDependency, match="cannot import no_such") as caught:
         rc[0].apply_async(ipp.require("no_such_module_anywhere")(abs), 1).get(timeout=60)
     assert isinstance(caught.value, errors.RemoteError)
+
+
+def fails_often(folder, times):
+    """Fail so many times, then return who has run it."""
+    with open(folder / "tries", "ab", buffering=0) as file:
+        file.write(b".")
+        tries = file.tell()
+    if tries <= times:
+        raise ConnectionError(f"try {tries}")
+    return os.getpid()
+
+
+def test_a_call_that_raises_is_run_again_as_it_asks(rc, tmp_path):
+    view = rc.load_balanced_view(retries=3, retry_on=ConnectionError)
+    result = view.apply_async(fails_often, tmp_path, 3)
+    assert result.get(timeout=60) in rc[:].apply_async(os.getpid).get(timeout=60)
+    assert result.metadata.attempts == 4
+    (tmp_path / "tries").unlink()
+    with pytest.raises(ConnectionError, match="try 4"):
+        view.apply_async(fails_often, tmp_path, 9).get(timeout=60)
+    (tmp_path / "tries").unlink()
+    with pytest.raises(ConnectionError, match="try 1"):
+        rc.load_balanced_view(retries=3).apply_async(fails_often, tmp_path, 9).get(timeout=60)
+
+
+def test_a_call_that_fails_for_ever_hangs_nobody_with_one_engine(rc):
+    """Though it has retries left, and no engine that it has not failed on."""
+    view = rc.load_balanced_view(targets=[0], retries=200, retry_on=ZeroDivisionError)
+    bad = view.apply_async(divmod, 1, 0)
+    with pytest.raises(ZeroDivisionError):
+        bad.get(timeout=60)
+    assert bad.metadata.attempts == 201
+    assert view.apply_async(abs, -1).get(timeout=60) == 1
+
+
+def test_items_of_a_map_that_fail_are_run_again(rc, tmp_path):
+    def pick(number):
+        return number if number else fails_often(tmp_path, 1)
+
+    view = rc.load_balanced_view(retries=2, retry_on=ConnectionError)
+    values = view.map_async(pick, [0, 1, 2], chunksize=3, return_exceptions=True)
+    assert values.get(timeout=60)[1:] == [1, 2]
+    assert not values.errors
 
 
 # --------------------------------------------------------------------- calls that submit calls

@@ -19,6 +19,7 @@ from ipkernel.engine.interrupts import Interrupts
 from ipkernel.serialize.failure import decode
 from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps, loads
+from ipkernel.serialize.retrying import Retrying
 from ipkernel.wire.messages import (
     Clear,
     Done,
@@ -64,6 +65,32 @@ def test_an_exception_comes_back_with_the_users_frames_alone(bench: Bench) -> No
     assert [frame[2] for frame in info.frames] == ["fails"]
     assert info.engine_info["engine"] == 3
     assert info.engine_info["method"] == "apply"
+
+
+def test_a_call_that_is_to_be_run_again_says_so(bench: Bench) -> None:
+    def fails() -> None:
+        raise LookupError("nothing there")
+
+    task = bench.submit(Retrying(fails, (LookupError,)))
+    other = bench.submit(Retrying(fails, (OSError,)))
+    done = bench.run()
+    assert [done[t][0].outcome for t in (task, other)] == [Outcome.RETRY, Outcome.ERROR]
+    info = decode(done[task][1])
+    assert (info.ename, info.evalue) == ("LookupError", "nothing there")
+    assert [frame[2] for frame in info.frames] == ["fails"]
+
+
+def test_a_chunk_of_which_items_are_to_be_run_again(bench: Bench) -> None:
+    inverse = Retrying(lambda x: 1 / x, (ZeroDivisionError,))
+    raises = bench.submit(inverse, [[1, 0, 2]], False, kind=Kind.MAP)
+    returns = bench.submit(inverse, [[1, 0, 2]], True, kind=Kind.MAP)
+    fine = bench.submit(inverse, [[1, 2]], True, kind=Kind.MAP)
+    done = bench.run()
+    outcomes = [done[task][0].outcome for task in (raises, returns, fine)]
+    assert outcomes == [Outcome.RETRY, Outcome.RETRY_ITEMS, Outcome.OK]
+    one, failed, two = loads(done[returns][1])
+    assert (one, two) == (1.0, 0.5)
+    assert isinstance(failed.load(), ZeroDivisionError)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,8 @@ class Lives(RuleBasedStateMachine):
     def ends(self, host: HostModel, number: int, tid: int, outcome: Outcome) -> None:
         engine = host.engines[number]
         engine.queue.remove(tid)
-        self.ran[tid] = next(n for n, h in self.hosts.items() if h is host)
+        if outcome is not Outcome.RETRY:  # else it may be run again
+            self.ran[tid] = next(n for n, h in self.hosts.items() if h is host)
         payload = b"r%d" % tid
         if outcome is Outcome.ABORTED:
             payload = encode_reason(Reason("aborted", "cancelled", fate=Fate.INTERRUPTED))
@@ -408,14 +409,19 @@ class Lives(RuleBasedStateMachine):
             with self.may_end():
                 self.flush(number)
 
-    @rule(pick=PICK, count=st.integers(1, 8), ok=st.booleans(), flush=st.booleans())
-    def done(self, pick: int, count: int, ok: bool, flush: bool) -> None:
+    @rule(
+        pick=PICK,
+        count=st.integers(1, 8),
+        outcome=st.sampled_from([Outcome.OK, Outcome.ERROR, Outcome.RETRY]),
+        flush=st.booleans(),
+    )
+    def done(self, pick: int, count: int, outcome: Outcome, flush: bool) -> None:
         found = self.an_engine(pick)
         if found is None:
             return
         number, host, one = found
         for tid in host.engines[one].queue[:count]:
-            self.ends(host, one, tid, Outcome.OK if ok else Outcome.ERROR)
+            self.ends(host, one, tid, outcome)
         if flush:
             with self.may_end():
                 self.flush(number)

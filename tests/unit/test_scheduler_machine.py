@@ -538,7 +538,17 @@ class Machine(RuleBasedStateMachine):
         pick=PICK,
         count=st.integers(1, 30),
         seconds=DURATIONS,
-        outcome=st.sampled_from([Outcome.OK, Outcome.OK, Outcome.ERROR, Outcome.REJECTED]),
+        outcome=st.sampled_from(
+            [
+                Outcome.OK,
+                Outcome.OK,
+                Outcome.OK,
+                Outcome.ERROR,
+                Outcome.REJECTED,
+                Outcome.RETRY,
+                Outcome.RETRY_ITEMS,
+            ]  # fmt: skip
+        ),
     )
     def done(self, pick: int, count: int, seconds: float, outcome: Outcome) -> None:
         found = self.an_engine(pick, True)
