@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ipkernel.errors import ConnectError, ObjectError
 from ipkernel.serialize.functions import dump_call
@@ -49,6 +49,9 @@ class ItemStream:
         from ipkernel.engine.flows import received_items
 
         return received_items, (self._master,)
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("a stream can be an argument of apply() and stream() only")
 
     def __repr__(self) -> str:
         return "<stream that was sent>" if self._iterable is None else "<stream>"

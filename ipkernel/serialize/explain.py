@@ -22,6 +22,10 @@ MAX_CHILDREN = 10_000
 #: Seconds after which the search stops with what it has found.
 TIME_LIMIT = 2.0
 
+_STREAMS = (
+    "; the items of a generator are sent with ipkernel.stream(generator) as an argument of apply(), "
+    "and fetched with view.stream(function)"
+)
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 
 
@@ -156,6 +160,8 @@ def locate(obj: Any, exc: BaseException, what: str) -> tuple[str, str]:
             break
         suffix, obj, reason = step
         path += suffix
+    if isinstance(obj, types.GeneratorType):
+        reason += _STREAMS
     return path, reason
 
 

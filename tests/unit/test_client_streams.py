@@ -410,13 +410,14 @@ class TestMisuse:
         found = scene.view.apply_sync(lambda a, b: (a is b, list(a)), one, one)
         assert found == (True, ["a", "b", "c", "d"])
 
-    @pytest.mark.parametrize("how", ["push", "scatter", "map", "copy", "prepickled"])
+    @pytest.mark.parametrize("how", ["push", "scatter", "map", "map over it", "copy", "prepickled"])
     def test_it_cannot_be_sent_otherwise(self, scene, how):
         one = ipkernel.stream("abc")
         ways = {
             "push": lambda: scene.view.push({"a": one}),
             "scatter": lambda: scene.view.scatter("a", [one]),
             "map": lambda: scene.view.map_sync(list, [one]),
+            "map over it": lambda: scene.view.map_sync(list, one),
             "copy": lambda: copy.copy(one),
             "prepickled": lambda: ipkernel.PrePickled(one),
         }

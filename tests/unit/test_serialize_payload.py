@@ -439,6 +439,13 @@ def test_the_culprit_is_named(make, path):
     assert info.value.reason.startswith("TypeError")
 
 
+def test_who_sends_a_generator_is_told_of_streams():
+    with pytest.raises(
+        SerializationError, match=r"the value\['a'\]: .*ipkernel\.stream\(generator\)"
+    ):
+        dumps({"a": (item for item in "abc")})
+
+
 def test_the_culprit_among_globals_and_attributes_of_a_class_is_named():
     space = {"__name__": "__main__", "threading": threading}
     exec("lock = threading.Lock()\ndef f(): return lock", space)
