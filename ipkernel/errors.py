@@ -4,18 +4,22 @@ The names and the tree are those that users of this field know; what is ours (:c
 :class:`SerializationError`, :class:`ConnectError`, ...) sits below :class:`KernelError` as well, so
 ``except KernelError`` catches all of it. Time-outs are the builtin :class:`TimeoutError`.
 
-All of them can be pickled. This module imports nothing but the standard library.
+All of them can be pickled. This module imports nothing that is heavy.
 """
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import signal as _signal
 import sys
+from builtins import TimeoutError  # re-exported: ``errors.TimeoutError`` is the builtin
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ipkernel.ranges import ranges_text
+from ipkernel.signals import signal_text
+from ipkernel.sizes import memory_text
+from ipkernel.spans import span_text
 
 if TYPE_CHECKING:
     from ipkernel.serialize.failure import ErrorInfo
@@ -57,15 +61,10 @@ __all__ = [
     "remote_error",
 ]
 
-# Re-exported: ``errors.TimeoutError`` is the builtin.
-TimeoutError = builtins.TimeoutError  # noqa: A001
-
 _Results = TypeVar("_Results", bound="Mapping[Any, Any] | Iterable[Any]")
 
 
-def _restore(
-    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
-) -> BaseException:
+def _restore(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
     """Rebuild one of our exceptions without calling its ``__init__``."""
     exc = cls.__new__(cls, *args)
     exc.args = args
@@ -201,30 +200,6 @@ class SerializationError(KernelError):
         self.reason = reason
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return f"signal {number} ({_signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{int(count)} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 class HostLost(EngineError):
     """The host daemon that an engine belongs to is gone, and the engine with it.
 
@@ -246,7 +221,9 @@ class HostLost(EngineError):
     def _sentence(self) -> str:
         text = f"the connection to host {self.host or 'unknown'} was lost"
         if self.engines:
-            text += f" with engine{'s' if len(self.engines) > 1 else ''} {_ranges(self.engines)}"
+            text += (
+                f" with engine{'s' if len(self.engines) > 1 else ''} {ranges_text(self.engines)}"
+            )
         return f"{text}: {self.reason}" if self.reason else text
 
 
@@ -293,20 +270,18 @@ class EngineLost(EngineError):
         where = f" on {self.host}" if self.host else ""
         pid = f" (pid {self.pid})" if self.pid is not None else ""
         if self.signal is not None:
-            how = f" was killed by {_signal_name(self.signal)}"
+            how = f" was killed by {signal_text(self.signal)}"
         elif self.exitcode is not None:
             how = f" exited with code {self.exitcode}"
         else:
             how = " was lost"
         text = who + where + pid + how
         if self.uptime is not None:
-            text += f" after {_span(self.uptime)}"
+            text += f" after {span_text(self.uptime)}"
         if self.memory is not None:
-            text += f", having used {_size(self.memory)} of memory"
+            text += f", having used {memory_text(self.memory)} of memory"
         if self.last_output:
-            text += "; its last output was:\n" + "\n".join(
-                f"    {line}" for line in self.last_output
-            )
+            text += "; its last output was:" + "".join(f"\n    {line}" for line in self.last_output)
         return text
 
 
@@ -402,20 +377,6 @@ class RemoteError(KernelError):
         sys.stdout.write("\n".join(self.render_traceback()) + "\n")
 
 
-def _ranges(numbers: Iterable[Any]) -> str:
-    """``[0, 1, 2, 5]`` as ``0-2, 5``; what is not a number is listed as it is."""
-    items = list(dict.fromkeys(numbers))
-    ints = sorted(n for n in items if isinstance(n, int))
-    parts = []
-    start = 0
-    for i, number in enumerate(ints):
-        if i + 1 == len(ints) or ints[i + 1] != number + 1:
-            first = ints[start]
-            parts.append(str(first) if first == number else f"{first}-{number}")
-            start = i + 1
-    return ", ".join(parts + [str(n) for n in items if not isinstance(n, int)])
-
-
 _Entry = tuple[str, str, str, dict[str, Any]]
 
 
@@ -477,7 +438,7 @@ class CompositeError(RemoteError):
         infos = (self.elist[i][3] for i in indices[1:])
         others = [info.get("engine", info.get("engine_id")) for info in infos]
         named = dict.fromkeys(other for other in others if other is not None)
-        where = f", on {_ranges(named)}" if named else ""
+        where = f", on {ranges_text(named)}" if named else ""
         return f"  ({len(indices) - 1} more like this{where})"
 
     def _more(self, groups: list[tuple[int, list[int]]]) -> list[str]:
@@ -493,11 +454,10 @@ class CompositeError(RemoteError):
         return "\n".join(lines + self._more(groups))
 
     def _check(self, excid: int) -> int:
-        if not -len(self.elist) <= excid < len(self.elist):
-            raise IndexError(
-                f"there is no exception {excid}; there are {len(self.elist)}, counted from 0"
-            )
-        return excid % len(self.elist)
+        count = len(self.elist)
+        if not -count <= excid < count:
+            raise IndexError(f"there is no exception {excid}; there are {count}, counted from 0")
+        return excid % count
 
     def render_traceback(self, excid: int | None = None) -> list[str]:
         """Return the traceback of one exception, or of all that differ (at most ``tb_limit``).
@@ -525,14 +485,7 @@ class CompositeError(RemoteError):
         return self.render_traceback()
 
     def print_traceback(self, excid: int | None = None) -> None:
-        """Print the traceback of one exception, or of all that differ.
-
-        Args:
-            excid: index into ``elist``; None for all.
-
-        Raises:
-            IndexError: there is no such exception.
-        """
+        """Print what :meth:`render_traceback` returns."""
         sys.stdout.write("\n".join(self.render_traceback(excid)) + "\n")
 
     def raise_exception(self, excid: int = 0) -> None:

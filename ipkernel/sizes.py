@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["parse_size", "size_text"]
+__all__ = ["memory_text", "parse_size", "size_text"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", re.IGNORECASE)
 _POWERS: Final = "bkmgt"
@@ -49,9 +49,18 @@ def _number(value: str | int, whole: int) -> float | None:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    """Return a number of bytes for people, in powers of 1000."""
+    return _text(size, 1000, ("bytes", "KB", "MB", "GB", "TB"))
+
+
+def memory_text(size: float) -> str:
+    """Return a number of bytes for people, in powers of 1024."""
+    return _text(size, 1024, ("bytes", "KiB", "MiB", "GiB", "TiB"))
+
+
+def _text(size: float, step: int, units: tuple[str, ...]) -> str:
+    power = 0
+    while size >= step and power < len(units) - 1:
+        size /= step
+        power += 1
+    return f"{size:.1f} {units[power]}" if power else f"{int(size)} {units[0]}"

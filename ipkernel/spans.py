@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["LONGEST", "parse_span"]
+__all__ = ["LONGEST", "parse_span", "span_text"]
 
 _SPAN = re.compile(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -40,3 +40,15 @@ def _seconds(value: str | float) -> float | None:
     match = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
     unit = _UNITS.get(match[2].lower()) if match is not None else None
     return float(match[1]) * unit if match is not None and unit is not None else None
+
+
+def span_text(seconds: float) -> str:
+    """Return a span of time for people: ``12.5 ms``, ``8.0 s``, ``3 min 20 s``, ``5 h 2 min``."""
+    if seconds < 0.1:
+        return f"{max(seconds, 0.0) * 1000:.1f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

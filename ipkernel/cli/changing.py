@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from ipkernel.cli import common
-from ipkernel.cli.tables import number, ranges
+from ipkernel.cli.tables import number
 from ipkernel.cluster.cluster import Cluster
+from ipkernel.ranges import ranges_text
 
 
 def _attached(options: argparse.Namespace) -> Cluster:
@@ -82,6 +83,6 @@ def restart_command(options: argparse.Namespace) -> int:
         which = "all engines"
         if options.engine:
             some = "engine" if len(options.engine) == 1 else "engines"
-            which = f"{some} {ranges(options.engine)}"
+            which = f"{some} {ranges_text(options.engine)}"
         print(f"restarted {which} of cluster {cluster.cluster_id}")
     return common.OK

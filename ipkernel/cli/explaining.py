@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ipkernel.cli import common
-from ipkernel.cli.tables import harmless, number, ranges, table
+from ipkernel.cli.tables import harmless, number, table
 from ipkernel.cluster import monitoring
 from ipkernel.cluster.jobstories import JobStory, job_stories
+from ipkernel.ranges import ranges_text
 from ipkernel.wire.records import EngineStory, TaskQuery, TaskStories, TaskStory
 
 if TYPE_CHECKING:
@@ -119,11 +120,11 @@ def describe_engine(story: EngineStory) -> str:
     pid = f" (pid {story.pid})" if story.pid else ""
     lines = [f"engine {story.engine}{place}{pid}: {story.state}", f"  {story.reason}"]
     if story.running:
-        lines.append(f"  running  {ranges(story.running)}")
+        lines.append(f"  running  {ranges_text(story.running)}")
     if story.count:
         more = story.count - len(story.queued)
         rest = f", and {more} more" if more > 0 else ""
-        lines.append(f"  waiting  {number(story.count, 'task')}: {ranges(story.queued)}{rest}")
+        lines.append(f"  waiting  {number(story.count, 'task')}: {ranges_text(story.queued)}{rest}")
     return "\n".join([*lines, *(f"  {step}" for step in story.story)])
 
 
@@ -133,5 +134,5 @@ def describe_job(story: JobStory) -> str:
     if story.reason:
         lines.append(f"  {story.reason}")
     if story.engines:
-        lines.append(f"  engines  {ranges(story.engines)}")
+        lines.append(f"  engines  {ranges_text(story.engines)}")
     return "\n".join([*lines, *(f"    {line}" for line in story.lines)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipkernel.cli.tables import number, ranges, size, span, table
+from ipkernel.cli.tables import number, size, span, table
+from ipkernel.ranges import ranges_text
 
 if TYPE_CHECKING:
     from ipkernel.wire.records import EngineInfo, HostInfo, Status
@@ -45,7 +46,7 @@ def hosts_table(status: Status, now: float) -> str:
             host.pid,
             host.label or host.launcher or "-",
             _host_state(host) + _restarts(host),
-            ranges(host.engines) or "-",
+            ranges_text(host.engines) or "-",
             span(max(0.0, now - host.started)) if host.started else "-",
             *_resources(host),
         )

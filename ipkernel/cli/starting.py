@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from ipkernel.cli import common
 from ipkernel.cli.settings import chosen_settings
-from ipkernel.cli.tables import harmless, number, ranges, span
+from ipkernel.cli.tables import harmless, number, span
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.hosted import state_of
 from ipkernel.errors import KernelError
+from ipkernel.ranges import ranges_text
 
 #: How often the foreground's line is renewed, in seconds.
 _RENEW: Final = 2.0
@@ -202,5 +203,5 @@ def engines_command(options: argparse.Namespace) -> int:
     name = cluster.start_engines_sync(options.n)
     if not options.quiet:
         ids = cluster.engines[name].engines
-        print(f"added {number(len(ids), 'engine')} to cluster {directory.name}: {ranges(ids)}")
+        print(f"added {number(len(ids), 'engine')} to cluster {directory.name}: {ranges_text(ids)}")
     return common.OK

@@ -73,14 +73,3 @@ def size(count: float) -> str:
 def number(count: int, one: str, many: str = "") -> str:
     """Return a number with its noun: ``1 engine``, ``4 engines``."""
     return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Return numbers in short: ``[0, 1, 2, 5]`` as ``0-2, 5``."""
-    parts: list[list[int]] = []
-    for one in sorted(set(numbers)):
-        if parts and parts[-1][1] == one - 1:
-            parts[-1][1] = one
-        else:
-            parts.append([one, one])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.errors import EngineError, NoEnginesRegistered
+from ipkernel.signals import signal_name
 from ipkernel.wire.records import EngineAnswer, EngineOrder, pack, unpack
 
 if TYPE_CHECKING:
     from ipkernel.client.client import Client
-
-
-def signal_name(sig: int | str) -> str:
-    """Return the name of a signal, for hosts on which its number may be another.
-
-    Raises:
-        ValueError: There is no such signal.
-    """
-    if isinstance(sig, str):
-        name = sig.upper() if sig.upper().startswith("SIG") else f"SIG{sig.upper()}"
-        if not hasattr(signal, name) or not isinstance(getattr(signal, name), signal.Signals):
-            raise ValueError(f"there is no signal {sig!r}")
-        return name
-    return signal.Signals(sig).name
 
 
 def _engines(client: Client, targets: Any) -> list[int]:

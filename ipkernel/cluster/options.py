@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import signal
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -116,21 +115,3 @@ def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, list(known), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TypeError(f"Cluster() got an unexpected argument {name!r}{hint}")
-
-
-def signal_name(signum: int | str) -> str:
-    """Return the name of a signal, such as ``"SIGINT"``.
-
-    Args:
-        signum: Its number, or its name with or without ``SIG``, in any case.
-
-    Raises:
-        ValueError: There is no such signal.
-    """
-    try:
-        if isinstance(signum, int):
-            return signal.Signals(signum).name
-        name = signum.upper()
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].name
-    except (ValueError, KeyError):
-        raise ValueError(f"there is no signal {signum!r}") from None

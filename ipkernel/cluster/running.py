@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from ipkernel.cluster import options
 from ipkernel.cluster.base import ClusterBase
 from ipkernel.cluster.either import either
-from ipkernel.cluster.options import signal_name
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.errors import ClusterError, ConfigurationError
+from ipkernel.signals import signal_name
 
 if TYPE_CHECKING:
     from ipkernel.cluster.hosted import Hosted

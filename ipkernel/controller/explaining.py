@@ -11,6 +11,7 @@ from ipkernel.controller import away, demands, dependencies
 from ipkernel.controller.core import Core
 from ipkernel.controller.slots import AWAY, READY, RESTARTING, Engine
 from ipkernel.controller.tasks import ENDS, QUEUED, State, Task, clock
+from ipkernel.spans import span_text
 from ipkernel.wire.messages import Outcome
 from ipkernel.wire.records import EngineStory, TaskStory
 
@@ -120,7 +121,7 @@ def _engine_reason(engine: Engine, now: float) -> str:
     absent = away.why(engine)
     if absent:
         return absent
-    since = _span(now - engine.since)
+    since = span_text(now - engine.since)
     if engine.state != READY:
         why = f": {engine.reason}" if engine.reason else ""
         return f"{engine.state} for {since}{why}"
@@ -139,7 +140,7 @@ def _engine_story(engine: Engine) -> list[str]:
     if engine.last_loss:
         told.append(f"last lost at {engine.last_loss}")
     if engine.completed:
-        mean = f", lately {_span(engine.mean)} each" if engine.mean else ""
+        mean = f", lately {span_text(engine.mean)} each" if engine.mean else ""
         told.append(f"{engine.completed} tasks ended on it{mean}")
     if engine.host.ends:
         told.append(f"the walltime of its host ends at {clock(engine.host.ends)}")
@@ -154,19 +155,7 @@ def _doing(engine: Engine, now: float) -> str:
         return f"engine {engine.id} is about to run task {head}"
     label = engine.assigned[head].message.label if head in engine.assigned else ""
     label = f" ({label})" if label else ""
-    return f"engine {engine.id} runs task {head}{label} since {_span(now - engine.began)}"
-
-
-def _span(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 0.1:
-        return f"{max(seconds, 0.0) * 1000:.1f} ms"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 100:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"engine {engine.id} runs task {head}{label} since {span_text(now - engine.began)}"
 
 
 def _ahead(queue: Iterable[Task], task: Task) -> str:
@@ -188,7 +177,7 @@ def _reason(core: Core, task: Task, now: float) -> str:
         return f"it was cancelled, and the host of engine {task.engine} was asked to end it"
     if task.state is State.RUNNING:
         absent = away.why(core.engines[task.engine])
-        since = _span(now - core.engines[task.engine].began)
+        since = span_text(now - core.engines[task.engine].began)
         return f"engine {task.engine} is running it since {since}" + (
             f"; {absent}" if absent else ""
         )

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ipkernel.host.interfaces import Place
 from ipkernel.host.options import SLOTS
+from ipkernel.ranges import ranges_text
 from ipkernel.wire.messages import Resources
 
 __all__ = ["SlotOptions", "Slots", "available_cpus", "make_slots", "read_options"]
@@ -189,7 +190,7 @@ class Slots:
         if missing:
             raise ValueError(
                 f"slots.affinity: {self._host or 'this host'} has no core {missing[0]} for "
-                f"engines; there are {_ranges(cpus)}"
+                f"engines; there are {ranges_text(cpus)}"
             )
         return chosen
 
@@ -231,13 +232,3 @@ def make_slots(text: str, count: int) -> Slots:
     options = read_options(text)
     cpus = None if options.affinity == "none" else available_cpus()
     return Slots(options, count, host=socket.gethostname(), cpus=cpus)
-
-
-def _ranges(cpus: Sequence[int]) -> str:
-    parts: list[list[int]] = []
-    for cpu in cpus:
-        if parts and parts[-1][1] == cpu - 1:
-            parts[-1][1] = cpu
-        else:
-            parts.append([cpu, cpu])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

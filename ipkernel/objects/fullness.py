@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from ipkernel.errors import StoreFull
 from ipkernel.objects.entries import Entry, State, StoreStats
 from ipkernel.objects.interfaces import TRANSIENT
+from ipkernel.sizes import memory_text
 
-__all__ = ["by_holder", "by_owner", "room", "store_full"]
+__all__ = ["by_holder", "by_owner", "store_full"]
 
 _ADVICE = (
     "free references and let go of received values that are no longer needed, or start the hosts "
@@ -17,15 +18,6 @@ _ADVICE = (
 )
 _SHOWN = 3
 _SHORT = 8
-
-
-def room(count: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{int(count)} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def by_owner(entries: Iterable[Entry]) -> dict[int, int]:
@@ -56,21 +48,21 @@ def store_full(size: int, stats: StoreStats, problem: str = "") -> StoreFull:
         stats: How full the store is.
         problem: What the system said when more room was asked for, if it did.
     """
-    what = f"an object of {room(size)} does not fit into this host's store of {room(stats.limit)}"
+    what = f"an object of {memory_text(size)} does not fit into this host's store of {memory_text(stats.limit)}"
     if size > stats.limit:
         return StoreFull(
             f"{what}, even when nothing else is there: start the hosts with a larger store "
             "(option store_memory), or send the data in parts"
         )
     parts = [
-        f"{room(stats.used)} are in use{_list({f'session {n}': size for n, size in stats.owners.items()})}"
+        f"{memory_text(stats.used)} are in use{_list({f'session {n}': size for n, size in stats.owners.items()})}"
     ]
     if stats.leased:
         parts.append(
-            f"{room(stats.leased)} of it being read or written{_list({_who(name): size for name, size in stats.holders.items()})}"
+            f"{memory_text(stats.leased)} of it being read or written{_list({_who(name): size for name, size in stats.holders.items()})}"
         )
     if stats.disk_limit:
-        parts.append(f"{room(stats.disk_used)} of {room(stats.disk_limit)} on disk")
+        parts.append(f"{memory_text(stats.disk_used)} of {memory_text(stats.disk_limit)} on disk")
     if problem:
         parts.append(problem)
     return StoreFull(f"{what}: {', '.join(parts)}; {_ADVICE}")
@@ -84,6 +76,6 @@ def _who(holder: str) -> str:
 def _list(sizes: Mapping[str, int]) -> str:
     if not sizes:
         return ""
-    shown = [f"{room(size)} by {who}" for who, size in sizes.items()]
+    shown = [f"{memory_text(size)} by {who}" for who, size in sizes.items()]
     more = [f"{len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
     return f" ({', '.join(shown[:_SHOWN] + more)})"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 from ipkernel.errors import ObjectError, UnknownObject
+from ipkernel.sizes import size_text
 
 __all__ = ["MAX_NEEDS", "Binding", "Loader", "ObjectRef", "collecting", "note", "resolving"]
 
@@ -156,7 +157,7 @@ class ObjectRef:
         # Not the whole id: who knows that may use the object.
         where = f" on {self.where}" if self.where else ""
         state = ", freed" if self._freed else ", unbound" if self._binding is None else ""
-        return f"<ObjectRef {self.id[:4].hex()}: {_size(self.size)}{where}{state}>"
+        return f"<ObjectRef {self.id[:4].hex()}: {size_text(self.size)}{where}{state}>"
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, ObjectRef) else NotImplemented
@@ -174,14 +175,6 @@ class ObjectRef:
         if _here.found is not None:
             note((self,))
         return restore, (self.id, self.size, self.where)
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 # ---------------------------------------------------------------- pickling

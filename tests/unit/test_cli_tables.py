@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ipkernel.cli.common import fail
 from ipkernel.cli.looking import describe
-from ipkernel.cli.tables import harmless, number, ranges, size, span, table
+from ipkernel.cli.tables import harmless, number, size, span, table
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import host_name
 from ipkernel.wire.records import EngineInfo, HostInfo, QueueCounts, Status, Stuck
@@ -81,23 +81,6 @@ def test_number():
     assert number(1, "engine") == "1 engine"
     assert number(0, "engine") == "0 engines"
     assert number(2, "directory", "directories") == "2 directories"
-
-
-@pytest.mark.parametrize(
-    ("numbers", "text"),
-    [([], ""), ([3], "3"), ([0, 1, 2, 5], "0-2, 5"), ([5, 4, 4, 1], "1, 4-5")],
-)
-def test_ranges(numbers, text):
-    assert ranges(numbers) == text
-
-
-@given(st.sets(st.integers(0, 50)))
-def test_ranges_lose_nothing(numbers):
-    found = set()
-    for part in filter(None, ranges(numbers).split(", ")):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    assert found == numbers
 
 
 def test_describe(tmp_path):

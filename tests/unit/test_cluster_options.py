@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 
 import pytest
@@ -16,17 +15,6 @@ from ipkernel.cluster.hosted import Hosted
 from ipkernel.cluster.recorded import recorded_programs
 from ipkernel.errors import ConfigurationError, LauncherError
 from ipkernel.launchers.interfaces import Share
-
-
-@pytest.mark.parametrize("value", [2, "INT", "int", "SIGINT", "sigint", signal.SIGINT])
-def test_signal_names(value):
-    assert options.signal_name(value) == "SIGINT"
-
-
-@pytest.mark.parametrize("value", [0, -3, 4711, "", "HUH", "SIGHUH"])
-def test_no_such_signal(value):
-    with pytest.raises(ValueError, match="there is no signal"):
-        options.signal_name(value)
 
 
 @pytest.mark.parametrize(

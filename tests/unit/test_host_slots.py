@@ -140,7 +140,7 @@ def test_slots_that_come_later_begin_anew() -> None:
 
 
 def test_cores_that_there_are_none_of() -> None:
-    with pytest.raises(ValueError, match=r"slots\.affinity: n1 has no core 4 .*there are 0-2,6"):
+    with pytest.raises(ValueError, match=r"slots\.affinity: n1 has no core 4 .*there are 0-2, 6"):
         Slots(SlotOptions(affinity="0;2,4-9"), 2, host="n1", cpus=[0, 1, 2, 6])
 
 

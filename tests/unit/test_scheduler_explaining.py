@@ -68,20 +68,6 @@ def test_long_queues_are_not_looked_at_to_their_end(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-1.0, "0.0 ms"),
-        (0.0123, "12.3 ms"),
-        (1.24, "1.2 s"),
-        (3599, "59 min 59 s"),
-        (9e4, "25 h 0 min"),
-    ],
-)
-def test_spans_of_time(seconds: float, text: str) -> None:
-    assert explaining._span(seconds) == text
-
-
-@pytest.mark.parametrize(
     ("outcome", "state", "text"),
     [
         (Outcome.OK, "finished", "it succeeded; its result was given to whoever asked for it"),
