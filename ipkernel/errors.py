@@ -430,7 +430,8 @@ class CompositeError(RemoteError):
 
     def _label(self, i: int) -> str:
         info = self.elist[i][3]
-        return f"[{_engine_label(info) or i}:{info.get('method', 'apply')}]: "
+        method = info.get("method", "apply")
+        return f"[{_engine_label(info) or i}{method and ':'}{method}]: "
 
     def _also(self, indices: list[int]) -> str:
         if len(indices) == 1:
@@ -569,7 +570,9 @@ def _flatten(items: Iterable[Any]) -> Iterable[tuple[_Entry, KernelError]]:
             yield (item.ename, item.evalue, item.traceback, item.engine_info), item
         elif isinstance(item, KernelError):
             engine = getattr(item, "engine", None)
-            info = {} if engine is None else {"engine": engine}
+            info = {"method": ""}  # it says itself what was done
+            if engine is not None:
+                info["engine"] = engine
             yield (type(item).__name__, str(item), "", info), item
 
 

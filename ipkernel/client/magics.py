@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from ipkernel.client.directview import DirectView
-from ipkernel.errors import ClusterError
+from ipkernel.errors import ClusterError, IPythonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ipkernel.client.result import AsyncResult
 
@@ -89,6 +89,19 @@ def parse_targets(text: str) -> Any:
     raise ValueError(f"--targets={text} is not understood: use such as 0, [0,2], ::2 or all")
 
 
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Within it, IPython shows errors that users or clusters cause in one line, without our frames."""
+    try:
+        yield
+    except (IPythonError, ValueError, KeyboardInterrupt) as error:
+        if not hasattr(error, "_render_traceback_"):  # others show what engines said
+            name = type(error).__name__
+            line = f"{name}: {error}" if str(error) else name
+            error._render_traceback_ = lambda *args: [line]  # type: ignore[union-attr]
+        raise
+
+
 class ParallelMagics:
     """The magics of one view.
 
@@ -109,6 +122,7 @@ class ParallelMagics:
         self.signal_on_interrupt = "SIGINT"
         self.last: AsyncResult | None = None
         self._run_cell: Callable[..., Any] | None = None
+        self._names: frozenset[str] = frozenset()
 
     def register(self) -> None:
         """Make the magics known to the shell, under their names with the suffix."""
@@ -119,6 +133,7 @@ class ParallelMagics:
             "result": (self.pxresult, None),
             "pxconfig": (self.pxconfig, None),
         }
+        self._names = frozenset(name + self.suffix for name in names)
         for name, (line, cell) in names.items():
             self.shell.register_magic_function(line, "line", name + self.suffix)
             if cell is not None:
@@ -135,12 +150,19 @@ class ParallelMagics:
         options: Any = parse_argstring(self.cell_px, line)
         if options.local:
             ran = self.shell.run_cell(cell, store_history=False)
-            ran.raise_error()
-        return self._run(cell, options)
+            failure = ran.error_before_exec or ran.error_in_exec
+            if failure is not None:  # it was shown
+                failure._render_traceback_ = lambda *args: [
+                    "It failed here; the engines did not run it."
+                ]
+                raise failure
+        with in_one_line():
+            return self._run(cell, options)
 
     def px(self, line: str = "") -> Any:
         """Run one line on the engines: ``%px a = 5``."""
-        return self._run(line, None)
+        with in_one_line():
+            return self._run(line, None)
 
     def _run(self, code: str, options: Any) -> Any:
         def chosen(name: str) -> Any:
@@ -191,26 +213,28 @@ class ParallelMagics:
     def pxresult(self, line: str = "") -> None:
         """Wait for the last ``%px`` and show its output: ``%pxresult [options]``."""
         options: Any = parse_argstring(self.pxresult, line)
-        if self.last is None:
-            raise ClusterError("there is no result yet: run something with %px first")
-        if options.save_name:
-            self.shell.user_ns[options.save_name] = self.last
-        self.last.display_outputs(options.groupby or "type")
-        self.last.get()
+        with in_one_line():
+            if self.last is None:
+                raise ClusterError("there is no result yet: run something with %px first")
+            if options.save_name:
+                self.shell.user_ns[options.save_name] = self.last
+            self.last.display_outputs(options.groupby or "type")
+            self.last.get()
 
     @_options(_COMMON)
     def pxconfig(self, line: str = "") -> None:
         """Set what holds for the following ``%px``: ``%pxconfig [options]``."""
         options: Any = parse_argstring(self.pxconfig, line)
         if options.targets is not None:
-            self.view = self._view_of(options.targets)
+            with in_one_line():
+                self.view = self._view_of(options.targets)
         for name in ("block", "stream", "verbose", "progress_after", "signal_on_interrupt"):
             value = getattr(options, name)
             if value is not None:
                 setattr(self, name, value)
 
     def autopx(self, line: str = "") -> None:
-        """Switch running everything on the engines on or off: ``%autopx``."""
+        """Switch running everything on the engines on or off, but for these magics: ``%autopx``."""
         if self._run_cell is not None:
             self.shell.run_cell = self._run_cell
             self._run_cell = None
@@ -222,8 +246,9 @@ class ParallelMagics:
 
     def _run_remotely(self, raw_cell: str, *args: Any, **kwargs: Any) -> Any:
         assert self._run_cell is not None
-        text = raw_cell.strip()
-        if text.startswith(f"%autopx{self.suffix}") or text == f"autopx{self.suffix}":
+        word = next(iter(raw_cell.split(maxsplit=1)), "")
+        ours = word.startswith("%") and word.lstrip("%") in self._names
+        if ours or raw_cell.strip() == f"autopx{self.suffix}":
             return self._run_cell(raw_cell, *args, **kwargs)
         # Through the shell itself, so that errors and history are as for any other cell.
         return self._run_cell(f"%%px{self.suffix}\n{raw_cell}", *args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ipkernel.engine import interrupts
 from ipkernel.engine.current import state, uninterrupted
 from ipkernel.engine.namespace import UserNamespace
 from ipkernel.objects.ref import resolving
@@ -183,5 +184,18 @@ class Work:
             from ipkernel.engine.shell import CellFailed
 
             if isinstance(error, CellFailed):
+                _end_at_user_code(error.error)
                 return failure.describe(error.error, engine_info=where)
+        _end_at_user_code(error)
         return failure.describe(error, engine_info=where, hide_until=__file__)
+
+
+def _end_at_user_code(error: BaseException) -> None:
+    """Take the frame of what has raised an interrupt, our signal handler, off its traceback."""
+    if not isinstance(error, KeyboardInterrupt):
+        return
+    tb = error.__traceback__
+    while tb is not None:
+        if tb.tb_next is not None and tb.tb_next.tb_frame.f_code.co_filename == interrupts.__file__:
+            tb.tb_next = None
+        tb = tb.tb_next

@@ -102,6 +102,55 @@ def test_autopx(shell, magics, rc, capsys):
     assert capsys.readouterr().out == "%autopx enabled\n%autopx disabled\n"
 
 
+def test_autopx_leaves_the_magics_alone(shell, magics, rc, capsys):
+    shell.run_line_magic("autopx", "")
+    shell.run_cell("%pxconfig --targets 0")
+    shell.run_cell("%px d = 7")
+    shell.run_cell("%%px -t 1\nd = 8")
+    shell.run_cell("")
+    shell.run_cell("autopx")
+    assert rc[:]["d"] == [7, 8]
+    assert capsys.readouterr().out == "%autopx enabled\n%autopx disabled\n"
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("%pxresult", "ClusterError: there is no result yet: run something with %px first"),
+        ("%pxconfig -t [0,", "ValueError: --targets=[0, is not understood: use such as 0, [0,2]"),
+        ("%pxconfig -t 9", "InvalidEngineID: there is no engine 9: there are 0, 1"),
+        ("%%px -t 9\n1", "InvalidEngineID: there is no engine 9: there are 0, 1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(shell, magics, capsys, cell, line):
+    assert not shell.run_cell(cell).success
+    (shown,) = capsys.readouterr().out.splitlines()
+    assert shown.startswith(line)
+
+
+def test_a_lost_controller_and_an_interrupt_are_told_in_one_line(
+    shell, magics, rc, capsys, monkeypatch
+):
+    def wait(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(magics, "_wait", wait)
+    assert not shell.run_cell("%px 1").success
+    rc.close()
+    assert not shell.run_cell("%px 1").success
+    interrupted, lost = capsys.readouterr().out.splitlines()
+    assert interrupted == "KeyboardInterrupt"
+    assert lost.startswith("ControllerLost: ")
+
+
+def test_a_cell_that_fails_here_is_shown_once(shell, magics, rc, capsys):
+    assert not shell.run_cell("%%px --local\ng = 1\nassert g == 2").success
+    out = capsys.readouterr().out
+    assert out.count("AssertionError") == out.count("Traceback (most recent call last)") + 1 == 2
+    assert out.splitlines()[-1] == "It failed here; the engines did not run it."
+    assert "g" not in rc[0].keys()
+
+
 def test_suffix(shell, rc):
     activate(rc[0], "0", shell=shell)
     shell.run_line_magic("px0", "e = 1")

@@ -236,7 +236,10 @@ def test_an_interrupt_hits_the_task_and_only_it(bench: Bench) -> None:
 
     first, second = bench.submit(interrupted), bench.submit(abs, -1)
     done = bench.run()
-    assert decode(done[first][1]).ename == "KeyboardInterrupt"
+    error = decode(done[first][1])
+    assert error.ename == "KeyboardInterrupt"
+    assert [frame[2] for frame in error.frames] == ["interrupted"], "our handler is not the user's"
+    assert not any("interrupts.py" in line for line in error.traceback)
     assert loads(done[second][1]) == 1
 
 

@@ -434,7 +434,8 @@ def test_errors_are_collected_and_composites_flattened():
         collect_exceptions(results, "map")
     exc = info.value
     assert [e[0] for e in exc.elist] == ["ZeroDivisionError", "A", "B", "EngineLost"]
-    assert exc.elist[3][3] == {"engine": 4}
+    assert exc.elist[3][3]["engine"] == 4
+    assert str(exc).splitlines()[-1] == "[4]: EngineLost: engine 4 was lost"
     assert str(exc).startswith("one or more exceptions raised in: map\n")
     with pytest.raises(ZeroDivisionError):
         exc.raise_exception(0)
