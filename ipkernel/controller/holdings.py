@@ -55,12 +55,11 @@ def host_came(core: Core, host: Host) -> None:
 def host_went(core: Core, host: Host, reason: str) -> None:
     """A host is gone, with all that was in its store."""
     core.objects.host_lost(host.id, reason[:500])
-    if not host.has_store:
-        return
     gone = (HostGone(host.id, reason[:2000]), b"")
-    core.tell_all(gone)
+    if host.has_store:
+        core.tell_all(gone)
     for other in core.hosts.values():
-        if host.id in other.told:
+        if host.id in other.told:  # it may have had a store before
             other.told.discard(host.id)
             core.host_items(other.id).append(gone)
 

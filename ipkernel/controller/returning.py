@@ -20,7 +20,8 @@ def host_back(core: Core, event: HostBack) -> None:
     host.away = None
     if event.joined is None:
         for engine in host.engines.values():
-            if engine.state == AWAY:
+            unsaid = engine.before == STARTING and engine.assigned  # cut off before it could say
+            if engine.state == AWAY and not unsaid:
                 engine.state = engine.before
                 if engine.state == READY:
                     away.resume(core, engine)
@@ -49,7 +50,8 @@ def _begin_anew(core: Core, host: Host, said: HostJoined) -> None:
             engine.state = AWAY
             engine.before = STARTING
         engine.reclaims = 0
-        engine.draining = ""
+        if engine not in core.draining:  # else somebody waits until it has nothing to do
+            engine.draining = ""
         host.unsaid.update(engine.assigned)
         engine.used = {}
         for task in engine.assigned.values():

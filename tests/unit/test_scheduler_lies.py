@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipkernel.controller.events import (
+    EnginesDraining,
     Event,
     FromClient,
     FromHost,
@@ -24,6 +25,7 @@ from ipkernel.controller.events import (
     SessionResumed,
     Tick,
 )
+from ipkernel.controller.instructions import EnginesDrained
 from ipkernel.wire.messages import (
     Cancel,
     Closing,
@@ -37,6 +39,7 @@ from ipkernel.wire.messages import (
     Function,
     Held,
     Holding,
+    HostGone,
     Kind,
     Measured,
     NotProvided,
@@ -262,7 +265,7 @@ class Liars:
 
 
 @given(st.integers(0, 1 << 32))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_whatever_peers_say_the_tables_agree(seed: int) -> None:
     liars = Liars(seed)
     scheduler = liars.cluster.scheduler
@@ -287,3 +290,46 @@ def test_a_task_with_the_id_of_one_that_has_ended_has_its_label_once() -> None:
     again = Submit(first, Kind.APPLY, 0, label="x")
     c.from_client((again, b""))
     assert c.scheduler.labelled("x", 10) == [second, first]
+
+
+def anew(c: Cluster, host: int, engines: list[int]) -> HostBack:
+    """A host is back that says it has spoken to another life of the controller."""
+    return HostBack(
+        host, c.now, engines, HostJoined(host, f"host-{host}", 5, engines, c.now, f"tub-{host}")
+    )
+
+
+def test_a_host_is_cut_off_twice_before_it_has_said_what_it_has() -> None:
+    c = Cluster(engines=1)
+    [task] = c.submit()
+    c.handle(HostAway(1, "cut", c.now + 2, c.now))
+    c.handle(anew(c, 1, [0]))
+    c.handle(HostAway(1, "cut", c.now + 2, c.now))
+    c.handle(HostBack(1, c.now, [0]))
+    assert c.scheduler.engines[0].state == "away"
+    c.from_host((EngineJoined(0, "h", 7), b""), (Holding(0, 0, [task]), b""), (Held([]), b""))
+    c.done(task)
+    assert c.finished(task).outcome is Outcome.OK
+
+
+def test_an_engine_that_drains_still_does_when_its_host_begins_anew() -> None:
+    c = Cluster(engines=1)
+    [task] = c.submit(targets=[0], spread=False)
+    c.handle(EnginesDraining([0], "there are too many", c.now))
+    c.handle(HostAway(1, "cut", c.now + 2, c.now))
+    c.handle(anew(c, 1, [0]))
+    c.from_host((EngineJoined(0, "h", 7), b""), (Holding(0, 0, [task]), b""), (Held([]), b""))
+    c.done(task)
+    assert [i.engines for i in c.last if isinstance(i, EnginesDrained)] == [[0]]
+
+
+def test_hosts_are_told_of_the_end_of_one_whose_store_they_know() -> None:
+    c = Cluster()
+    for _ in range(2):
+        c.add_host(1, store=True)
+    c.made(OBJECTS[0], host=2)
+    c.seek(1, OBJECTS[0])
+    c.handle(HostAway(2, "cut", c.now + 2, c.now))
+    c.handle(anew(c, 2, [1]))  # without a store
+    c.lose_host(2)
+    assert [m.host for m, _ in c.to_host(1) if isinstance(m, HostGone)] == [2]
