@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ SCHEMA: Final = 1
 #: reactor's thread, and when it is opened.
 BUSY_TIME: Final = 0.02
 OPEN_TIME: Final = 5.0
+
+#: Bytes without which no journal can be opened.
+_ROOM: Final = 128 << 10
 
 _META: Final = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
 _LOG: Final = """\
@@ -37,21 +41,33 @@ def tail(path: Path) -> Path:
 def create(path: Path, cluster: str) -> None:
     """Make an empty journal, for its owner only. Nothing is done if there is a file.
 
+    It gets its name when it is whole: half of one would be taken for that of another program.
+
     Raises:
         OSError: It cannot be made.
         sqlite3.Error: Likewise.
     """
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if path.stat().st_size:
-            return
+    if path.exists() and path.stat().st_size:
+        return
     tail(path).unlink(missing_ok=True)  # of another one, which was moved away
+    fresh = path.with_name(f"{path.name}-new")
+    beside = fresh.with_name(f"{fresh.name}-journal")
+    for left in (fresh, beside):
+        left.unlink(missing_ok=True)
+    try:
+        _make(fresh, cluster)
+        os.replace(fresh, path)
+    finally:
+        for left in (fresh, beside):
+            left.unlink(missing_ok=True)
+
+
+def _make(path: Path, cluster: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     database = connect(path)
     try:
         database.execute("PRAGMA synchronous=OFF")  # there is nothing to lose yet
         database.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        database.execute("PRAGMA journal_mode=WAL")
         database.execute("BEGIN IMMEDIATE")
         database.execute(_META)
         database.execute(_LOG)
@@ -59,8 +75,19 @@ def create(path: Path, cluster: str) -> None:
         database.execute(f"PRAGMA application_id={APPLICATION_ID}")
         database.execute(f"PRAGMA user_version={SCHEMA}")
         database.execute("COMMIT")
+        database.execute("PRAGMA journal_mode=WAL")
     finally:
         database.close()
+
+
+def reason(error: sqlite3.Error, path: Path) -> str:
+    """Return what an error says; a full disk, which SQLite calls an I/O error at times, by its name."""
+    text = str(error)
+    try:
+        full = shutil.disk_usage(path.parent).free < _ROOM
+    except OSError:
+        full = False
+    return f"{text} (the disk is full)" if full and "full" not in text else text
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

@@ -94,7 +94,8 @@ class SqliteJournal:
             self._log = self._open()
         except sqlite3.Error as error:
             self._lock.close()
-            raise JournalError(f"cannot open the journal {path}: {error}") from None
+            reason = sqlitefile.reason(error, path)
+            raise JournalError(f"cannot open the journal {path}: {reason}") from None
         except BaseException:
             self._lock.close()
             raise

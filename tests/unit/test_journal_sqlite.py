@@ -235,6 +235,30 @@ def test_the_journal_of_another_cluster_is_refused(make: Make) -> None:
     make("c")
 
 
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_a_journal_that_could_not_be_made_is_in_nobodys_way(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    usage = sqlitefile.shutil.disk_usage(tmp_path)._replace(free=free)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlitefile, "_LOG", "CREATE nothing")  # it fails when a part is written
+        patch.setattr(sqlitefile.shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(JournalError, match="cannot open the journal") as caught:
+            make()
+    assert ("(the disk is full)" in str(caught.value)) is (not free)
+    assert [file.name for file in tmp_path.iterdir()] == ["journal.lock"]
+    begin(make(), [LifeBegan(1, 1.0)])
+
+
+def test_what_a_killed_controller_left_of_a_new_journal_is_made_anew(
+    make: Make, tmp_path: Path
+) -> None:
+    for name in ("journal.sqlite-new", "journal.sqlite-new-journal"):
+        (tmp_path / name).write_bytes(b"half of it")
+    begin(make(), [LifeBegan(1, 1.0)])
+    assert not list(tmp_path.glob("*-new*"))
+
+
 def test_another_programs_database_is_refused(make: Make, tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "journal.sqlite")
     database.execute("CREATE TABLE t (x)")
