@@ -7,7 +7,8 @@ could also read its key. It costs a quarter of the time of a small call. So a se
 sides ask the kernel for the other's user. Whoever cannot find the socket, being in another network name
 space or on another machine, or finds somebody else's user there, uses TLS.
 
-The name is of the kernel's own name space for sockets, and cannot be guessed. No file is left behind.
+The name is of the kernel's own name space for sockets; no file is left behind. It cannot be guessed, but
+other users of the machine can see it in ``/proc/net/unix``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import os
 import select
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.address import UNIXAddress
@@ -27,14 +28,17 @@ from ipkernel.wire.addresses import listen, native_sockets, parse_address
 from ipkernel.wire.atonce import can_send_at_once, send_at_once
 from ipkernel.wire.channel import READ_SIZE, Channel
 from ipkernel.wire.negotiation import TicketGate
-from ipkernel.wire.peers import peer_user
+from ipkernel.wire.peers import can_tell_users, peer_user
 
 if TYPE_CHECKING:
     from ipkernel.wire.tub import SecureTub
 
-__all__ = ["LocalPort", "LocalTransport", "dial"]
+__all__ = ["LocalPort", "LocalTransport", "dial", "supported"]
 
 logger = logging.getLogger(__name__)
+
+#: So many users that may not come in are named in the log, once each.
+_NAMED: Final = 16
 
 
 class LocalTransport(tcp.Connection):
@@ -110,16 +114,19 @@ class LocalPort:
 
     def __init__(self, tub: SecureTub) -> None:
         self._tub = tub
+        self._refused: set[int] = set()
         sock, address = listen(native=True)
         self.address = str(address)
         self._acceptor = Acceptor(tub.reactor, sock, self._accepted, "local port")
 
     def _accepted(self, sock: socket.socket) -> None:
         if (user := peer_user(sock)) != os.geteuid():
-            logger.warning(
-                "user %s may not open local channels to the process of another one", user
-            )
             sock.close()
+            if user not in self._refused and len(self._refused) < _NAMED:
+                self._refused.add(user)
+                logger.warning(
+                    "user %s may not open local channels to the process of another one", user
+                )
             return
         LocalTransport(self._tub.reactor, sock, _LocalGate(self._tub)).start()
 
@@ -141,6 +148,11 @@ class _LocalGate(TicketGate):
         self.transport.protocol = channel
 
 
+def supported() -> bool:
+    """Tell whether there are such ports here, and both ends can be sure of each other's user."""
+    return native_sockets() and can_tell_users()
+
+
 def dial(address: str) -> socket.socket | None:
     """Connect to a :class:`LocalPort`.
 
@@ -150,7 +162,7 @@ def dial(address: str) -> socket.socket | None:
     Returns:
         The socket; None if there is no such port here, or it is not one of our own user's.
     """
-    if not address or not native_sockets():
+    if not address or not supported():
         return None
     sock = None
     try:

@@ -24,13 +24,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ipkernel.errors import ConnectError
-from ipkernel.wire.addresses import native_sockets
+from ipkernel.wire import localport
 from ipkernel.wire.channel import Channel
 from ipkernel.wire.connect import call, connect, open_channel, peer_tub_id
 from ipkernel.wire.doorstep import Doorstep
 from ipkernel.wire.furl import Furl, local_location
 from ipkernel.wire.identity import Identity
-from ipkernel.wire.localport import LocalPort
 from ipkernel.wire.negotiation import BoundedBroker, SecureNegotiation
 from ipkernel.wire.relay import Guests
 from ipkernel.wire.security import TubTLS
@@ -109,7 +108,7 @@ class SecureTub(pb.Tub):
         self.relays: Guests | None = None
         self._channels: dict[str, set[Channel]] = {}
         self._opening: set[Any] = set()
-        self._local_port: LocalPort | None = None
+        self._local_port: localport.LocalPort | None = None
         super().__init__(certData=identity, _test_options={"connect_timeout": 60})
         self.setOption("expose-remote-exception-types", False)
         self.setOption("accept-gifts", False)
@@ -159,9 +158,9 @@ class SecureTub(pb.Tub):
         Returns:
             Whether there are.
         """
-        if self._local_port is None and native_sockets():
+        if self._local_port is None and localport.supported():
             try:
-                self._local_port = LocalPort(self)
+                self._local_port = localport.LocalPort(self)
             except OSError as error:
                 logger.warning("no local port, channels of this machine use TLS: %s", error)
         return self._local_port is not None

@@ -171,8 +171,9 @@ async def test_a_socket_of_another_user_gets_no_ticket(monkeypatch, caplog):
 async def test_another_user_is_not_let_in(monkeypatch, caplog):
     async with scene() as one:
         monkeypatch.setattr(localport, "peer_user", lambda sock: os.geteuid() + 1)
-        await hung_up(knock(one.server))
-        assert "may not open local channels" in caplog.text
+        for _ in range(3):
+            await hung_up(knock(one.server))
+        assert caplog.text.count("may not open local channels") == 1, "who tries again is known"
         assert len(one.server.doorstep) == 0
 
 
@@ -355,7 +356,7 @@ async def test_no_descriptor_for_a_port(monkeypatch, caplog):
         raise OSError(24, "Too many open files")
 
     async with tubs() as (server, _):
-        monkeypatch.setattr("ipkernel.wire.tub.LocalPort", none_left)
+        monkeypatch.setattr(localport, "LocalPort", none_left)
         assert not server.listen_locally() and server.local_address == ""
         assert "Too many open files" in caplog.text
 
