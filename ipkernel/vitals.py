@@ -6,11 +6,15 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 
-__all__ = ["Gauge", "Reading", "private_memory", "process_lives"]
+__all__ = ["Gauge", "Reading", "private_memory", "process_lives", "same_process_lives"]
+
+
+#: Seconds by which two readings of a process's start time may differ.
+_SAME_START: Final = 2.0
 
 
 @frozen
@@ -87,6 +91,24 @@ def process_lives(pid: int) -> bool:
         return False
     except psutil.Error:  # it is somebody else's
         return True
+
+
+def same_process_lives(pid: int, started: float) -> bool:
+    """Tell whether a process of this machine has not ended, and is not a later one of its number.
+
+    Args:
+        pid: Process id.
+        started: Seconds since the epoch, as :meth:`psutil.Process.create_time` gave them.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return bool(abs(process.create_time() - started) < _SAME_START)
+    except psutil.Error:
+        return False
 
 
 def private_memory(pid: int) -> int:

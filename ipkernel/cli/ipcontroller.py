@@ -24,7 +24,7 @@ from ipkernel.cli.process import (
 )
 from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
-from ipkernel.cluster.options import HOST_GRACE, RESTART_GRACE, SCHEMES, WATCHDOG
+from ipkernel.controller.defaults import HOST_GRACE, RESTART_GRACE, SCHEMES, WATCHDOG
 from ipkernel.errors import ConnectError, IPythonError
 from ipkernel.host.options import add_log_options, add_restarts_option
 

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ipkernel.host.options import LOG_BACKUPS, LOG_SIZE
-
-#: Seconds by which two readings of a process's start time may differ.
-_SAME_START: Final = 2.0
+from ipkernel.vitals import same_process_lives
 
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -216,7 +214,7 @@ class PidFile:
         started = content.get("started")
         pid = content["pid"]
         assert isinstance(pid, int)
-        alive = isinstance(started, int | float) and is_alive(pid, float(started))
+        alive = isinstance(started, int | float) and same_process_lives(pid, float(started))
         return "alive" if alive else "dead"
 
     def claim(self, cluster: str = "", name: str = "") -> None:
@@ -295,24 +293,6 @@ class PidFile:
             f"{what} runs on host {content.get('host')}, says {self.path}: stop it there, or "
             f"remove that file if it is gone"
         )
-
-
-def is_alive(pid: int, started: float) -> bool:
-    """Tell whether process ``pid`` lives and is the one that began at ``started``.
-
-    Args:
-        pid: Process id.
-        started: Seconds since the epoch, as :meth:`psutil.Process.create_time` gave them.
-    """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return abs(process.create_time() - started) < _SAME_START
-    except psutil.Error:
-        return False
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType, ModuleType, TracebackType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,12 +100,7 @@ class ImportRecorder:
         builtins.__import__ = self._import
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         builtins.__import__ = self._before
         self._frame = None
 

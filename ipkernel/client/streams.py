@@ -23,7 +23,7 @@ from ipkernel.serialize.payload import loads
 from ipkernel.wire.messages import Kind
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    pass
 
 __all__ = ["RemoteItems", "remote_items"]
 
@@ -246,12 +246,7 @@ class RemoteItems(Iterator[Any]):
     def __enter__(self) -> RemoteItems:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

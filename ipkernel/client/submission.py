@@ -14,12 +14,13 @@ from ipkernel.client.engines import Engines
 from ipkernel.client.objects import Objects
 from ipkernel.client.outbox import Outgoing
 from ipkernel.client.sending import COPY_LIMIT
-from ipkernel.client.task import METHODS, Payload, TaskRecord, size_of
+from ipkernel.client.task import Payload, TaskRecord, size_of
 from ipkernel.client.waiting import deadline_of, left_until, reactor_threads, wait_until
 from ipkernel.objects import INLINE_LIMIT
 from ipkernel.serialize.calls import inlined
 from ipkernel.wire.messages import (
     MAX_LIST,
+    METHODS,
     Cancel,
     Fetch,
     Finished,

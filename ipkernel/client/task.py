@@ -15,6 +15,7 @@ from ipkernel.client.stored import Stored
 from ipkernel.objects.ref import ObjectRef
 from ipkernel.serialize.payload import loads
 from ipkernel.wire.messages import (
+    METHODS,
     Fate,
     Finished,
     Kind,
@@ -37,17 +38,6 @@ FAILURE: Final = -2
 
 #: Bytes of output that are kept of one task.
 MAX_OUTPUT: Final = 10 << 20
-
-#: What a task's engine was doing, for the headline of an error.
-METHODS: Final = {
-    Kind.APPLY: "apply",
-    Kind.MAP: "map",
-    Kind.EXECUTE: "execute",
-    Kind.PUSH: "push",
-    Kind.PULL: "pull",
-    Kind.KEYS: "keys",
-    Kind.CLEAR: "clear",
-}
 
 
 class Printed:

@@ -18,6 +18,7 @@ from ipkernel.cluster.entries import (
 )
 from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.spec import CLUSTER
+from ipkernel.controller.defaults import HOST_GRACE, RESTART_GRACE, SCHEMES, WATCHDOG
 from ipkernel.errors import ConfigurationError
 from ipkernel.sizes import parse_size
 
@@ -100,14 +101,14 @@ class Arguments:
 
     def _scheme(self) -> tuple[str, ...]:
         scheme = self.configuration.value("controller", "scheme")
-        return (f"--scheme={scheme}",) if scheme != options.SCHEMES[0] else ()
+        return (f"--scheme={scheme}",) if scheme != SCHEMES[0] else ()
 
     def _times(self) -> tuple[str, ...]:
         """Return what is not as the controller has it by default."""
         defaults = {
-            "watchdog": options.WATCHDOG,
-            "host_grace": options.HOST_GRACE,
-            "restart_grace": options.RESTART_GRACE,
+            "watchdog": WATCHDOG,
+            "host_grace": HOST_GRACE,
+            "restart_grace": RESTART_GRACE,
         }
         chosen = {name: self.configuration.value("controller", name) for name in defaults}
         return tuple(

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster import options
+from ipkernel.controller.defaults import SCHEMES
 from ipkernel.errors import ConfigurationError
 from ipkernel.sizes import parse_size
 from ipkernel.spans import parse_span
@@ -188,7 +189,7 @@ def _amount(value: Any) -> float:
 
 def _scheme(value: Any) -> str:
     name = _text(value).strip().lower()
-    if name not in options.SCHEMES:
+    if name not in SCHEMES:
         raise ValueError
     return name
 

@@ -20,13 +20,6 @@ IGNORED: Final = (
     "parent",
     "send_engines_connection_env",
 )
-#: Seconds after which work is stuck on which nobody makes progress.
-WATCHDOG: Final = 60.0
-#: Seconds within which a host may come back whose connection is lost; and after a restart of the controller.
-HOST_GRACE: Final = 2.0
-RESTART_GRACE: Final = 10.0
-#: Which engine may get the next load-balanced task; see :mod:`ipkernel.controller.schemes`.
-SCHEMES: Final = ("leastload", "lru", "plainrandom", "twobin", "weighted")
 _LEVELS: Final = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 MAX_ENGINES: Final = 4096
 

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ipkernel.vitals import same_process_lives
+
 #: The environment variable that all processes of a cluster carry: its directory.
 COOKIE: Final = "IPKERNEL_CLUSTER"
-#: Seconds by which two readings of a process's start time may differ.
-_SAME_START: Final = 2.0
 _POLL: Final = 0.01
 #: Seconds that another thread may take to collect the exit code of a process that has ended.
 _REAP: Final = 5.0
@@ -79,7 +79,7 @@ class Process(NamedTuple):
     @property
     def alive(self) -> bool:
         """Whether it lives; a process of another host is believed to."""
-        return not self.here or _lives(self.pid, self.started)
+        return not self.here or same_process_lives(self.pid, self.started)
 
     def signal(self, number: int) -> bool:
         """Send it a signal, if it is of this host and still the same process.
@@ -98,7 +98,7 @@ class Process(NamedTuple):
 
     def kill(self) -> bool:
         """End it and the rest of its process group at once; see :meth:`signal`."""
-        if not self.here or not _lives(self.pid, self.started):
+        if not self.here or not same_process_lives(self.pid, self.started):
             return False
         kill_group(self.pid)
         return True
@@ -113,22 +113,10 @@ def read_pid_file(path: Path) -> Process | None:
     return Process.from_dict(path.stem, content, path)
 
 
-def _lives(pid: int, started: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return abs(process.create_time() - started) < _SAME_START
-    except psutil.Error:
-        return False
-
-
 def _send(pid: int, started: float, number: int) -> bool:
     """Signal a process without a gap in which its number could pass to another one."""
     if not hasattr(os, "pidfd_open"):
-        if not _lives(pid, started):
+        if not same_process_lives(pid, started):
             return False
         if not POSIX and number == signal.SIGINT:  # which would end it at once there
             number = signal.CTRL_BREAK_EVENT  # type: ignore[attr-defined]
@@ -139,7 +127,7 @@ def _send(pid: int, started: float, number: int) -> bool:
     except OSError:
         return False
     try:
-        if not _lives(pid, started):
+        if not same_process_lives(pid, started):
             return False
         signal.pidfd_send_signal(descriptor, number)
         return True

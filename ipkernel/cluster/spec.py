@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ipkernel.cluster.checks import BadValue, default_of
-from ipkernel.cluster.options import HOST_GRACE, RESTART_GRACE, WATCHDOG
+from ipkernel.controller.defaults import HOST_GRACE, RESTART_GRACE, WATCHDOG
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers import find_launcher, launcher_names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from msgspec import structs
 from twisted.internet.defer import Deferred, fail
@@ -24,11 +24,6 @@ from ipkernel.wire.replay import Replay
 from ipkernel.wire.tub import call, peer_tub_id
 
 logger = logging.getLogger(__name__)
-
-#: Seconds within which a host may come back whose connection is lost.
-HOST_GRACE: Final = 2.0
-#: The same when the controller was started again.
-RESTART_GRACE: Final = 10.0
 
 
 def plain(text: str) -> str:

@@ -11,6 +11,7 @@ from ipkernel.controller.assignment import fill
 from ipkernel.controller.checking import validate
 from ipkernel.controller.completion import from_host
 from ipkernel.controller.core import Core, Totals
+from ipkernel.controller.defaults import SCHEMES
 from ipkernel.controller.events import (
     EnginesAdded,
     EnginesDescribed,
@@ -43,7 +44,7 @@ from ipkernel.controller.recall import relieve
 from ipkernel.controller.registry import Host
 from ipkernel.controller.restoring import Restored, restore
 from ipkernel.controller.retention import Retained
-from ipkernel.controller.schemes import SCHEMES, make_ladder
+from ipkernel.controller.schemes import make_ladder
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.submission import from_client
@@ -86,7 +87,7 @@ class Scheduler:
     Args:
         checked: Whether every step of every task is checked, for tests.
         retained: Where results wait whose client has gone.
-        scheme: Which engine gets the next task; one of :data:`~ipkernel.controller.schemes.SCHEMES`.
+        scheme: Which engine gets the next task; one of :data:`~ipkernel.controller.defaults.SCHEMES`.
         random: Where chance comes from, for the schemes that use it.
 
     Raises:

@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final
 
+from ipkernel.controller.defaults import SCHEMES
 from ipkernel.controller.slots import Engine, Ladder
 
 #: How often the weighted scheme throws its dice for one engine.
@@ -164,10 +165,6 @@ class Weighted(_AtRandom):
             if self._random.random() * (1 + engine.rung) < 1.0:
                 break
         return engine
-
-
-#: Names of the schemes; the first is the one by default.
-SCHEMES: Final = ("leastload", "lru", "plainrandom", "twobin", "weighted")
 
 
 def make_ladder(scheme: str = SCHEMES[0], random: Random | None = None) -> Ladder:

@@ -16,10 +16,11 @@ from twisted.internet.defer import Deferred, fail
 from ipkernel._version import __version__
 from ipkernel.controller.clientele import Clients, Opened
 from ipkernel.controller.clientlink import CLIENT_GRACE, KEEP_SESSION
+from ipkernel.controller.defaults import HOST_GRACE, RESTART_GRACE, WATCHDOG
 from ipkernel.controller.describing import describe
 from ipkernel.controller.doors import DOORS
 from ipkernel.controller.events import RestartOver, Tick
-from ipkernel.controller.hosts import HOST_GRACE, RESTART_GRACE, Hosts, plain
+from ipkernel.controller.hosts import Hosts, plain
 from ipkernel.controller.inquiries import Inquiries
 from ipkernel.controller.instructions import (
     DropClient,
@@ -38,7 +39,7 @@ from ipkernel.controller.picture import Picture
 from ipkernel.controller.relays import Relays
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
-from ipkernel.controller.watchdog import THRESHOLD, Surroundings
+from ipkernel.controller.watchdog import Surroundings
 from ipkernel.controller.watching import Watching
 from ipkernel.errors import ConnectError, ControllerLost, KernelError, TransferError
 from ipkernel.wire.furl import Furl
@@ -100,7 +101,7 @@ class Controller:
         host_grace: float = HOST_GRACE,
         restart_grace: float = RESTART_GRACE,
         client_grace: float = CLIENT_GRACE,
-        watchdog: float = THRESHOLD,
+        watchdog: float = WATCHDOG,
     ) -> None:
         self.tub = tub
         self.scheduler = scheduler if scheduler is not None else Scheduler()

@@ -11,11 +11,10 @@ from typing import Final, NamedTuple
 
 from ipkernel.controller import deadlocks
 from ipkernel.controller.core import Core
+from ipkernel.controller.defaults import WATCHDOG
 from ipkernel.controller.slots import READY, RESTARTING, STARTING, Engine
 from ipkernel.wire.records import MAX_STUCK, Stuck
 
-#: Seconds after which something is reported, by default.
-THRESHOLD: Final = 60.0
 #: A task that runs so many times longer than any other is told of, if so many others have ended.
 LONGER: Final = 3.0
 ENOUGH: Final = 10
@@ -69,7 +68,7 @@ class Watchdog:
         threshold: Seconds after which something is reported.
     """
 
-    def __init__(self, core: Core, threshold: float = THRESHOLD) -> None:
+    def __init__(self, core: Core, threshold: float = WATCHDOG) -> None:
         self._core = core
         self._threshold = threshold
         self._seen: dict[tuple[str | int, ...], float] = {}

@@ -14,7 +14,7 @@ from ipkernel.serialize.dependent import rejects
 from ipkernel.serialize.functions import FunctionStore, load_call
 from ipkernel.serialize.payload import dumps, loads
 from ipkernel.serialize.retrying import Retry
-from ipkernel.wire.messages import Kind
+from ipkernel.wire.messages import METHODS, Kind
 
 if TYPE_CHECKING:
     from ipkernel.engine.shell import EngineShell
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     from ipkernel.serialize.payload import Pieces
 
 __all__ = ["Work"]
-
-_METHODS = {
-    Kind.APPLY: "apply",
-    Kind.MAP: "map",
-    Kind.EXECUTE: "execute",
-    Kind.PUSH: "push",
-    Kind.PULL: "pull",
-    Kind.KEYS: "keys",
-    Kind.CLEAR: "clear",
-}
 
 
 class Work:
@@ -178,7 +168,7 @@ class Work:
             "engine": state.engine,
             "host": state.host,
             "pid": state.pid,
-            "method": _METHODS.get(kind, "apply"),  # type: ignore[call-overload]
+            "method": METHODS.get(kind, "apply"),  # type: ignore[call-overload]
         }
         if kind == Kind.EXECUTE and self._shell is not None:
             from ipkernel.engine.shell import CellFailed

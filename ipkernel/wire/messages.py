@@ -107,6 +107,10 @@ class Kind(IntEnum):
     """Empty the engine's namespace."""
 
 
+#: What users call each kind, such as in the headline of an error.
+METHODS: Final = {kind: kind.name.lower() for kind in Kind}
+
+
 class Outcome(IntEnum):
     """How a task ended, and so what the payload of its result is."""
 

@@ -9,8 +9,7 @@ import pytest
 from ipkernel.cli.ipcontroller import parser
 from ipkernel.cluster.arguments import Arguments
 from ipkernel.cluster.directory import ClusterDirectory
-from ipkernel.controller.hosts import HOST_GRACE, RESTART_GRACE
-from ipkernel.controller.watchdog import THRESHOLD
+from ipkernel.controller.defaults import HOST_GRACE, RESTART_GRACE, WATCHDOG
 from ipkernel.errors import ConfigurationError
 
 
@@ -37,7 +36,7 @@ def test_nothing_is_said_of_what_is_as_always(tmp_path: Path) -> None:
 def test_the_program_has_the_defaults_of_the_controller() -> None:
     options = parser().parse_args([])
     assert (options.host_grace, options.restart_grace) == (HOST_GRACE, RESTART_GRACE)
-    assert options.watchdog == THRESHOLD
+    assert options.watchdog == WATCHDOG
 
 
 @pytest.mark.parametrize("option", ["--host-grace", "--restart-grace"])

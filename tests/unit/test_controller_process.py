@@ -19,11 +19,11 @@ from ipkernel.cli.process import (
     LogFile,
     PidFile,
     emit,
-    is_alive,
     set_title,
     start_logging,
     stop_logging,
 )
+from ipkernel.vitals import same_process_lives
 
 
 @pytest.fixture
@@ -244,8 +244,8 @@ def test_a_pid_file_of_a_living_process_is_respected(tmp_path: Path) -> None:
 
 def test_a_later_process_with_the_same_pid_is_another(tmp_path: Path) -> None:
     started = psutil.Process().create_time()
-    assert is_alive(os.getpid(), started)
-    assert not is_alive(os.getpid(), started - 100)
+    assert same_process_lives(os.getpid(), started)
+    assert not same_process_lives(os.getpid(), started - 100)
 
 
 def test_a_pid_file_of_another_host_is_respected(tmp_path: Path) -> None:

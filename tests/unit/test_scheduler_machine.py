@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from ipkernel.controller.defaults import SCHEMES
 from ipkernel.controller.events import (
     EnginesAdded,
     EnginesDescribed,
@@ -52,7 +53,6 @@ from ipkernel.controller.instructions import (
 from ipkernel.controller.journal import Ended
 from ipkernel.controller.retention import Retained
 from ipkernel.controller.scheduler import Scheduler
-from ipkernel.controller.schemes import SCHEMES
 from ipkernel.wire.messages import (
     Assign,
     Cancel,

@@ -12,9 +12,9 @@ from random import Random
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from ipkernel.controller.defaults import SCHEMES
 from ipkernel.controller.events import FromClient, FromHost, Item, SessionDetached, Tick
 from ipkernel.controller.retention import RETAIN_SECONDS
-from ipkernel.controller.schemes import SCHEMES
 from ipkernel.wire.messages import (
     Copied,
     Done,

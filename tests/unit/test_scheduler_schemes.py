@@ -9,18 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipkernel.cluster import options
-from ipkernel.controller.schemes import SCHEMES, make_ladder
+from ipkernel.controller.defaults import SCHEMES
+from ipkernel.controller.schemes import make_ladder
 from ipkernel.wire.messages import Terms
 from tests.support.scheduling import Cluster
 
 
 def cluster(scheme: str, engines: int, seed: int = 1) -> Cluster:
     return Cluster(engines, scheme=scheme, random=Random(seed))
-
-
-def test_the_names_are_those_that_can_be_configured() -> None:
-    assert SCHEMES == options.SCHEMES
 
 
 def test_an_unknown_scheme_is_refused() -> None:
