@@ -7,7 +7,6 @@ being when somebody asks for them, and what arrives is unpickled in the thread t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures._base import FINISHED
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ipkernel import errors
 from ipkernel.client import metadata as meta
-from ipkernel.client import timing
-from ipkernel.client.cancellable import Cancellable
 from ipkernel.client.cancelling import Aborts
+from ipkernel.client.described import Described
 from ipkernel.client.inside import check_wait
 from ipkernel.client.interrupting import interruptible
 from ipkernel.client.progress import wait_showing
@@ -25,8 +23,6 @@ from ipkernel.client.task import VALUE, TaskRecord
 from ipkernel.client.waiting import seconds, wait_until
 
 if TYPE_CHECKING:
-    import datetime
-    import os
     from contextlib import AbstractContextManager
 
     from ipkernel.client.contact import Contact
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
     from ipkernel.client.objects import Objects
     from ipkernel.client.outbox import Outgoing
     from ipkernel.objects.transfer import Transfer
-
-_KEYS = frozenset(meta.KEYS)
 
 
 class Submitter(Protocol):
@@ -59,7 +53,7 @@ class Submitter(Protocol):
         """Wait until everything up to ``mark`` bytes, and these objects, have left."""
 
 
-class AsyncResult(Cancellable):
+class AsyncResult(Described):
     """The result of one or several tasks: a future, awaitable, and more.
 
     Results are made by views; nobody else needs to. A result of one task (an integer target, or a
@@ -461,7 +455,7 @@ class AsyncResult(Cancellable):
 
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
-            if key not in _KEYS:
+            if key not in meta.KEYS:
                 raise KeyError(key)
             return self._metadata_item(key)
         if self._single:
@@ -474,42 +468,6 @@ class AsyncResult(Cancellable):
         self._await_record(record)
         return self._value(record, self._return_exceptions)
 
-    # ------------------------------------------------- metadata
-
-    @property
-    def msg_ids(self) -> list[int]:
-        """The ids of the tasks."""
-        return [record.id for record in self._records]
-
-    @property
-    def owner(self) -> bool:
-        """True: the tasks were submitted, or asked for, by this client."""
-        return True
-
-    @property
-    def metadata(self) -> Any:
-        """The metadata as it is now: a dictionary, or a list of one for each task."""
-        found = self._metadata
-        return found[0] if self._single else found
-
-    @property
-    def _metadata(self) -> list[meta.Metadata]:
-        known = self._session.engines.known
-        return [meta.describe(record, known) for record in self._records]
-
-    def _metadata_item(self, key: str) -> Any:
-        if self._single:
-            return self._metadata[0][key]
-        return [described[key] for described in self._metadata]
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _KEYS:
-            return self._metadata_item(name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_KEYS})
-
     def __repr__(self) -> str:
         if self.dropped:
             state = "cancelled"
@@ -518,51 +476,6 @@ class AsyncResult(Cancellable):
         else:
             state = "finished" if self.successful() else "failed"
         return f"<{type(self).__name__}({self._fname}): {state}>"
-
-    # ------------------------------------------------- time
-
-    @property
-    def progress(self) -> int:
-        """How many of the tasks have ended."""
-        return sum(record.cell is not None for record in self._records)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the first task was submitted, until now or until all were done."""
-        return self.wall_time if self.done() else time.time() - timing.submitted(self._records)
-
-    @property
-    def serial_time(self) -> float:
-        """Seconds that engines have spent on the tasks, in all."""
-        return timing.serial(self._records)
-
-    @property
-    def wall_time(self) -> float:
-        """Seconds from the first submission to the last arrival."""
-        return timing.wall(self._records)
-
-    def timedelta(
-        self,
-        start: Any,
-        end: Any,
-        start_key: Callable[[Iterable[Any]], datetime.datetime] = min,
-        end_key: Callable[[Iterable[Any]], datetime.datetime] = max,
-    ) -> float:
-        """Return the seconds between two moments, each a datetime or a list to choose one from.
-
-        Args:
-            start: Such as ``ar.submitted``.
-            end: Such as ``ar.received``.
-            start_key: Chooses from a list of starts.
-            end_key: Chooses from a list of ends.
-        """
-        return timing.between(start, end, start_key, end_key)
-
-    def timeline(self, path: str | os.PathLike[str]) -> Any:
-        """Draw which engine did what when, as an SVG file at ``path``."""
-        from ipkernel.client.timeline import timeline_svg
-
-        return timeline_svg(self._metadata, path)
 
     # ------------------------------------------------- output and progress
 
