@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import runner, workload
+from benchmarks.systems.views import Views
 
 NOTES = {
     "start": "Cluster(n=2) as a context manager; TLS, controller, host daemon, zygote, 2 engines",
@@ -44,70 +45,30 @@ cluster.__exit__(None, None, None)
 """
 
 
-class Ipkernel:
+class Ipkernel(Views):
     """The adapter of ipkernel."""
 
     def __init__(self) -> None:
-        self._ipp: Any = importlib.import_module("ipkernel")
-        self._cluster: Any = None
-        self._client: Any = None
+        super().__init__("ipkernel")
         self._ref: Any = None
-        self._all: Any = None
-        self._first: Any = None
-        self._balanced: Any = None
 
     def start(self, workers: int = 2) -> None:
         self._cluster = self._ipp.Cluster(n=workers)
-        self._client = client = self._cluster.__enter__()
-        self._all, self._first = client[:], client[0]
-        self._balanced = client.load_balanced_view()
-        self._all.apply_sync(workload.noop)
+        self._client = self._cluster.__enter__()
+        self.look()
 
     def stop(self) -> None:
         self._ref = None
         self._cluster.__exit__(None, None, None)
 
-    def direct(self) -> object:
-        return self._first.apply_sync(workload.noop)
-
-    def balanced(self) -> object:
-        return self._balanced.apply_sync(workload.noop)
-
-    def burst_direct(self, count: int) -> Sequence[int]:
-        results = [self._first.apply_async(workload.identity, i) for i in range(count)]
-        return [result.get() for result in results]
-
-    def burst_balanced(self, count: int) -> Sequence[int]:
-        results = [self._balanced.apply_async(workload.identity, i) for i in range(count)]
-        return [result.get() for result in results]
-
     def map(self, items: list[int]) -> Sequence[int]:
         return list(self._balanced.map_sync(workload.triple, items))
-
-    def execute(self) -> None:
-        self._all.execute(workload.STATEMENT, block=True)
-
-    def push(self, array: Any) -> None:
-        self._first.push({"bench_a": array}, block=True)
-        self._first.execute(workload.TOUCH_STATEMENT, block=True)
-
-    def make(self, nbytes: int, seed: int) -> None:
-        self._first.execute(workload.make_statement(nbytes, seed), block=True)
-
-    def pull(self) -> Any:
-        return self._first.pull("bench_a", block=True)
 
     def store(self, array: Any) -> None:
         self._ref = self._client.put(array)
 
     def stored(self) -> float:
         return float(self._first.apply_sync(workload.last, self._ref))
-
-    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
-        view = self._first if workers == 1 else self._all
-        view.push({"bench_a": array}, block=True)
-        statement = workload.ENDS_STATEMENT if ends else workload.TOUCH_STATEMENT
-        view.execute(statement, block=True)
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipkernel_")

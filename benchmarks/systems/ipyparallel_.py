@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import runner, workload
 from benchmarks.systems.adapter import Unsupported
+from benchmarks.systems.views import Views
 
 NOTES = {
     "start": "Cluster(n=2, engines='local').start_and_connect_sync(); messages signed (HMAC), "
@@ -43,69 +44,29 @@ cluster.stop_cluster_sync()
 """
 
 
-class Ipyparallel:
+class Ipyparallel(Views):
     """The adapter of ipyparallel."""
 
     def __init__(self) -> None:
-        self._ipp: Any = importlib.import_module("ipyparallel")
-        self._cluster: Any = None
-        self._client: Any = None
-        self._all: Any = None
-        self._first: Any = None
-        self._balanced: Any = None
+        super().__init__("ipyparallel")
 
     def start(self, workers: int = 2) -> None:
         self._cluster = self._ipp.Cluster(n=workers, engines="local", log_level=logging.ERROR)
         self._client = self._cluster.start_and_connect_sync()
-        self._all, self._first = self._client[:], self._client[0]
-        self._balanced = self._client.load_balanced_view()
-        self._all.apply_sync(workload.noop)
+        self.look()
 
     def stop(self) -> None:
         self._client.close()
         self._cluster.stop_cluster_sync()
 
-    def direct(self) -> object:
-        return self._first.apply_sync(workload.noop)
-
-    def balanced(self) -> object:
-        return self._balanced.apply_sync(workload.noop)
-
-    def burst_direct(self, count: int) -> Sequence[int]:
-        results = [self._first.apply_async(workload.identity, i) for i in range(count)]
-        return [result.get() for result in results]
-
-    def burst_balanced(self, count: int) -> Sequence[int]:
-        results = [self._balanced.apply_async(workload.identity, i) for i in range(count)]
-        return [result.get() for result in results]
-
     def map(self, items: list[int]) -> Sequence[int]:
         return list(self._all.map_sync(workload.triple, items))
-
-    def execute(self) -> None:
-        self._all.execute(workload.STATEMENT, block=True)
-
-    def push(self, array: Any) -> None:
-        self._first.push({"bench_a": array}, block=True)
-        self._first.execute(workload.TOUCH_STATEMENT, block=True)
-
-    def make(self, nbytes: int, seed: int) -> None:
-        self._first.execute(workload.make_statement(nbytes, seed), block=True)
-
-    def pull(self) -> Any:
-        return self._first.pull("bench_a", block=True)
 
     def store(self, array: Any) -> None:
         self._first.push({"bench_s": array}, block=True)
 
     def stored(self) -> float:
         return float(self._first.apply_sync(workload.last, self._ipp.Reference("bench_s")))
-
-    def broadcast(self, array: Any, workers: int, ends: bool = False) -> None:
-        view = self._first if workers == 1 else self._all
-        view.push({"bench_a": array}, block=True)
-        statement = workload.ENDS_STATEMENT if ends else workload.TOUCH_STATEMENT
-        view.execute(statement, block=True)
 
     def hosts(self, bound: float, quick: bool) -> Iterator[dict[str, object]]:
         measured: Any = importlib.import_module("benchmarks.hosts.ipyparallel_")
