@@ -140,7 +140,9 @@ class FakeController:
         directory: For each object its references, tasks that need it included; 0 when freed.
     """
 
-    def __init__(self, engines: int = 2, session: int = 7, near: bool = True) -> None:
+    def __init__(
+        self, engines: int = 2, session: int = 7, near: bool = True, held: bool = False
+    ) -> None:
         self.store = FunctionStore()
         self.engines = {n: FakeEngine(n, self.store) for n in range(engines)}
         infos = [EngineInfo(engine=n, host="h", pid=100 + n, host_id=HOST) for n in range(engines)]
@@ -148,7 +150,7 @@ class FakeController:
         self.directory: dict[bytes, int] = {}
         self.session = Session(session, self.pump, Engines(infos), self.connector)
         self.session.received([(self.connector.access(HOST, "h"), b"")])
-        self.held = False
+        self.held = held
         self.fate = Fate.DEQUEUED
         self.queue: deque[tuple[Submit, int, int, bytes]] = deque()
         self.messages: list[Any] = []

@@ -17,22 +17,10 @@ from ipkernel import errors
 from ipkernel.client.asyncresult import AsyncResult
 from ipkernel.serialize.payload import dumps_bytes
 from ipkernel.wire.messages import Cancel, Outcome, Reason, Stream, encode_reason
+from tests.support.clients import fake, lv, rc
 from tests.support.fakecontroller import FakeController
 
-
-@pytest.fixture
-def fake():
-    return FakeController(engines=3)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
-
-
-@pytest.fixture
-def lv(rc):
-    return rc.load_balanced_view()
+__all__ = ["fake", "lv", "rc"]
 
 
 def fail(x):

@@ -12,25 +12,15 @@ import pytest
 from ipkernel import errors
 from ipkernel.client.cancelling import WORDS, Cancellation
 from ipkernel.wire.messages import MAX_LIST, Cancel, Cancelled, Fate
+from tests.support.clients import lv, rc
 from tests.support.fakecontroller import FakeController
+
+__all__ = ["lv", "rc"]
 
 
 @pytest.fixture
 def fake():
-    made = FakeController(engines=3)
-    made.held = True
-    return made
-
-
-@pytest.fixture
-def rc(fake):
-    with fake.client() as client:
-        yield client
-
-
-@pytest.fixture
-def lv(rc):
-    return rc.load_balanced_view()
+    return FakeController(engines=3, held=True)
 
 
 def cancels(fake):

@@ -38,9 +38,7 @@ def test_it_says_since_when_and_why():
 
 @pytest.fixture
 def fake():
-    fake = FakeController()
-    fake.held = True
-    return fake
+    return FakeController(held=True)
 
 
 def test_timeouts_mention_it(fake):

@@ -8,17 +8,9 @@ from ipkernel import errors
 from ipkernel.client.task import failure_of
 from ipkernel.wire.messages import Reason, Submit
 from ipkernel.wire.records import Description, EngineProperties, pack, unpack
-from tests.support.fakecontroller import FakeController
+from tests.support.clients import fake, rc
 
-
-@pytest.fixture
-def fake():
-    return FakeController(engines=3)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
+__all__ = ["fake", "rc"]
 
 
 def terms(fake):

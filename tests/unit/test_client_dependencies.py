@@ -7,16 +7,13 @@ import pytest
 from ipkernel import Dependency, errors
 from ipkernel.client.task import failure_of
 from ipkernel.wire.messages import Past, Reason, Submit
-from tests.support.fakecontroller import FakeController
+from tests.support.clients import fake
+
+__all__ = ["fake"]
 
 
 def last(fake):
     return [m for m in fake.messages if isinstance(m, Submit)][-1].terms
-
-
-@pytest.fixture
-def fake():
-    return FakeController(engines=3)
 
 
 @pytest.fixture

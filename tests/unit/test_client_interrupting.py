@@ -8,26 +8,17 @@ import pytest
 
 from ipkernel.client import interrupting, waiting
 from ipkernel.wire.messages import Cancel, Fate
+from tests.support.clients import lv, rc
 from tests.support.fakecontroller import FakeController
+
+__all__ = ["lv", "rc"]
 
 
 @pytest.fixture
 def fake():
-    made = FakeController(engines=2)
-    made.held = True
+    made = FakeController(engines=2, held=True)
     made.fate = Fate.INTERRUPTED
     return made
-
-
-@pytest.fixture
-def rc(fake):
-    with fake.client() as client:
-        yield client
-
-
-@pytest.fixture
-def lv(rc):
-    return rc.load_balanced_view()
 
 
 @pytest.fixture(params=[True])

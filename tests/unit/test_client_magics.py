@@ -7,7 +7,10 @@ import pytest
 from ipkernel import errors
 from ipkernel.client.magics import activate, parse_targets
 from ipkernel.client.result import AsyncResult
+from tests.support.clients import rc
 from tests.support.fakecontroller import FakeController
+
+__all__ = ["rc"]
 
 
 @pytest.fixture
@@ -24,11 +27,6 @@ def shell(tmp_path, monkeypatch):
 @pytest.fixture
 def fake():
     return FakeController(engines=2)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
 
 
 @pytest.fixture

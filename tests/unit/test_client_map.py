@@ -17,27 +17,11 @@ from ipkernel import errors
 from ipkernel.client import partition
 from ipkernel.client.executor import ViewExecutor
 from ipkernel.client.view import LazyMapIterator
-from ipkernel.wire.messages import Cancel, Kind, Submit
+from ipkernel.wire.messages import Cancel, Kind
+from tests.support.clients import fake, lv, rc, submits
 from tests.support.fakecontroller import FakeController
 
-
-def submits(fake):
-    return [m for m in fake.messages if isinstance(m, Submit)]
-
-
-@pytest.fixture
-def fake():
-    return FakeController(engines=3)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
-
-
-@pytest.fixture
-def lv(rc):
-    return rc.load_balanced_view()
+__all__ = ["fake", "lv", "rc"]
 
 
 def odd_fails(x):

@@ -17,7 +17,10 @@ from ipkernel.wire.messages import (
     Seek,
     Submit,
 )
+from tests.support.clients import far, near
 from tests.support.fakecontroller import HOST, FakeController, is_empty, sent
+
+__all__ = ["far", "near"]
 
 BIG = 3 << 20
 
@@ -32,24 +35,6 @@ def rc(fake):
     client = fake.client()
     client.progress = False
     yield client
-    client.close()
-
-
-@pytest.fixture
-def near():
-    fake = FakeController(2)
-    client = fake.client()
-    client.progress = False
-    yield fake, client
-    client.close()
-
-
-@pytest.fixture
-def far():
-    fake = FakeController(2, near=False)
-    client = fake.client()
-    client.progress = False
-    yield fake, client
     client.close()
 
 

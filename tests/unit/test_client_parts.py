@@ -18,17 +18,15 @@ from ipkernel.client.locate import check_other_options, locate
 from ipkernel.client.waiting import may_block, reactor_threads, seconds, wait_until
 from ipkernel.wire.furl import Furl, write_furl
 from ipkernel.wire.queries import FIELDS
+from tests.support.clients import rc
 from tests.support.fakecontroller import FakeController
+
+__all__ = ["rc"]
 
 
 @pytest.fixture
 def fake():
     return FakeController(engines=2)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
 
 
 # ---------------------------------------------------------------- imports

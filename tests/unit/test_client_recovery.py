@@ -18,24 +18,11 @@ from ipkernel.wire.messages import (
     Kind,
     Outcome,
     Reason,
-    Submit,
     encode_reason,
 )
-from tests.support.fakecontroller import FakeController
+from tests.support.clients import fake, rc, submits
 
-
-@pytest.fixture
-def fake():
-    return FakeController(engines=3)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
-
-
-def submits(fake):
-    return [m for m in fake.messages if isinstance(m, Submit)]
+__all__ = ["fake", "rc"]
 
 
 def test_a_recovery_task_is_sent_with_each_call(fake, rc):

@@ -12,8 +12,11 @@ import pytest
 from ipkernel import errors
 from ipkernel.objects.transfer import TransferCancelled
 from ipkernel.wire.messages import EngineJoined, HostGone, ObjectMade, Release, Submit
+from tests.support.clients import far, near
 from tests.support.fakecontroller import HOST, FakeController, is_empty, sent
 from tests.support.fakestore import FakeStore
+
+__all__ = ["far", "near"]
 
 BIG = 3 << 20
 
@@ -28,24 +31,6 @@ def rc(fake):
     client = fake.client()
     client.progress = False
     yield client
-    client.close()
-
-
-@pytest.fixture
-def near():
-    fake = FakeController(2)
-    client = fake.client()
-    client.progress = False
-    yield fake, client
-    client.close()
-
-
-@pytest.fixture
-def far():
-    fake = FakeController(2, near=False)
-    client = fake.client()
-    client.progress = False
-    yield fake, client
     client.close()
 
 

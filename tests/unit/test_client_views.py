@@ -12,21 +12,10 @@ from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.task import failure_of
 from ipkernel.client.view import BroadcastView, DirectView, LoadBalancedView
 from ipkernel.wire.messages import Kind, Reason, Submit
+from tests.support.clients import fake, rc, submits
 from tests.support.fakecontroller import FakeController
 
-
-def submits(fake):
-    return [m for m in fake.messages if isinstance(m, Submit)]
-
-
-@pytest.fixture
-def fake():
-    return FakeController(engines=3)
-
-
-@pytest.fixture
-def rc(fake):
-    return fake.client()
+__all__ = ["fake", "rc"]
 
 
 # ---------------------------------------------------------------- which engines
