@@ -20,6 +20,7 @@ from ipkernel.controller.journal import (
     SessionClosed,
     Submitted,
 )
+from ipkernel.controller.rows import PIECE, Row, decode, encode, payload_bytes
 from ipkernel.wire.messages import Finished, Function, Kind, Outcome, Output, Stream, Submit
 
 WITH_ITEMS = (Submitted, Printed, Ended)
@@ -100,3 +101,21 @@ def flat(records: list[Record]) -> list[Any]:
         else:
             found.append((name, fields))
     return found
+
+
+def stored(records: list[Record]) -> list[Row]:
+    """Return the rows in which records stand in the journal."""
+    return encode(records, payload_bytes(records))
+
+
+def restored(found: list[Row]) -> list[Record]:
+    """Return what rows say, from nothing but their bytes."""
+    records: list[Record] = []
+    at = 0
+    while at < len(found):
+        blob, _, pieces = found[at]
+        parts = [bytes(row.blob) for row in found[at + 1 : at + 1 + pieces]]
+        assert all(row.pieces == PIECE for row in found[at + 1 : at + 1 + pieces])
+        records += decode(bytes(blob), parts)
+        at += 1 + pieces
+    return records

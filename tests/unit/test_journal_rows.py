@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipkernel.controller import rows
 from ipkernel.controller.journal import Ended, Forgotten, Printed, Record, Submitted
-from ipkernel.controller.rows import PIECE, Row, decode, encode, payload_bytes
+from ipkernel.controller.rows import PIECE, decode, payload_bytes
 from ipkernel.wire.messages import Cancel, Release
 from tests.support.journals import (
     RECORDS,
@@ -20,26 +20,11 @@ from tests.support.journals import (
     function,
     output,
     plain,
+    restored,
+    stored,
     submit,
     task,
 )
-
-
-def stored(records: list[Record]) -> list[Row]:
-    return encode(records, payload_bytes(records))
-
-
-def restored(found: list[Row]) -> list[Record]:
-    """Return what rows say, from nothing but their bytes."""
-    records: list[Record] = []
-    at = 0
-    while at < len(found):
-        blob, _, pieces = found[at]
-        parts = [bytes(row.blob) for row in found[at + 1 : at + 1 + pieces]]
-        assert all(row.pieces == PIECE for row in found[at + 1 : at + 1 + pieces])
-        records += decode(bytes(blob), parts)
-        at += 1 + pieces
-    return records
 
 
 @given(st.lists(RECORDS, max_size=6))

@@ -32,7 +32,6 @@ from ipkernel.controller.events import (
 from ipkernel.controller.instructions import Commit, ToClient, ToHost
 from ipkernel.controller.journal import Ended, Forgotten, LifeBegan, Record
 from ipkernel.controller.retention import Retained
-from ipkernel.controller.rows import decode, encode, payload_bytes
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.wire.messages import (
     Assign,
@@ -63,6 +62,7 @@ from ipkernel.wire.messages import (
     Terms,
     encode_reason,
 )
+from tests.support.journals import restored, stored
 
 SESSION = 1
 FIRST = SESSION << 40
@@ -193,18 +193,11 @@ class Lives(RuleBasedStateMachine):
             complete: All that the old one knew was committed.
         """
         before = dict(self.s.tasks) if complete else {}
-        rows = encode(self.records, payload_bytes(self.records))
-        loaded: list[Record] = []
-        at = 0
-        while at < len(rows):
-            row = rows[at]
-            pieces = [bytes(r.blob) for r in rows[at + 1 : at + 1 + row.pieces]]
-            loaded += decode(bytes(row.blob), pieces)
-            at += 1 + row.pieces
+        loaded = restored(stored(self.records))
         self.s = self.scheduler()
         self.now += 1.0
-        restored = self.s.restore(loaded, self.now, grace=10.0, keep=600.0)
-        self.commit(restored.records)
+        begun = self.s.restore(loaded, self.now, grace=10.0, keep=600.0)
+        self.commit(begun.records)
         assert not complete or set(before) == set(self.s.tasks) | (set(before) & set(self.ended))
         for tid in before.keys() & self.s.tasks.keys():
             old, new = before[tid], self.s.tasks[tid]

@@ -21,7 +21,6 @@ from ipkernel.controller.events import (
 )
 from ipkernel.controller.instructions import Commit, ToClient, ToHost
 from ipkernel.controller.journal import Again, Forgotten, LifeBegan
-from ipkernel.controller.rows import decode, encode, payload_bytes
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.wire.messages import (
     Assign,
@@ -49,6 +48,7 @@ from ipkernel.wire.messages import (
     Terms,
 )
 from ipkernel.wire.queries import Search, parse
+from tests.support.journals import restored, stored
 
 OBJECT = bytes(15) + b"o"
 
@@ -71,14 +71,13 @@ class World:
     def restart(self) -> Any:
         """End at once, and begin again with what was written down."""
         old, self.records = self.records, []
-        rows = encode(old, payload_bytes(old))
-        loaded = [record for row in rows for record in decode(row.blob, [])]
         self.begin()
         self.now += 1.0
-        restored = self.scheduler.restore(loaded, self.now, grace=10.0, keep=600.0)
-        self.records = old + restored.records
+        loaded = restored(stored(old))
+        begun = self.scheduler.restore(loaded, self.now, grace=10.0, keep=600.0)
+        self.records = old + begun.records
         self.scheduler.validate()
-        return restored
+        return begun
 
     def handle(self, *events: Any) -> None:
         for instruction in self.scheduler.handle(*events):
