@@ -15,12 +15,24 @@ from typing import Any, Final, TypeAlias
 from ipkernel.controller.core import Core
 from ipkernel.controller.tasks import ENDS, Origin, State, Task
 from ipkernel.wire.messages import Dependency, Finished, Outcome
-from ipkernel.wire.queries import MAX_ROWS, Every, Node, Search, Some, Test, check, check_keys
+from ipkernel.wire.queries import (
+    MAX_ROWS,
+    MAX_SHOWN,
+    Every,
+    Node,
+    Search,
+    Some,
+    Test,
+    check,
+    check_keys,
+)
 
 #: About how many bytes of values one page may have.
 _PAGE_BYTES: Final = 2 << 20
 #: What a value counts besides its text, in bytes.
 _VALUE: Final = 9
+#: Conditions that a query may have before fewer tasks are looked at for it at a time.
+_FREE: Final = 16
 #: Task ids of a list that are told.
 _MAX_IDS: Final = 1000
 
@@ -111,12 +123,12 @@ def _engine_uuid(row: Row) -> str | None:
         return None
     if row.message is not None and row.message.started < engine.since:
         return None  # it was another process
-    return f"{engine.host.name}:{engine.pid}"
+    return f"{engine.host.name[: MAX_SHOWN - 24]}:{engine.pid}"
 
 
 def _client(row: Row) -> str | None:
     session = row.core.sessions.get(row.id >> 40)
-    return session.client if session is not None else None
+    return session.client[:MAX_SHOWN] if session is not None else None
 
 
 def _state(row: Row) -> str:
@@ -325,6 +337,10 @@ def _of_engines(core: Core, numbers: Iterable[Any]) -> Iterator[int]:
         yield from (task.id for task in parked if task.target in wanted)
 
 
+def _size(node: Node) -> int:
+    return 1 if isinstance(node, Test) else 1 + sum(map(_size, node.parts))
+
+
 class Searching:
     """A search that goes on for as long as it is asked to, a part at a time.
 
@@ -340,11 +356,12 @@ class Searching:
         QueryError: The query is wrong; the text says where and why.
     """
 
-    __slots__ = ("_at", "_bytes", "_core", "_read", "_tasks", "_wanted", "done", "rows")
+    __slots__ = ("_at", "_bytes", "_core", "_cost", "_read", "_tasks", "_wanted", "done", "rows")
 
     def __init__(self, core: Core, query: Search) -> None:
         check(query.where)
         self._core = core
+        self._cost = 1 + _size(query.where) // _FREE
         self._wanted = compile_query(query.where)
         self._read = [_READ[key] for key in check_keys(query.keys)]
         self._tasks = _candidates(core, query.where)
@@ -359,10 +376,13 @@ class Searching:
         return len(self.rows) >= MAX_ROWS or self._bytes >= _PAGE_BYTES
 
     def step(self, count: int) -> None:
-        """Look at so many tasks more, unless the page becomes full before."""
+        """Look at so many tasks more, unless the page becomes full before.
+
+        Fewer are looked at if that takes longer, because the query is large.
+        """
         core, wanted, read = self._core, self._wanted, self._read
         tasks = self._tasks
-        end = min(self._at + count, len(tasks))
+        end = min(self._at + max(1, count // self._cost), len(tasks))
         while self._at < end and not self.full:
             row = find_row(core, tasks[self._at])
             self._at += 1

@@ -21,9 +21,10 @@ from ipkernel.errors import QueryError
 from ipkernel.wire.messages import MAX_LIST
 from ipkernel.wire.records import Record
 
-#: How deep conditions may be in each other, and how many there may be.
+#: How deep conditions may be in each other, how many there may be, and of these how many patterns.
 MAX_DEPTH: Final = 12
 MAX_TESTS: Final = 1024
+MAX_GLOBS: Final = 32
 
 #: What each field of a task holds: a number, a time, a text, yes or no, or a list of task ids.
 FIELDS: Final[dict[str, str]] = {
@@ -114,6 +115,8 @@ class Search(Record):
     more: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
 
 
+#: Characters of a text in a row at most; the rest of it is left out.
+MAX_SHOWN: Final = _MAX_TEXT
 #: Rows of one page at most.
 MAX_ROWS: Final = 4096
 
@@ -275,17 +278,20 @@ def check(node: Node) -> None:
         QueryError: It is, or they cannot; the text says why.
     """
     level: list[Node] = [node]
-    count = 0
+    count = globs = 0
     for _ in range(2 * MAX_DEPTH):
         below: list[Node] = []
         for one in level:
             count += 1
             if isinstance(one, Test):
                 _check_test(one)
+                globs += one.op == "glob"
             else:
                 below += one.parts
         if count > MAX_TESTS:
             raise QueryError(f"a query may have {MAX_TESTS} conditions, not more")
+        if globs > MAX_GLOBS:
+            raise QueryError(f"a query may have {MAX_GLOBS} patterns ($glob), not more")
         if not below:
             return
         level = below

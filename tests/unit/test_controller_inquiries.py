@@ -70,6 +70,13 @@ def test_long_ones_leave_room_for_others():
     assert count == 9 and page.rows == [] and page.more == 0
 
 
+def test_large_queries_look_at_fewer_tasks_at_a_time():
+    scene = Scene(95)
+    many = {"$or": [{"retries": 5}] * 400}
+    count, page = scene.turns(scene.ask(where=parse(many)))
+    assert count == 94 and page.rows == []
+
+
 def test_pages(monkeypatch):
     monkeypatch.setattr("ipkernel.controller.querying.MAX_ROWS", 40)
     scene = Scene(100)

@@ -31,7 +31,8 @@ from ipkernel.wire.messages import (
     Terms,
     decode_reason,
 )
-from ipkernel.wire.queries import FIELDS, Every, Search, Test, parse
+from ipkernel.wire.queries import FIELDS, Every, Page, Search, Test, parse
+from ipkernel.wire.records import pack, unpack
 from tests.support.scheduling import Cluster
 
 
@@ -49,6 +50,19 @@ def run(c: Cluster, tid: int, outcome: Outcome = Outcome.OK, payload: bytes = b"
     """Let the engine that has a task end it."""
     engine = c.scheduler.tasks[tid].engine
     c.from_host((Done(tid, engine, outcome, c.now - 0.5, c.now, len(payload)), payload))
+
+
+def test_what_peers_say_of_themselves_fits_into_an_answer() -> None:
+    c = Cluster(engines=1)
+    c.handle(SessionOpened(2, c.now, "x" * 4000))
+    c.scheduler.engines[0].host.name = "h" * 4000
+    [tid] = c.submit(session=2)
+    c.from_host((Started([tid]), b""), host=1)
+    searching = c.scheduler.search(Search(keys=["client", "engine_uuid"]))
+    searching.step(9)
+    [row] = unpack(Page, pack(Page(rows=searching.take()))).rows
+    assert row[1] == "x" * 256
+    assert str(row[2]).endswith("h:5000")
 
 
 def test_an_open_task_and_an_ended_one() -> None:

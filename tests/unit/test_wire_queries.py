@@ -127,6 +127,13 @@ def test_depth_and_size_are_bounded():
         check(wide)
 
 
+def test_patterns_are_few():
+    some = [{"label": {"$glob": f"{number}-*"}} for number in range(queries.MAX_GLOBS)]
+    check(parse({"$or": some}))
+    with pytest.raises(QueryError, match=r"32 patterns \(\$glob\), not more"):
+        parse({"$or": [*some, {"method": {"$glob": "*"}}]})
+
+
 def test_names_of_fields_that_are_wanted():
     assert check_keys(["label", "msg_id", "label"]) == ["msg_id", "label"]
     with pytest.raises(QueryError, match="did you mean 'state'"):
