@@ -131,6 +131,8 @@ def check(database: sqlite3.Connection, path: Path, cluster: str) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
         raise JournalError(f"{path} is a database of another program: move it away")
+    if version < 1:
+        raise JournalError(f"{path} says that it has format {version}: it is damaged; move it away")
     if version > SCHEMA:
         raise JournalError(
             f"{path} was written by a newer release of ipkernel (format {version}; this one "

@@ -307,13 +307,11 @@ class SqliteJournal:
             if self._log.damaged:
                 raise _Damaged
         except (_Damaged, *NO_ROW):
-            self._mend("rows of it are not what was written")
-            first = self._account()
+            first = self._mended_account("rows of it are not what was written")
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise JournalError(f"cannot read the journal {self.path}: {error}") from None
-            self._mend(str(error))
-            first = self._account()
+            first = self._mended_account(str(error))
         live = self._log.live
         read = first.read
         first.read = []
@@ -321,6 +319,12 @@ class SqliteJournal:
             kept = live.sift(number, records)
             for record in records if kept is None else kept:
                 yield _on_its_own(record)
+
+    def _mended_account(self, problem: str) -> _First:
+        """Do the same with what can be saved. Numbers in the broken file are not to be trusted."""
+        self._log.close()
+        self._log = self._mended(problem)
+        return self._account()
 
     def _account(self) -> _First:
         """Find out what in the log is live."""

@@ -115,7 +115,7 @@ class Log:
         self.size: int = (size or 0) + count * _OVERHEAD
         self._fresh = 0  # what was live at the last sweep
         self._sweep: _Sweep | None = None
-        self.damaged = 0
+        self.damaged = self._tail.damaged
 
     # -------------------------------------------------------------------------- writing
 
@@ -302,6 +302,9 @@ class Log:
         left: tuple[int, int, bytes] | None = None  # a row that its pieces follow
         pieces: list[bytes] = []
         for number, crc, count, blob in found:
+            if left is not None and count != PIECE:
+                self._is_damaged(left[0])  # some of its pieces are missing
+                left = None
             if count == PIECE:
                 if left is None or number != left[0] + len(pieces) + 1:
                     continue  # of a payload that is dead
@@ -313,11 +316,15 @@ class Log:
                     yield left[0], decode(left[2], pieces)
                     left, pieces = None, []
             elif not self._whole(number, crc, blob):
-                left = None
+                continue
+            elif not isinstance(count, int) or count < 0:
+                self._is_damaged(number)
             elif count:
                 left, pieces = (number, count, blob), []
             else:
                 yield number, decode(blob)
+        if left is not None:
+            self._is_damaged(left[0])
 
     def read(self, number: int) -> list[Record]:
         """Return the records of one row; nothing if there is no such row.
@@ -344,11 +351,14 @@ class Log:
         return decode(blob, pieces)
 
     def _whole(self, number: int, crc: int, blob: bytes) -> bool:
-        if crc32(blob, number) == crc:
+        if isinstance(blob, bytes) and crc32(blob, number) == crc:
             return True
+        self._is_damaged(number)
+        return False
+
+    def _is_damaged(self, number: int) -> None:
         self.damaged += 1
         logger.error("row %d of the journal %s is damaged", number, self.path)
-        return False
 
     # ----------------------------------------------------------------------- housekeeping
 

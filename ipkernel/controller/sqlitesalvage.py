@@ -7,10 +7,13 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from zlib import crc32
 
 from ipkernel.controller import sqlitefile
+from ipkernel.controller.rows import PIECE
+
+_Row: TypeAlias = tuple[int, int, int, bytes]
 
 _BROKEN: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FROM: Final = "SELECT seq, crc, pieces, blob FROM log WHERE seq > ? ORDER BY seq"
@@ -81,7 +84,7 @@ def _salvage(broken: Path, path: Path) -> tuple[int, int]:
             damage[0] = 1
         else:
             try:
-                for row in _rows(source, damage):
+                for row in _complete(_rows(source, damage), damage):
                     target.execute("INSERT INTO log VALUES (?, ?, ?, ?)", row)
                     kept += 1
             finally:
@@ -92,7 +95,29 @@ def _salvage(broken: Path, path: Path) -> tuple[int, int]:
     return kept, damage[0]
 
 
-def _rows(database: sqlite3.Connection, damage: list[int]) -> Iterator[tuple[int, int, int, bytes]]:
+def _complete(rows: Iterator[_Row], damage: list[int]) -> Iterator[_Row]:
+    """Leave out rows whose payloads follow in pieces of which some are missing."""
+    begun: list[_Row] = []
+    for row in rows:
+        number, _, count, _ = row
+        if begun and count == PIECE and number == begun[-1][0] + 1:
+            begun.append(row)
+            if len(begun) > begun[0][2]:
+                yield from begun
+                begun = []
+            continue
+        damage[0] += bool(begun)
+        begun = []
+        if count == 0:
+            yield row
+        elif isinstance(count, int) and count > 0:
+            begun = [row]
+        elif count != PIECE:  # else it is of a payload that is dead
+            damage[0] += 1
+    damage[0] += bool(begun)
+
+
+def _rows(database: sqlite3.Connection, damage: list[int]) -> Iterator[_Row]:
     """Return the whole rows in order; count in ``damage`` what is passed over."""
     at = -1
     for _ in range(_PLACES):

@@ -18,6 +18,10 @@ from typing import Final, NamedTuple
 #: Rows that gather before they are moved, and the length of one from which on it does not gather.
 MANY: Final = 64
 LARGE: Final = 4096
+#: Bytes of a file that are looked at; no tail is as long as that.
+_MOST: Final = 1 << 20
+#: Less than this are all numbers of rows.
+_NUMBERS: Final = 1 << 62
 
 _HEAD: Final = Struct("<QII")  # number, checksum, length
 _pack = _HEAD.pack
@@ -48,6 +52,7 @@ class Tail:
     Attributes:
         rows: The rows by number, in order. Of those that another process has left, checksums may be
             wrong.
+        damaged: How many rows of another process cannot be: their numbers are too high, or they too many.
 
     Raises:
         OSError: The file cannot be made or read.
@@ -59,12 +64,19 @@ class Tail:
         self._file = os.open(path, flags, 0o600)
         try:
             with open(self._file, "rb", closefd=False) as file:
-                data = file.read()
+                data = file.read(_MOST)
+                size = os.fstat(self._file).st_size
         except BaseException:
             os.close(self._file)
             raise
-        self.rows = {row.number: row for row in _parse(data)}
-        self._end = len(data)
+        self.rows: dict[int, TailRow] = {}
+        self.damaged = int(size > _MOST)
+        for row in _parse(data):
+            if row.number < _NUMBERS:
+                self.rows[row.number] = row
+            else:
+                self.damaged += 1
+        self._end = size
         self._torn = False  # whether there may be a part of a row behind the end
 
     def add(self, number: int, crc: int, blob: bytes) -> None:

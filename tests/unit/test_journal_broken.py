@@ -300,3 +300,60 @@ def test_commits_wait_for_housekeeping(tmp_path: Path, at_once: None) -> None:
     finally:
         journal.close()
     assert restored(tmp_path) == ([0, 1], "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "blob = 'a text' WHERE seq = 4",
+        "blob = 7 WHERE seq = 4",
+        "crc = 'x' WHERE seq = 4",
+        "pieces = -7 WHERE seq = 4",
+        "pieces = 1000000000 WHERE seq = 4",
+        "pieces = 'x' WHERE seq = 4",
+        "seq = 9223372036854775807 WHERE seq = 4",
+    ],
+)
+def test_a_row_that_cannot_be_costs_itself_only(opened: Opened, change: str) -> None:
+    opened.commit([SESSION])
+    for count in range(6):
+        assert not opened.commit(turn(count))
+    copy = opened.killed("copy")
+    database = sqlite3.connect(copy / "journal.sqlite")
+    database.execute(f"UPDATE log SET {change}")
+    database.commit()
+    database.close()
+    again = Opened(copy)
+    try:
+        found = [record.taken for record in again.journal.load() if isinstance(record, Submitted)]
+        assert found == [0, 1, 3, 4, 5]
+        assert "6 whole rows of it were saved" in again.journal.notice
+        assert not again.commit(turn(6))
+    finally:
+        again.journal.close()
+    counts, notice = restored(copy)
+    assert (counts, notice) == ([0, 1, 3, 4, 5, 6], "")
+
+
+def test_a_payload_of_which_a_piece_is_missing_costs_itself_only(opened: Opened) -> None:
+    opened.commit([SESSION])
+    for count, size in enumerate([300, 700_000, 300]):
+        assert not opened.commit(turn(count, size))
+    copy = opened.killed("copy")
+    database = sqlite3.connect(copy / "journal.sqlite")
+    database.execute("DELETE FROM log WHERE seq = (SELECT min(seq) FROM log WHERE pieces = -1)")
+    database.commit()
+    database.close()
+    counts, notice = restored(copy)
+    assert counts == [0, 2]
+    assert "was broken" in notice
+    assert restored(copy) == ([0, 2], "")
+
+
+def test_a_format_that_never_was(opened: Opened) -> None:
+    copy = opened.killed("copy")
+    database = sqlite3.connect(copy / "journal.sqlite")
+    database.execute("PRAGMA user_version = -3")
+    database.close()
+    with pytest.raises(JournalError, match="has format -3: it is damaged; move it away"):
+        Opened(copy)

@@ -352,3 +352,39 @@ def test_rows_come_back_as_they_were(
     again.clear()
     again.close()
     assert not path.exists()
+
+
+def test_a_row_whose_number_cannot_be_costs_itself_only(
+    journal: SqliteJournal, state: Path
+) -> None:
+    tail = sqlitefile.tail(journal.path)
+    assert journal.commit(turn(0)) is None
+    at = tail.stat().st_size
+    for count in (1, 2):
+        assert journal.commit(turn(count)) is None
+    copy = killed(state, "copy")
+    with open(sqlitefile.tail(copy / "journal.sqlite"), "r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 8)
+    again = journal_of(copy)
+    try:
+        assert counts(again) == [0, 2]
+        assert "was broken" in again.notice
+        assert again.commit(turn(3)) is None
+    finally:
+        again.close()
+    assert restored(copy) == [0, 2, 3]
+
+
+def test_a_file_that_is_far_too_long_is_not_read_to_its_end(
+    journal: SqliteJournal, state: Path
+) -> None:
+    assert journal.commit(turn(0)) is None
+    copy = killed(state, "copy")
+    os.truncate(sqlitefile.tail(copy / "journal.sqlite"), 1 << 32)  # most of which is a hole
+    again = journal_of(copy)
+    try:
+        assert counts(again) == [0]
+        assert "was broken" in again.notice
+    finally:
+        again.close()
