@@ -121,12 +121,12 @@ class Hosts:
         return self._join(host, hello, tub_id)
 
     def _join(self, host: Any, hello: HostHello, tub_id: str) -> Deferred[HostGrant]:
-        number = self._next
-        self._next += 1
         if hello.job_size:
             ids = self._scheduler.take_ids_for_ranks(hello.engines, hello.job, hello.job_size)
         else:
             ids = self._scheduler.take_ids(hello.slots, hello.engines)
+        number = self._next
+        self._next += 1
         joined = self._joined(number, hello, ids, tub_id)
         self._turn.add(joined)
         ticket = self._connect(host, hello, number, tub_id, Replay())
@@ -138,8 +138,8 @@ class Hosts:
         self, host: Any, hello: HostHello, absent: Absent, same: bool
     ) -> Deferred[HostGrant]:
         number = absent.host
-        self.absences.take(absent)
         ids = self._ids_of(number, hello)
+        self.absences.take(absent)
         joined = self._joined(number, hello, ids, absent.tub_id)
         self._turn.add(HostBack(number, joined.now, ids, None if same else joined))
         ticket = self._connect(host, hello, number, absent.tub_id, absent.replay)
@@ -157,10 +157,15 @@ class Hosts:
         """Return the ids of a known host's engines, and new ones for those that have none."""
         known = self._scheduler.hosts[number].engines
         wanted = [*hello.engines, *[-1] * (hello.slots - len(hello.engines))][: hello.slots]
-        return [
-            one if one in known else self._scheduler.take_ids(1, [one])[0]
-            for one in wanted
-        ]  # fmt: skip
+        own: dict[int, int] = {}  # its engines, each once, with their places
+        for place, one in enumerate(wanted):
+            if one in known:
+                own.setdefault(one, place)
+        others = [place for place, one in enumerate(wanted) if own.get(one) != place]
+        fresh = self._scheduler.take_ids(len(others), [wanted[place] for place in others])
+        for place, one in zip(others, fresh, strict=True):
+            wanted[place] = one
+        return wanted
 
     def _joined(self, number: int, hello: HostHello, engines: list[int], tub_id: str) -> HostJoined:
         facts = HostFacts(

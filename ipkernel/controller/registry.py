@@ -11,8 +11,9 @@ from ipkernel.controller.demands import parts_of
 from ipkernel.controller.events import HostFacts, HostJoined
 from ipkernel.controller.slots import Engine
 from ipkernel.controller.tasks import clock
+from ipkernel.errors import ConnectError
 from ipkernel.objects.tickets import make_ticket
-from ipkernel.wire.messages import HostAccess, Vitals
+from ipkernel.wire.messages import MAX_ENGINES, HostAccess, Vitals
 from ipkernel.wire.records import StoreAccess
 
 
@@ -36,6 +37,9 @@ class Ids:
 
         Returns:
             ``count`` ids; a wanted one stands where it stood in ``wanted``.
+
+        Raises:
+            ConnectError: There are not so many left.
         """
         ids: list[int] = []
         for number in list(wanted)[:count]:
@@ -45,7 +49,12 @@ class Ids:
                 self._taken.add(number)
                 ids.append(number)
         ids += [-1] * (count - len(ids))
-        return [number if number >= 0 else self._lowest() for number in ids]
+        taken = [number if number >= 0 else self._lowest() for number in ids]
+        if max(taken, default=0) >= MAX_ENGINES:
+            for number in taken:
+                self.free(number)
+            raise _full()
+        return taken
 
     def take_ranks(self, ranks: list[int], job: str, size: int) -> list[int]:
         """Take ids for some ranks of an MPI job: the ranks themselves, or a like distance further.
@@ -57,7 +66,12 @@ class Ids:
             ranks: Which ranks, less than ``size``.
             job: The job.
             size: How many ranks it has in all.
+
+        Raises:
+            ConnectError: There are not so many left, or those are not its ranks.
         """
+        if not all(0 <= rank < size for rank in ranks):
+            raise ConnectError(f"an MPI job of {size} ranks has no others than these")
         if not ranks:
             return []
         block = self._blocks.get(job)
@@ -67,6 +81,8 @@ class Ids:
                 if number >= first + size:
                     break
                 first = number + 1
+            if first + size > MAX_ENGINES:
+                raise _full()
             block = self._blocks[job] = range(first, first + size)
         return self.take(len(ranks), [block.start + rank for rank in ranks])
 
@@ -107,6 +123,10 @@ class Ids:
 
     def _is_kept(self, number: int) -> bool:
         return any(number in block for block in self._blocks.values())
+
+
+def _full() -> ConnectError:
+    return ConnectError(f"a cluster has at most {MAX_ENGINES} engines, and this one is full")
 
 
 class Absence(Struct, frozen=True):

@@ -40,6 +40,9 @@ MAX_RESOURCES: Final = 16
 MAX_PROPERTIES: Final = 64
 MAX_VALUE: Final = 256
 
+#: As many engines a cluster can have.
+MAX_ENGINES: Final = 1 << 20
+
 #: Bytes of a recovery task.
 MAX_RECOVERY: Final = 1 << 16
 
@@ -48,8 +51,10 @@ MAX_LIST: Final = 1 << 16
 
 TaskId = Annotated[int, Meta(ge=0, lt=1 << 62)]
 """A task: session number in the upper bits, the client's own count in the lower 40."""
-EngineId = Annotated[int, Meta(ge=-1, lt=1 << 20)]
+EngineId = Annotated[int, Meta(ge=-1, lt=MAX_ENGINES)]
 """A small number from 0; -1 stands for "none"."""
+Pid = Annotated[int, Meta(ge=0, lt=1 << 32)]
+"""A process; 0 if there is none, or it is not known."""
 Size = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD)]
 Digest = Annotated[bytes, Meta(max_length=16)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -352,8 +357,8 @@ class Finished(Message, tag=5):
     task: TaskId
     outcome: Outcome
     engine: EngineId
-    started: float
-    completed: float
+    started: Seconds
+    completed: Seconds
     size: Size
     attempts: int = 1
     object: MaybeObject = b""
@@ -397,7 +402,7 @@ class EngineJoined(Message, tag=7):
 
     engine: EngineId
     host: Text
-    pid: int
+    pid: Pid
     epoch: Annotated[int, Meta(ge=0)] = 0
     host_id: HostNumber = 0
 
@@ -476,8 +481,8 @@ class Done(Message, tag=11):
     task: TaskId
     engine: EngineId
     outcome: Outcome
-    started: float
-    completed: float
+    started: Seconds
+    completed: Seconds
     size: Size
     object: MaybeObject = b""
     length: Bytes = 0
@@ -515,7 +520,7 @@ class ForgetFunctions(Message, tag=15):
 class EngineHello(Message, tag=16):
     """Engine to host: the first message on an engine's link."""
 
-    pid: int
+    pid: Pid
     token: Annotated[bytes, Meta(max_length=32)] = b""
 
 

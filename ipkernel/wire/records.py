@@ -24,6 +24,7 @@ from ipkernel.wire.messages import (
     Hints,
     Lines,
     Name,
+    Pid,
     Properties,
     Resources,
     Seconds,
@@ -87,7 +88,7 @@ class ClientHello(Record):
     version: Text = ""
     python: Text = ""
     host: Text = ""
-    pid: int = 0
+    pid: Pid = 0
     user: Text = ""
     resume: Resume | None = None
     engine: EngineId = -1
@@ -119,7 +120,7 @@ class EngineInfo(Record):
 
     engine: EngineId
     host: Text = ""
-    pid: int = 0
+    pid: Pid = 0
     state: Text = "ready"
     reason: Text = ""
     queued: int = 0
@@ -206,7 +207,7 @@ class HostHello(Record):
     """
 
     host: Text
-    pid: int
+    pid: Pid
     slots: Annotated[int, Meta(ge=0, le=4096)]
     engines: Engines = []
     protocol: int = PROTOCOL
@@ -322,7 +323,7 @@ class HostInfo(Record):
 
     host_id: int
     host: Text
-    pid: int
+    pid: Pid
     engines: Engines = []
     connected: bool = True
     since: float = 0.0
@@ -389,7 +390,7 @@ class Status(Record):
     """
 
     cluster: Text
-    pid: int
+    pid: Pid
     host: Text
     location: Text
     uptime: float
@@ -463,7 +464,7 @@ class EngineStory(Record):
     engine: EngineId
     state: Text
     host: Text = ""
-    pid: int = 0
+    pid: Pid = 0
     reason: Text = ""
     running: Annotated[list[int], Meta(max_length=100)] = []
     queued: Annotated[list[int], Meta(max_length=100)] = []

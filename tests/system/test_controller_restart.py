@@ -50,7 +50,7 @@ class Host(FakeHost):
 
     working = False
 
-    async def back(self, furl, *, received=None, life=None):
+    async def back(self, furl, *, received=None, life=None, engines=None):
         self.door = await reach(self.tub, furl)
         grant = self.grant
         resume = Resume(
@@ -58,7 +58,7 @@ class Host(FakeHost):
             life=grant.life if life is None else life,
             received=len(self.inbox) if received is None else received,
         )
-        engines = grant.engines
+        engines = grant.engines if engines is None else engines
         hello = HostHello(host=self.name, pid=2, slots=len(engines), engines=engines, resume=resume)
         self.grant = unpack(HostGrant, await call(self.door, "register", self, pack(hello)))
         self.channel = await open_channel(self.tub, self.door, self.grant.ticket, self.make_channel)
@@ -221,6 +221,23 @@ async def test_a_connection_that_is_lost_for_a_moment_costs_nothing(tmp_path):
         host.done(second)
         host.done(host.of(Assign)[2])
         await client.until(lambda: len(client.of(Finished)) == 3)
+
+
+@inreactor
+async def test_a_host_that_names_an_engine_twice_has_it_once(tmp_path):
+    async with world(tmp_path / "journal.sqlite") as w:
+        host, _ = await busy(w)
+        ours = host.grant.engines
+        other = await FakeHost(w.tub()).join(w.furls["engine"], slots=1)
+        host.channel.abort("cut")
+        await host.until(lambda: host.losses)
+        claimed = [ours[1], ours[1], *other.grant.engines, ours[0]]
+        grant = await host.back(w.furls["engine"], engines=claimed)
+        assert grant.resumed.same
+        assert [grant.engines[0], grant.engines[3]] == [ours[1], ours[0]]
+        assert len({*grant.engines, *other.grant.engines}) == 5
+        known = w.controller.scheduler.hosts[grant.host_id].engines
+        assert sorted(known) == sorted(grant.engines)
 
 
 @inreactor

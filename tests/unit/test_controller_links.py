@@ -97,7 +97,7 @@ def test_functions_reach_hosts_through_links() -> None:
 
 
 def test_a_host_may_report_absurd_times() -> None:
-    for seconds in (float("nan"), float("inf"), -1.0):
+    for seconds in (-1.0, 1e10, 0.0):
         w = World()
         client, host = w.connect_all()
         for count in range(3):
@@ -108,6 +108,19 @@ def test_a_host_may_report_absurd_times() -> None:
             w.pump()
         assert [m.task for m, _ in results(client)] == [tid(i) for i in range(3)]
         assert w.scheduler.engines[0].mean < float("inf")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
+def test_times_that_are_none_cost_a_host_its_connection(seconds: float) -> None:
+    w = World()
+    client, host = w.connect_all()
+    client.send(*submit(0))
+    w.pump()
+    [assign] = assigns(host)
+    host.send(*done(assign, seconds=seconds))
+    w.pump()
+    assert w.ended == [w.host]
+    assert [m.outcome for m, _ in results(client)] in ([], [Outcome.LOST])
 
 
 def test_a_fault_of_the_scheduler_costs_only_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:

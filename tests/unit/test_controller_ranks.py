@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,12 +10,34 @@ from ipkernel.controller.events import HostFacts
 from ipkernel.controller.jobs import comrades, without_parts_of_jobs
 from ipkernel.controller.registry import Host, Ids
 from ipkernel.controller.slots import Engine
+from ipkernel.errors import ConnectError
 
 
 def test_a_job_alone_gets_its_ranks_as_ids() -> None:
     ids = Ids()
     assert ids.take_ranks([0, 2], "job", 4) == [0, 2]
     assert ids.take_ranks([1, 3], "job", 4) == [1, 3]
+
+
+@pytest.mark.parametrize("ranks", [[0, 4], [-1], [1 << 19]])
+def test_ranks_that_the_job_does_not_have(ranks: list[int]) -> None:
+    ids = Ids()
+    with pytest.raises(ConnectError, match="an MPI job of 4 ranks has no others"):
+        ids.take_ranks(ranks, "job", 4)
+    assert ids.take(1) == [0]
+
+
+def test_there_are_only_so_many_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipkernel.controller.registry.MAX_ENGINES", 8)
+    ids = Ids()
+    assert ids.take(6) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ConnectError, match="at most 8 engines, and this one is full"):
+        ids.take(3)
+    with pytest.raises(ConnectError, match="at most 8 engines"):
+        ids.take_ranks([0, 2], "job", 3)
+    assert ids.take(2) == [6, 7]  # nothing was taken by those who failed
+    ids.free(3)
+    assert ids.take(1) == [3]
 
 
 def test_a_job_beside_others_gets_ids_in_a_row() -> None:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ipkernel.wire.messages import EngineHello, EngineSetup, HostAccess, Measured, Relay, Vitals
-from ipkernel.wire.records import EngineOrder, HostHello, SessionGrant, StoreAccess
+from ipkernel.wire.messages import (
+    Done,
+    EngineHello,
+    EngineJoined,
+    EngineSetup,
+    Finished,
+    HostAccess,
+    Measured,
+    Outcome,
+    Relay,
+    Vitals,
+)
+from ipkernel.wire.records import ClientHello, EngineOrder, HostHello, SessionGrant, StoreAccess
 
 
 @pytest.mark.parametrize(
@@ -32,6 +43,8 @@ def test_no_text_shows_a_secret(value: object) -> None:
         (Measured, lambda seconds: Measured([Vitals(0, started=seconds)])),
         (HostHello, lambda seconds: HostHello(host="a", pid=1, slots=1, left=seconds)),
         (EngineOrder, lambda seconds: EngineOrder(drain=True, limit=seconds)),
+        (Done, lambda seconds: Done(1, 0, Outcome.OK, seconds, 1.0, 0)),
+        (Finished, lambda seconds: Finished(1, Outcome.OK, 0, 1.0, seconds, 0)),
     ],
 )
 def test_times_can_be_shown_and_waited_for(kind, make, seconds):
@@ -40,3 +53,21 @@ def test_times_can_be_shown_and_waited_for(kind, make, seconds):
     taken.decode(msgspec.msgpack.encode(make(1.0)))
     with pytest.raises(msgspec.ValidationError, match="`float`"):
         taken.decode(msgspec.msgpack.encode(make(seconds)))
+
+
+@pytest.mark.parametrize("pid", [-1, 1 << 32, 1 << 63])
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        (HostHello, lambda pid: HostHello(host="a", pid=pid, slots=1)),
+        (ClientHello, lambda pid: ClientHello(pid=pid)),
+        (EngineJoined, lambda pid: EngineJoined(0, "a", pid)),
+        (EngineHello, lambda pid: EngineHello(pid)),
+    ],
+)
+def test_processes_have_numbers_that_can_be_looked_for(kind, make, pid):
+    """The system is asked whether they live."""
+    taken = msgspec.msgpack.Decoder(kind)
+    taken.decode(msgspec.msgpack.encode(make(0)))
+    with pytest.raises(msgspec.ValidationError, match="`int`"):
+        taken.decode(msgspec.msgpack.encode(make(pid)))
