@@ -163,6 +163,7 @@ class Connection:
             await line.end()
             raise
         notice_outage(channel.transport, OUTAGE)
+        channel.watch()
         self._line = line
         courier.drain()
 

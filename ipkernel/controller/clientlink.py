@@ -313,6 +313,7 @@ class ClientLink(Link):
         if not self.gone:
             self._begun = True
             notice_outage(channel.transport, OUTAGE)
+            channel.watch()
             channel.flush_now()
             self._drain()
 

@@ -65,6 +65,7 @@ class HostLink(Link):
         super().opened(channel)
         if self.channel is channel:
             notice_outage(channel.transport, OUTAGE)
+            channel.watch()
             self._send(channel, self.replay)
 
     def deliver(self, items: list[Item]) -> None:

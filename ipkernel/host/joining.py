@@ -183,6 +183,7 @@ class Joining:
         channel = await open_channel(
             self._tub, reference, grant.ticket, self._channel, local=grant.local
         )
+        channel.watch()
         return channel, grant
 
     def _agree(self, grant: HostGrant, address: str, port: int) -> None:

@@ -30,6 +30,10 @@ CLOSE_TIME: Final = 1.0
 #: What has been processed is acknowledged after so many seconds at the latest. No sender
 #: waits for that: it lets the other side forget what it keeps until it is acknowledged.
 ACK_TIME: Final = 0.2
+#: Both ends of a channel that is watched say something within so many seconds, and each ends it when it
+#: has heard nothing so many times in a row.
+BEAT: Final = 10.0
+BEATS: Final = 4
 #: Bytes read from and buffered for the network at a time.
 READ_SIZE: Final = 1 << 18
 
@@ -94,6 +98,10 @@ class Channel(Protocol):
         self._deadline: Any = None
         self._ack_timer: Any = None
         self._ended: Callable[[Channel], None] | None = None
+        self._heart: Any = None
+        self._heard = False
+        self._spoken = False
+        self._missed = 0
 
     # -------------------------------------------------------------------- use
 
@@ -141,6 +149,7 @@ class Channel(Protocol):
             if not pieces:
                 break
             write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+            self._spoken = True
             if link.idle:
                 break
         if self._closing and link.backlog[0] == 0 and not self._paused:
@@ -191,6 +200,15 @@ class Channel(Protocol):
         if not self._over and self._open:
             self._deadline_in(seconds, reason)
 
+    def watch(self) -> None:
+        """End the channel if nothing is heard of the other side any more; both sides are to do so.
+
+        What has nothing to say still says that it is there. So a connection is noticed that takes bytes
+        and passes none on, of which neither the network nor the door next to it knows anything.
+        """
+        if self._heart is None and self._open:
+            self._heart = self._reactor.callLater(BEAT, self._beat)
+
     @property
     def backlog(self) -> tuple[int, int]:
         """Messages and payload bytes queued and not yet written."""
@@ -217,6 +235,7 @@ class Channel(Protocol):
         """Bytes have arrived."""
         if self._deaf:
             return
+        self._heard = True
         link = self.link
         try:
             messages = link.receive(data)
@@ -251,6 +270,9 @@ class Channel(Protocol):
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
+        if self._heart is not None:
+            self._heart.cancel()
+            self._heart = None
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self)
@@ -289,6 +311,18 @@ class Channel(Protocol):
         self._ack_timer = None
         self.link.want_ack()
         self.flush_now()
+
+    def _beat(self) -> None:
+        self._heart = None
+        self._missed = 0 if self._heard else self._missed + 1
+        if self._missed >= BEATS:
+            self.abort(f"connection lost: nothing was heard for {BEAT * BEATS:g} s")
+            return
+        if not self._spoken:
+            self.link.beat()
+            self.flush_now()
+        self._heard = self._spoken = False
+        self._heart = self._reactor.callLater(BEAT, self._beat)
 
     def _flush_turn(self) -> None:
         self._flush_due = False

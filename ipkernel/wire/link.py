@@ -298,6 +298,10 @@ class Link:
         """Make an acknowledgement due, if anything is to be acknowledged at all."""
         self._ack_wanted = self.ack_pending
 
+    def beat(self) -> None:
+        """Make an acknowledgement due also if it says nothing new: the other side hears of this one."""
+        self._ack_wanted = True
+
     def _told(self) -> None:
         self._ack_wanted = False
         self._ack_sent = self._processed

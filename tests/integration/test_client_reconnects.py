@@ -7,13 +7,25 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
 from ipkernel import Client, Cluster, errors
 from ipkernel.wire.furl import read_furl
 from tests.integration.faults_support import PATIENCE, noted, runs_of, wait_for
-from tests.support.faultproxy import DOWN, UP, Cut, FaultProxy, Refuse, Slow, furl_through
+from tests.support.faultproxy import (
+    DOWN,
+    UP,
+    Cut,
+    Fault,
+    FaultProxy,
+    Freeze,
+    Refuse,
+    Silence,
+    Slow,
+    furl_through,
+)
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here"
@@ -201,3 +213,33 @@ def test_the_furl_file_is_read_again(cluster, proxy, tmp_path):
             assert rc.load_balanced_view().apply_async(abs, -5).get(PATIENCE) == 5
             assert other.connections >= 2
             rc.close()
+
+
+@pytest.mark.timeout(4 * PATIENCE)
+def test_connections_on_which_nothing_comes_any_more(cluster, tmp_path):
+    """Nobody is told: it is noticed by either side, with others going on beside it. All at once, as it takes a while."""
+    furl = cluster.directory.furl_file("client")
+    port = int(read_furl(furl).hints[0].rpartition(":")[2])
+    faults = [(Silence, UP), (Silence, DOWN), (Freeze, UP)]
+    with ExitStack() as stack:
+        clients = []
+        for number, (fault, direction) in enumerate(faults):
+            proxy = stack.enter_context(FaultProxy(port, life=8 * PATIENCE))
+            file = furl_through(proxy, furl, tmp_path / str(number) / furl.name)
+            rc = stack.enter_context(Client(str(file)))
+            # A door that goes dead while it is made; then a good one, with a channel that goes dead.
+            proxy.plan(fault(700, direction), Fault(), fault(5000, direction))
+            before = proxy.connections
+            proxy.cut()
+            wait_for(lambda proxy=proxy, before=before: proxy.connections >= before + 3)
+            clients.append((rc, proxy.connections, proxy))
+        runs = [tmp_path / f"runs-{number}" for number in range(len(clients))]
+        results = [
+            [rc.load_balanced_view().apply_async(noted, i, str(file)) for i in range(60)]
+            for (rc, _, _), file in zip(clients, runs, strict=True)
+        ]
+        for each in results:
+            assert [r.get(2 * PATIENCE) for r in each] == list(range(60))
+        assert [runs_of(file) for file in runs] == [Counter(range(60))] * len(runs)
+        for _, before, proxy in clients:
+            assert proxy.connections > before  # another one was made

@@ -123,6 +123,7 @@ class HostController:
 
     def _opened(self, channel: Channel) -> None:
         self.channel = channel
+        channel.watch()
         again = self.replay.resume(self._received_there)
         if not self._received_there:
             self.sent.clear()

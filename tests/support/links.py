@@ -75,6 +75,7 @@ class World:
         _, _, pump = memory_channels(self.clock, near, far)
         self.pumps.append(pump)
         link.opened(near)
+        far.watch()
         return far
 
     def connect_all(self) -> tuple[Any, Any]:

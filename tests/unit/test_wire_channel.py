@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from ipkernel.wire.channel import ACK_TIME, CLOSE_TIME, Channel, describe_loss
+from ipkernel.wire.channel import ACK_TIME, BEAT, BEATS, CLOSE_TIME, Channel, describe_loss
 from ipkernel.wire.link import Window
 from ipkernel.wire.memory import HIGH_WATER, MemoryChannel, memory_channels
 from ipkernel.wire.messages import Cancel, Function, Kind, Submit
@@ -115,6 +115,63 @@ def test_a_consumer_that_does_not_acknowledge_stops_the_sender(clock):
     b.acknowledge()
     pump()
     assert [m.task for m, _ in b.inbox] == list(range(25))
+
+
+def test_channels_that_are_watched_live_on_without_messages(clock):
+    a, b, pump = memory_channels(clock)
+    a.watch()
+    b.watch()
+    for _ in range(10 * BEATS):
+        clock.advance(BEAT)
+        assert pump() > 0
+    assert a.alive and b.alive and not a.losses + b.losses
+    a.close("done with it")
+    pump()
+    assert not clock.getDelayedCalls()
+
+
+def test_what_is_said_anyway_is_enough(clock):
+    a, b, pump = memory_channels(clock)
+    a.watch()
+    b.watch()
+    for number in range(3 * BEATS):
+        a.send(*blob(10, number))
+        b.send(*blob(10, number))
+        pump()
+        clock.advance(ACK_TIME)
+        pump()
+        clock.advance(BEAT - ACK_TIME)
+        assert not a.transport.pending and not b.transport.pending
+    a.close()
+    pump()
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_a_channel_on_which_nothing_is_heard_any_more_is_ended(clock, talks):
+    a, b, pump = memory_channels(clock)
+    a.watch()
+    b.send(*blob(10))
+    pump()
+    b.transport.frozen = True  # what it says goes nowhere
+    for number in range(BEATS):
+        clock.advance(BEAT)
+        assert not a.losses
+        if talks:
+            a.send(*blob(10, number))
+        pump()
+    clock.advance(BEAT)
+    pump()
+    assert a.losses == ["connection lost: nothing was heard for 40 s"]
+    b.transport.frozen = False
+    pump()
+    assert not clock.getDelayedCalls()
+
+
+def test_a_channel_that_is_not_watched_may_be_silent(clock):
+    a, b, pump = memory_channels(clock)
+    clock.advance(100 * BEAT)
+    pump()
+    assert a.alive and b.alive
 
 
 def test_close_lets_queued_data_out_first(clock):
