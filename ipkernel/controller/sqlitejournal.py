@@ -69,8 +69,7 @@ class SqliteJournal:
 
     Raises:
         JournalError: The file belongs to another controller, cluster, program or release, or
-            cannot be opened.
-        OSError: It cannot be made.
+            cannot be opened or made.
     """
 
     def __init__(
@@ -89,13 +88,19 @@ class SqliteJournal:
         self._run = run if run is not None else self._in_thread
         self._cluster = cluster
         self.notice = ""
-        self._lock = sqlitefile.take_lock(path)
+        try:
+            self._lock = sqlitefile.take_lock(path)
+        except OSError as error:
+            raise _unusable(path, error) from None
         try:
             self._log = self._open()
         except sqlite3.Error as error:
             self._lock.close()
             reason = sqlitefile.reason(error, path)
             raise JournalError(f"cannot open the journal {path}: {reason}") from None
+        except OSError as error:
+            self._lock.close()
+            raise _unusable(path, error) from None
         except BaseException:
             self._lock.close()
             raise
@@ -407,6 +412,14 @@ def _on_its_own(record: Record) -> Record:
     if isinstance(record, Submitted):
         return Submitted(record.session, record.time, items, record.taken)
     return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)
+
+
+def _unusable(path: Path, error: OSError) -> JournalError:
+    """Return what to tell of a directory, or its disk, in which there can be no journal."""
+    return JournalError(
+        f"cannot open the journal {path}: {error.strerror or error}; see to its directory, or do "
+        f"without one: journal = off"
+    )
 
 
 def _cannot_write(failure: Any) -> None:

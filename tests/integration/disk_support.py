@@ -1,4 +1,4 @@
-"""Disks that are full: small file systems of their own."""
+"""Disks that are full, or read-only: small file systems of their own."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def small_disk(path: Path, size: str = "512k") -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def make_read_only(path: Path) -> None:
+    """Let nobody write to a small disk any more; no file may be open for that."""
+    subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
 
 
 def fill(path: Path) -> None:

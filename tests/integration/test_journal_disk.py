@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ipkernel.cluster.cluster import Cluster
-from tests.integration.disk_support import ROOT_ONLY, fill, small_disk
+from tests.integration.disk_support import ROOT_ONLY, fill, make_read_only, small_disk
 from tests.integration.faults_support import PATIENCE, command, run, wait_for
 
 
@@ -78,6 +78,18 @@ def test_a_controller_stops_though_its_disk_is_full(tmp_path: Path) -> None:
         assert not cluster.running
     log = (cluster.directory.log / "ipcontroller.log").read_text()
     assert "the controller stops, and its journal cannot be written" in log
+
+
+@ROOT_ONLY
+def test_a_controller_does_not_start_where_it_can_write_no_journal(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "state", "4m") as disk:
+        stopped(started(tmp_path))
+        make_read_only(disk)
+        code, _, err = run(*command("ipcontroller", "--cluster-dir", tmp_path))
+        assert code == 1
+        assert f"cannot open the journal {disk}/journal.sqlite: Read-only file system" in err
+        assert "journal = off" in err
+        assert err.count("\n") == 1
 
 
 def test_a_file_that_another_process_locks_holds_everything_up_until_it_is_free(
