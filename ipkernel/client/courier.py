@@ -105,6 +105,7 @@ class Courier:
         known = max(0, taken - replay.taken)
         kept = replay.restart()
         replay.renew(taken, renewal.items(self.session, kept[known:]))
+        self.session.objects.elsewhere.clear()  # this controller knows of none
         self.received = 0
         self._recount()
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ipkernel.client.asking import Asking
+from ipkernel.client.elsewhere import Elsewhere
 from ipkernel.client.engines import Engines
 from ipkernel.client.fetching import ANSWER, Fetcher
 from ipkernel.client.flows import Flows
@@ -37,6 +38,7 @@ from ipkernel.wire.messages import (
     HostAccess,
     HostGone,
     Message,
+    Moving,
     ObjectMade,
     Provide,
     Relay,
@@ -91,6 +93,7 @@ class Objects:
         sender: Makes objects.
         fetcher: Brings objects here.
         flows: Files and streams of items.
+        elsewhere: What is moved between hosts for tasks of this client.
     """
 
     def __init__(self, session: Mailbox, connector: Connector | None = None) -> None:
@@ -105,6 +108,7 @@ class Objects:
         self.sender = Sender(session.number, self.hosts, self.mover, self.outbox)
         self.fetcher = Fetcher(session, self.hosts, self.mover, self.references, self._asking)
         self.flows = Flows(session, self.hosts, self._interrupt)
+        self.elsewhere = Elsewhere()
         self._homes: dict[bytes, int] = {}
         self._binding: Callable[[], _Binding | None] = lambda: None
 
@@ -116,6 +120,9 @@ class Objects:
             self._close(self.hosts.learn(message))
         elif isinstance(message, HostGone):
             self._close(self.hosts.lose(message))
+            self.elsewhere.gone(message.host)
+        elif isinstance(message, Moving):
+            self.elsewhere.heard(message, self.hosts.name(message.host))
         elif isinstance(message, Provide):
             self.outbox.provide(message)
         elif isinstance(message, Free):
@@ -198,10 +205,23 @@ class Objects:
         self.references.hold(message.object)
         self.references.drop(message.object)
 
-    def transfers_of(self, tasks: Iterable[int], outgoing: Iterable[Outgoing]) -> list[Transfer]:
-        """Return the transfers that a result waits for, of what it sends and of what it gets."""
+    def transfers_of(
+        self, records: Sequence[TaskRecord], outgoing: Iterable[Outgoing]
+    ) -> list[Transfer]:
+        """Return the transfers that tasks wait for.
+
+        They are those of what is sent for them, of what they result in, and what their hosts fetch;
+        where it is not known yet which hosts these are, what any host fetches.
+        """
         sent = [one.transfer for one in outgoing if one.transfer is not None]
-        return sent + self.fetcher.transfers_of(tasks)
+        sent += self.fetcher.transfers_of(record.id for record in records)
+        targets = {record.target for record in records}
+        hosts = [] if -1 in targets else self._session.engines.hosts(targets)
+        return sent + (self.elsewhere.now(hosts) if records else [])
+
+    def transfers(self) -> list[Transfer]:
+        """Return what is being moved from and to this client, and between hosts for its tasks."""
+        return self.mover.transfers.now() + self.elsewhere.now()
 
     # ------------------------------------------------- references
 
@@ -290,6 +310,7 @@ class Objects:
         """Take note that the controller is gone: questions fail, transfers end."""
         self._asking.fail(failure)
         self.mover.transfers.cancel()
+        self.elsewhere.clear()
         self.outbox.clear()
 
     def close(self, timeout: float = ENDING) -> None:
@@ -307,6 +328,7 @@ class Objects:
         """Begin afresh in the child of a fork: connections and threads are the parent's."""
         self.hosts.forked()
         self.mover.forked()
+        self.elsewhere.forked()
         self.flows.forked()
         self.references.forked()
         self._asking.forked()

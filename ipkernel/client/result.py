@@ -193,15 +193,15 @@ class AsyncResult(Described):
         self._session.objects.mover.fetchers.submit(keep).add_done_callback(lambda _: call())
 
     def _transfers(self) -> list[Transfer]:
-        tasks = [record.id for record in self._records if record.cell is None]
-        return self._session.objects.transfers_of(tasks, self._outgoing or ())
+        waiting = [record for record in self._records if record.cell is None]
+        return self._session.objects.transfers_of(waiting, self._outgoing or ())
 
     @property
     def transfer(self) -> Transfer | None:
         """What is being moved for this result now, with its progress; None if nothing is.
 
         Of several transfers it is the first; ``Client.transfers`` returns all. Results that are in
-        shared memory, or small, need none.
+        shared memory, or small, need none. What hosts fetch for its tasks is among it if it takes long.
         """
         going = [t for t in self._transfers() if t.size == 0 or t.done < t.size]
         return going[0] if going else None

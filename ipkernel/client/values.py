@@ -93,9 +93,10 @@ class Values:
         """Return what is being moved from and to this client now, oldest first.
 
         Each has ``what``, ``size`` and ``done`` (bytes), ``rate`` (bytes per second) and ``route``, and
-        can be ended with ``cancel()``.
+        can be ended with ``cancel()``. Behind these is what hosts fetch from each other for tasks of this
+        client, if it takes longer than a second; that ends when these tasks are cancelled.
         """
-        return self._session.objects.mover.transfers.now()
+        return self._session.objects.transfers()
 
     @property
     def progress(self) -> bool | None:

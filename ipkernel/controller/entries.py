@@ -17,14 +17,18 @@ class Seeker:
         source: From where it was told to fetch it, or 0 while it waits for an answer.
         asked: How many questions of it have not been answered.
         avoid: From where it could not be fetched, and why not.
+        done: How many bytes are there, if it takes long.
+        told: The sessions that were told of that.
     """
 
-    __slots__ = ("asked", "avoid", "source")
+    __slots__ = ("asked", "avoid", "done", "source", "told")
 
     def __init__(self) -> None:
         self.source: Place = 0
         self.asked = 0
         self.avoid: dict[Place, str] = {}
+        self.done = 0
+        self.told: set[int] = set()
 
 
 class Entry:

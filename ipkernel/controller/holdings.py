@@ -16,6 +16,7 @@ from ipkernel.wire.messages import (
     Held,
     HostGone,
     Message,
+    Moving,
     NotProvided,
     ObjectMade,
     Outcome,
@@ -113,6 +114,11 @@ def from_host(core: Core, host: Host, message: Message) -> None:
             message.owner in core.sessions
         ):
             objects.refer(message.owner, message.object)
+    elif isinstance(message, Moving):
+        entry = objects.entries.get(message.object)
+        if entry is not None:
+            waiting = {core.tasks[task].session for task in entry.tasks if task in core.tasks}
+            objects.sources.moving(entry, host.id, message.done, waiting)
     elif isinstance(message, Copied):
         objects.copied(host.id, message.objects)
     elif isinstance(message, Seek):

@@ -7,11 +7,11 @@ or stands in the queue of a place that is busy, or waits for a copy that is bein
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ipkernel.controller.entries import Entry, Place, Seeker
-from ipkernel.wire.messages import Message, Provide, Source
+from ipkernel.wire.messages import Message, Moving, Provide, Source
 
 #: So many hosts fetch from one place at a time.
 MAX_RECEIVERS: Final = 2
@@ -101,12 +101,24 @@ class Sources:
             seeker.avoid[client] = problem or "it could not be sent"
             self._touch(entry)
 
+    def moving(self, entry: Entry, host: int, done: int, sessions: Iterable[int]) -> None:
+        """A host says how far it is with an object, which interests some sessions."""
+        seeker = entry.seekers.get(host)
+        if seeker is None or not seeker.source:
+            return
+        seeker.done = max(0, min(done, entry.length - 1))  # all of it is what is said at the end
+        seeker.told.update(sessions)
+        for session in seeker.told:
+            self._send(-session, Moving(entry.id, seeker.done, entry.length, host))
+
     def forget(self, entry: Entry, place: Place) -> None:
         """Somebody does not look for an object any more, be it that it is there."""
         seeker = entry.seekers.pop(place, None)
         if seeker is None:
             return
         self._stop(place, seeker)
+        for session in seeker.told:
+            self._send(-session, Moving(entry.id, entry.length, entry.length, place))
         mine = self._seeking[place]
         del mine[entry.id]
         if not mine:
@@ -232,6 +244,7 @@ class Sources:
     def _stop(self, place: Place, seeker: Seeker) -> None:
         """Note that somebody does not fetch any more from where it did."""
         source, seeker.source = seeker.source, 0
+        seeker.done = 0
         server = self.servers.get(source)
         if place < 0 or server is None:
             return
@@ -302,7 +315,8 @@ class Sources:
         if seeker is None:
             return f"{entry} has not been asked for yet"
         if seeker.source > 0:
-            return f"{entry} is being fetched from {self._name(seeker.source)}"
+            share = f", {seeker.done / entry.length:.0%} of it is there" if seeker.done else ""
+            return f"{entry} is being fetched from {self._name(seeker.source)}{share}"
         if seeker.source < 0:
             return f"{entry} is being sent by {self._name(seeker.source)}"
         for place in entry.queued:

@@ -69,7 +69,7 @@ class ObjectPlane:
         self._port = DataPort(reactor, identity, self.store, key)
         self._relays = Relays(reactor, uplink, self._serve_relay)
         self._fetches = HostFetches(reactor, identity, self._dial_relay)
-        self.objects = HostObjects(self.store, uplink, self._fetches)
+        self.objects = HostObjects(reactor, self.store, uplink, self._fetches)
 
     def _left(self, subject: str) -> None:
         """A process has closed its last connection.

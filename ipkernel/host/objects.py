@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
@@ -34,6 +34,7 @@ class HostObjects:
     """Has objects brought to this host's store for the tasks that need them.
 
     Args:
+        clock: Twisted's reactor, or a Clock.
         store: This host's store.
         uplink: The way to the controller.
         fetches: Moves bytes from the stores of other hosts.
@@ -42,8 +43,8 @@ class HostObjects:
         searches: The objects that are looked for.
     """
 
-    def __init__(self, store: HostStore, uplink: Uplink, fetches: Fetches) -> None:
-        self.searches = Searches(store, uplink, fetches)
+    def __init__(self, clock: Any, store: HostStore, uplink: Uplink, fetches: Fetches) -> None:
+        self.searches = Searches(clock, store, uplink, fetches)
         self._store = store
         self._fetches = fetches
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -26,9 +26,11 @@ from ipkernel.host.needs import Uplink
 from ipkernel.objects.entries import ObjectExists
 from ipkernel.objects.interfaces import ObjectInfo
 from ipkernel.objects.transfer import Transfer, TransferCancelled
-from ipkernel.wire.messages import Copied, HostAccess, Seek, Source
+from ipkernel.wire.messages import Copied, HostAccess, Moving, Seek, Source
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
     from ipkernel.objects.store import HostStore
 
 __all__ = ["Fetches", "Searches", "short"]
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 FETCHER: Final = "fetch"
 #: Places at which an object is looked for before the search is given up.
 MAX_TRIES: Final = 16
+#: Seconds between two reports of how far fetches are.
+EVERY: Final = 1.0
 
 
 class Fetches(Protocol):
@@ -84,6 +88,7 @@ class Searches:
     names another source or the reason why there is none.
 
     Args:
+        clock: Twisted's reactor, or a Clock.
         store: This host's store.
         uplink: The way to the controller.
         fetches: Moves the bytes.
@@ -93,9 +98,11 @@ class Searches:
         access: How other hosts are reached, by their numbers.
     """
 
-    def __init__(self, store: HostStore, uplink: Uplink, fetches: Fetches) -> None:
+    def __init__(self, clock: Any, store: HostStore, uplink: Uplink, fetches: Fetches) -> None:
         self.number = 0
         self.access: dict[int, HostAccess] = {}
+        self._clock = clock
+        self._report: IDelayedCall | None = None
         self._store = store
         self._uplink = uplink
         self._fetches = fetches
@@ -126,7 +133,7 @@ class Searches:
         """The object is here."""
         if self._searches.get(search.object_id) is not search:
             return
-        del self._searches[search.object_id]
+        self._remove(search)
         self._uplink.send(Copied([search.object_id]))
         for waiting in search.waiting:
             waiting.callback(None)
@@ -135,13 +142,19 @@ class Searches:
         """End a search without the object."""
         if self._searches.get(search.object_id) is not search:
             return
-        del self._searches[search.object_id]
+        self._remove(search)
         if search.coming is not None:
             search.coming.cancel()
         if search.transfer is not None:
             search.transfer.cancel()
         for waiting in search.waiting:
             waiting.errback(error)
+
+    def _remove(self, search: _Search) -> None:
+        del self._searches[search.object_id]
+        if not self._searches and self._report is not None:
+            self._report.cancel()
+            self._report = None
 
     def forget(self, object_id: bytes, error: KernelError) -> None:
         """End the search for an object, if there is one: nobody refers to it any more."""
@@ -222,6 +235,8 @@ class Searches:
         object_id = search.object_id
         what = f"object {short(object_id)} from host {access.name}"
         search.transfer = transfer = Transfer(what, size)
+        if self._report is None:
+            self._report = self._clock.callLater(EVERY, self._tell)
         try:
             try:
                 await self._copy(search, access, transfer)
@@ -237,6 +252,13 @@ class Searches:
                     self._give_up(search, error)
         else:
             self._found(search)
+
+    def _tell(self) -> None:
+        """Tell the controller how far the fetches are that have not ended soon."""
+        for search in self._searches.values():
+            if search.transfer is not None and search.transfer.done:
+                self._uplink.send(Moving(search.object_id, search.transfer.done))
+        self._report = self._clock.callLater(EVERY, self._tell)
 
     async def _copy(self, search: _Search, access: HostAccess, transfer: Transfer) -> None:
         store, object_id = self._store, search.object_id

@@ -623,6 +623,25 @@ class Copied(Message, tag=24):
     objects: Objects
 
 
+class Moving(Message, tag=39):
+    """An object is on its way from one host to another, and that takes long.
+
+    The host that fetches says so to the controller every second, and the controller to the clients whose
+    tasks wait for it, at last with all bytes ``done``, however it has ended.
+
+    Attributes:
+        object: Its id.
+        done: Bytes that are there.
+        length: Its bytes, for clients.
+        host: Who fetches it, for clients.
+    """
+
+    object: ObjectId
+    done: Bytes
+    length: Bytes = 0
+    host: HostNumber = 0
+
+
 class Free(Message, tag=25):
     """Controller to host and to client: nobody refers to these objects any more."""
 
@@ -820,7 +839,7 @@ AnyMessage = Union[  # noqa: UP007 - msgspec wants a typing object here
     Assign, Done, Started, Reclaim, Returned, ForgetFunctions, EngineHello,
     EngineSetup, ObjectMade, Release, Seek, Source, Provide, NotProvided, Copied, Free, HostAccess,
     HostGone, Relay, SessionGone, Measured, Draining, Holding, Held, Cancelled,
-    Interrupt, Resubmit,
+    Interrupt, Resubmit, Moving,
 ]  # fmt: skip
 
 #: Encodes the list of headers of one frame.

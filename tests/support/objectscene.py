@@ -75,14 +75,15 @@ class Scene:
         self.sent: list[Any] = []
         self.fetches: list[Fetch] = []
         self.forgotten: list[int] = []
+        self.clock = Clock()
         self.store = HostStore(
-            Clock(),
+            self.clock,
             make_memory(),
             limit=limit,
             defer_to_thread=lambda function, *args: succeed(function(*args)),
             segment_size=1 << 18,
         )
-        self.objects = HostObjects(self.store, self, self)
+        self.objects = HostObjects(self.clock, self.store, self, self)
         self.objects.searches.number = 1
         for host in (2, 3):
             self.say(HostAccess(host, f"n{host}", "tub", "pin"))

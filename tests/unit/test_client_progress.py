@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from ipkernel.client import progress
 from ipkernel.client.progress import SelfShown, TransferBar, wait_showing
 from ipkernel.objects.transfer import Transfer, TransferCancelled
-from tests.support.fakecontroller import FakeController
+from ipkernel.wire.messages import HostGone, Moving
+from tests.support.fakecontroller import HOST, FakeController
 
 
 class Bar:
@@ -191,6 +192,53 @@ def test_waiting_for_a_far_result_shows_its_transfer(bars, monkeypatch):
     assert bars[0].description == "result from host h" and bars[0].total > 1 << 20
     assert bars[0].closed
     client.close()
+
+
+def test_waiting_for_a_task_shows_what_its_host_fetches(bars, monkeypatch):
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.001)
+    monkeypatch.setattr(progress, "LOOK", 0.001)
+    fake = FakeController(1)
+    client = fake.client()
+    client.progress = True
+    client.put(b"x" * (1 << 20))
+    fake.held = True
+    result = client[0].apply_async(len, "abc")
+    fake.session.received([(Moving(bytes(16), 20, 100, HOST), b"")])
+    fake.session.received([(Moving(bytes(16), 20, 1000, HOST + 1), b"")])
+    show = TransferBar.show
+
+    def shown(self, transfers):
+        show(self, transfers)
+        fake.release()
+
+    monkeypatch.setattr(TransferBar, "show", shown)
+    assert result.get() == 3
+    assert [(bar.description, bar.total, bar.shown) for bar in bars] == [
+        ("object to host h", 100, 20)
+    ]
+    client.close()
+
+
+def test_what_hosts_fetch_is_listed_until_its_end():
+    fake = FakeController(2)
+    client = fake.client()
+    result = client[:].apply_async(len, "abc")
+
+    def hear(host, done):
+        fake.session.received([(Moving(bytes(16), done, 100, host), b"")])
+        return [(one.what, one.done) for one in client.transfers()]
+
+    first, second = "object to host h", "object to host number 77"
+    assert hear(HOST, 20) == [(first, 20)]
+    assert hear(77, 1) == [(first, 20), (second, 1)]
+    assert hear(HOST, 30) == [(first, 30), (second, 1)]
+    assert hear(HOST, 100) == [(second, 1)]
+    assert hear(HOST, 100) == [(second, 1)], "of this one nothing was heard"
+    fake.session.received([(HostGone(77, "it was stopped"), b"")])
+    assert not client.transfers() and result.transfer is None
+    hear(HOST, 20)
+    client.close()
+    assert not client.transfers()
 
 
 def test_bars_of_tqdm(monkeypatch):

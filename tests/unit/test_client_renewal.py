@@ -25,6 +25,7 @@ from ipkernel.wire.messages import (
     Function,
     Held,
     Kind,
+    Moving,
     ObjectMade,
     Outcome,
     Output,
@@ -313,9 +314,11 @@ def test_another_life_gets_what_it_does_not_know(wire):
     wire.courier.disconnect()
     wire.clock.advance(0)
     wire.courier.received = 7
+    wire.session.received([(Moving(bytes(16), 20, 100, 1), b"")])
     # It had acknowledged both, but only one is in its journal: the other ended before.
     wire.courier.renew(1)
     assert wire.courier.received == 0
+    assert not wire.session.objects.transfers(), "the other knows of no fetches"
     wire.connect()
     wire.courier.drain()
     wire.pump()

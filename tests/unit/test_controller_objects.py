@@ -6,7 +6,7 @@ import pytest
 
 from ipkernel.controller import objects
 from ipkernel.sizes import size_text
-from ipkernel.wire.messages import Free, Source
+from ipkernel.wire.messages import Free, Moving, Source
 from tests.support.directory import ALICE, BOB, TASK, Places, X, Y, Z, oid
 
 # ------------------------------------------------------------------------- references
@@ -233,6 +233,39 @@ def test_hosts_report_their_usage() -> None:
 )
 def test_sizes_for_people(size: float, text: str) -> None:
     assert size_text(size) == text
+
+
+def movements(w: Places) -> dict[int, int]:
+    """Who was told that how much of an object is there."""
+    return {-p: m.done for p, m in w.sent if isinstance(m, Moving)}
+
+
+def test_sessions_are_told_how_far_a_host_is_and_of_the_end() -> None:
+    w = Places()
+    w.at(1, X)
+    entry, moving = w.d.entries[X], w.d.sources.moving
+    moving(entry, 2, 100, [ALICE])
+    assert not movements(w), "it has not asked for it"
+    w.seek(X, 2)
+    moving(entry, 2, 250, [ALICE])
+    w.settle()
+    assert movements(w) == {ALICE: 250}
+    assert w.d.why(2, [X]).endswith("is being fetched from host n1, 25% of it is there")
+    moving(entry, 2, 2000, [BOB])
+    w.settle()
+    assert movements(w) == {ALICE: 999, BOB: 999}
+    w.copied(2, X)
+    assert movements(w) == {ALICE: 1000, BOB: 1000}
+
+
+def test_sessions_are_told_of_an_end_that_is_no_success() -> None:
+    w = Places()
+    w.at(1, X)
+    w.seek(X, 2)
+    w.d.sources.moving(w.d.entries[X], 2, 250, [ALICE])
+    w.settle()
+    w.seek(X, 2, failed=1)
+    assert w.problems()[2] and movements(w) == {ALICE: 1000}
 
 
 def test_messages_of_a_settled_directory_are_taken_once() -> None:

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import CancelledError
 
 from ipkernel.errors import KernelError, ObjectLost, StoreFull, TransferError
-from ipkernel.host.searches import MAX_TRIES
+from ipkernel.host.searches import EVERY, MAX_TRIES
 from ipkernel.objects.transfer import TransferCancelled
 from ipkernel.wire.messages import (
     Closing,
@@ -17,6 +17,7 @@ from ipkernel.wire.messages import (
     Free,
     HostAccess,
     HostGone,
+    Moving,
     Placed,
     Seek,
     SessionGone,
@@ -195,6 +196,34 @@ def test_what_is_on_a_full_host_is_not_lost(scene: Scene) -> None:
     assert isinstance(needed.error, StoreFull)
     assert str(needed.error) == f"host n2 cannot send object {A[:4].hex()}: no room"
     assert scene.quiet() and scene.store.info(A) is None
+
+
+def test_fetches_that_take_long_are_reported_every_second(scene: Scene) -> None:
+    quick, slow = scene.require(A), scene.require(B)
+    scene.say(Source(A, SIZE, 2), Source(B, SIZE, 3))
+    scene.fetches[0].succeed()
+    scene.sent.clear()
+    scene.clock.advance(EVERY)
+    assert quick.placed and not scene.sent, "nothing has come yet"
+    for done in (100, 200):
+        scene.fetches[1].transfer.advance(100)
+        scene.clock.advance(EVERY)
+        assert scene.sent.pop() == Moving(B, done) and not scene.sent
+    scene.fetches[1].succeed()
+    assert slow.placed and scene.sent == [Copied([B])]
+    scene.clock.advance(10 * EVERY)
+    assert scene.sent == [Copied([B])]
+
+
+def test_nothing_is_reported_after_the_end(scene: Scene) -> None:
+    scene.require(A)
+    scene.say(Source(A, SIZE, 2))
+    scene.objects.disconnected()
+    scene.sent.clear()
+    scene.fetches[0].transfer.done = 100
+    scene.clock.advance(10 * EVERY)
+    assert not scene.sent
+    scene.fetches[0].fail()
 
 
 def test_an_internal_error_in_a_fetch_ends_the_search(scene: Scene) -> None:

@@ -16,6 +16,7 @@ from ipkernel.wire.messages import (
     Done,
     Fetch,
     Kind,
+    Moving,
     ObjectMade,
     Outcome,
     Reason,
@@ -47,6 +48,17 @@ def reason_of(c: Cluster, tid: int, session: int | None = None) -> Reason:
 
 
 # ------------------------------------------------------------------ what tasks need
+
+
+def test_clients_whose_tasks_wait_for_an_object_are_told_how_far_it_is() -> None:
+    c = cluster(2, clients=2)
+    c.made(X, host=1)
+    c.submit(needs=[X], payload=b"", targets=[1], spread=False)
+    c.from_host((Moving(Y, 5), b""), host=2)
+    c.seek(2, X)
+    c.from_host((Moving(X, 5), b""), host=2)
+    told = [[m for m, _ in c.to_client(one) if isinstance(m, Moving)] for one in c.clients]
+    assert told == [[Moving(X, 5, OBJECT_SIZE, 2)], []]
 
 
 def test_what_a_task_needs_goes_with_it() -> None:
