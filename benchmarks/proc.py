@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
+CLEAR_PEAK = "5"
+"""What makes the kernel forget the peak of a process's memory (see proc(5), clear_refs)."""
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -140,6 +143,14 @@ def status_mb(pid: int | str, field: str) -> float:
         return 0.0
     match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
     return int(match.group(1)) * 1024 / 1e6 if match else 0.0
+
+
+def peak_growth(act: Callable[[], object]) -> float:
+    """Return how much larger (MB) this process was at most while ``act`` ran than before it."""
+    (PROC / "self" / "clear_refs").write_text(CLEAR_PEAK)
+    before = status_mb("self", "VmRSS")
+    act()
+    return status_mb("self", "VmHWM") - before
 
 
 def command_line(pid: int) -> str:

@@ -1,6 +1,6 @@
-"""dask.distributed between machines, with TLS: the scheduler, one worker, the client.
+"""dask.distributed between machines, with TLS: the scheduler, two workers, the client.
 
-Run with ``SCHEDULER CERTIFICATE KEY BOUND`` it is the client.
+Run with ``SCHEDULER CERTIFICATE KEY ACTION SECONDS`` it is the client.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ def figures(bound: float, quick: bool) -> Figures:
         )
         with Lab(peers.MACHINES, directory) as lab:
             scheduler = f"tls://{lab.address('ctl')}:{PORT}"
-            lab.serve(
+            controller = lab.serve(
                 *("ctl", "-m", "distributed.cli.dask_scheduler", *tls),
                 *("--host", lab.address("ctl"), "--port", PORT),
             )
             lab.serve(
                 *("h1", "-m", "distributed.cli.dask_worker", scheduler, *tls),
                 *("--host", lab.address("h1"), "--nthreads", 1, "--local-directory", directory),
+                *("--nworkers", peers.WORKERS),
             )
-            script = ("-m", "benchmarks.hosts.dask_", scheduler, *files, bound)
-            yield from peers.figures_of(lab, *script, bound=bound)
+            script = ("-m", "benchmarks.hosts.dask_", scheduler, *files)
+            yield from peers.figures_of(lab, controller, *script, bound=bound)
 
 
-def main(scheduler: str, certificate: str, key: str, bound: str) -> None:
+def main(scheduler: str, certificate: str, key: str, action: str, seconds: str) -> None:
     """Be the client."""
     distributed: Any = importlib.import_module("distributed")
     security = distributed.Security(
@@ -54,14 +55,19 @@ def main(scheduler: str, certificate: str, key: str, bound: str) -> None:
         require_encryption=True,
     )
     with distributed.Client(scheduler, security=security, timeout=30) as client:
-        client.wait_for_workers(1, timeout=30)
+        client.wait_for_workers(peers.WORKERS, timeout=30)
+        first, other = sorted(client.scheduler_info(n_workers=-1)["workers"])
         kept: list[Any] = [None]
 
         def push(array: Any) -> None:
-            kept[0] = client.scatter(array, hash=False)
-            client.submit(workload.touch, kept[0], pure=False).result()
+            kept[0] = client.scatter(array, workers=[first], hash=False)
+            client.submit(workload.touch, kept[0], workers=[first], pure=False).result()
 
-        peers.measure(push, lambda: kept[0].result(), float(bound))
+        def noop() -> None:
+            client.submit(workload.noop, workers=[other], pure=False).result()
+
+        peer = peers.Peer(push, lambda: kept[0].result(), noop)
+        peers.ACTIONS[action](peer, float(seconds))
         kept.clear()
 
 

@@ -8,15 +8,10 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ipkernel as ipp
 from benchmarks import proc, workload
-
-CLEAR_PEAK = "5"
-"""What makes the kernel forget the peak of a process's memory (see proc(5), clear_refs)."""
 
 
 def say(**what: Any) -> None:
@@ -35,14 +30,6 @@ def _clear(view: Any) -> None:
     view.execute("bench_a = None", block=True)
 
 
-def _memory(act: Callable[[], Any]) -> float:
-    """Return how much larger (MB) this process was at most while ``act`` ran than before it."""
-    Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
-    before = proc.status_mb("self", "VmRSS")
-    act()
-    return proc.status_mb("self", "VmHWM") - before
-
-
 def warm(client: Any, options: argparse.Namespace) -> None:
     """Wait for the engines and let each import what it needs."""
     client.wait_for_engines(options.engines, timeout=30, interactive=False)
@@ -55,7 +42,7 @@ def push_once(client: Any, options: argparse.Namespace) -> None:
     """One push, and by how much it made this process larger."""
     array = workload.make_array(options.mb * 1_000_000, 1)
     workload.touch(array)
-    say(growth=_memory(lambda: _push(client[0], array)))
+    say(growth=proc.peak_growth(lambda: _push(client[0], array)))
 
 
 def pair(client: Any, options: argparse.Namespace) -> None:

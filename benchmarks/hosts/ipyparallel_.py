@@ -1,6 +1,6 @@
-"""ipyparallel between machines: the controller, one engine, the client; signed, not encrypted.
+"""ipyparallel between machines: the controller, two engines, the client; signed, not encrypted.
 
-Run with ``FILE BOUND`` it is the client.
+Run with ``FILE ACTION SECONDS`` it is the client.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ def figures(bound: float, quick: bool) -> Figures:
                 wait_for_file(written, controller)
                 copies[end] = shutil.copy(written, directory)
             (directory / "engine").mkdir()
-            lab.serve(
-                *("h1", "-m", "ipyparallel.engine", f"--file={copies['engine']}"),
-                f"--profile-dir={directory / 'engine'}",
-            )
-            script = ("-m", "benchmarks.hosts.ipyparallel_", copies["client"], bound)
-            yield from peers.figures_of(lab, *script, bound=bound)
+            for _ in range(peers.WORKERS):
+                lab.serve(
+                    *("h1", "-m", "ipyparallel.engine", f"--file={copies['engine']}"),
+                    f"--profile-dir={directory / 'engine'}",
+                )
+            script = ("-m", "benchmarks.hosts.ipyparallel_", copies["client"])
+            yield from peers.figures_of(lab, controller, *script, bound=bound)
 
 
-def main(file: str, bound: str) -> None:
+def main(file: str, action: str, seconds: str) -> None:
     """Be the client."""
     ipp: Any = importlib.import_module("ipyparallel")
     with ipp.Client(file, timeout=30) as client:
-        client.wait_for_engines(1, timeout=30, interactive=False)
+        client.wait_for_engines(peers.WORKERS, timeout=30, interactive=False)
         view = client[0]
 
         def push(array: Any) -> None:
@@ -57,7 +58,12 @@ def main(file: str, bound: str) -> None:
             view.execute(workload.TOUCH_STATEMENT, block=True)
 
         view.execute("import numpy", block=True)
-        peers.measure(push, lambda: view.pull("bench_a", block=True), float(bound))
+        peer = peers.Peer(
+            push,
+            lambda: view.pull("bench_a", block=True),
+            lambda: client[1].apply_sync(workload.noop),
+        )
+        peers.ACTIONS[action](peer, float(seconds))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ NOTES = {
     "stored": "submit(workers=[first], pure=False) with a future scattered before",
     "broadcast": "Client(n_workers=8, threads_per_worker=1); scatter(broadcast=True, hash=False), "
     "then a task on each worker that reads it",
-    "hosts": "TLS (tls://) with certificates made for the run; scheduler, one worker and the client "
-    "are machines of their own; scatter and Future.result() as by default",
+    "hosts": "TLS (tls://) with certificates made for the run; scheduler, a host with two workers and "
+    "the client are machines of their own; scatter and Future.result() as by default, through the scheduler",
 }
 
 COLD_SCRIPT = """

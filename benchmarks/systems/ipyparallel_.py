@@ -27,8 +27,8 @@ NOTES = {
     "stored": "it has no store: the array was pushed under a name before, and the call is given "
     "Reference(name)",
     "broadcast": "Cluster(n=8); push (block=True) to rc[0] or rc[:], then a statement that reads it",
-    "hosts": "controller, engine and client are machines of their own; the connection files are "
-    "copied; messages signed, not encrypted; all bytes pass through the controller",
+    "hosts": "controller, a host with two engines and the client are machines of their own; the "
+    "connection files are copied; messages signed, not encrypted; all bytes pass through the controller",
 }
 
 COLD_SCRIPT = """

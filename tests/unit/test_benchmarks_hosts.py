@@ -146,11 +146,36 @@ def test_the_best_rates_of_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
     kept: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "HOSTS_PEER_MB", 1)
-        peers.measure(kept.append, lambda: kept[-1], bound=0.0)
+        peers.pair(peers.Peer(kept.append, lambda: kept[-1], int), 0.0)
         assert len(kept) == 2  # one to warm up, one that counts
         with pytest.raises(AssertionError, match="gave 8"):
-            peers.measure(kept.append, lambda: kept[-1][:1], bound=0.0)
+            peers.pair(peers.Peer(kept.append, lambda: kept[-1][:1], int), 0.0)
     assert '"push"' in capsys.readouterr().out
+
+
+PEER = """
+import sys
+from benchmarks import metrics
+from benchmarks.hosts import peers
+metrics.HOSTS_PEER_MB = 1
+kept = []
+peer = peers.Peer(lambda array: kept.__setitem__(slice(None), [array]), lambda: kept[0], int)
+peers.ACTIONS[sys.argv[1]](peer, float(sys.argv[2]))
+"""
+
+
+def test_all_that_is_measured_of_a_peer(here: lab.Lab) -> None:
+    controller = here.serve("a", "-c", "import signal; signal.pause()")
+    found: dict[Any, Any] = {}
+    with pytest.raises(Unsupported, match="of the peers"):
+        for figure in peers.figures_of(here, controller, "-c", PEER, bound=0.05):
+            found[figure["metric"]] = figure
+    assert set(found) == {
+        *("hosts_push_peer", "hosts_pull_peer", "hosts_peak_sender"),
+        *("hosts_controller_direct", "hosts_noop_p50_ms", "hosts_noop_p99_ms"),
+    }
+    assert all(figure["value"] >= 0 for figure in found.values())
+    assert "calls beside pushes" in found["hosts_noop_p99_ms"]["note"]
 
 
 def test_one_failed_part_leaves_the_others(tmp_path: Path) -> None:
