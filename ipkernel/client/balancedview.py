@@ -13,7 +13,7 @@ from ipkernel.client.dependency import Dependency
 from ipkernel.client.feeding import attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
-from ipkernel.client.partition import BLOCK, chunks
+from ipkernel.client.partition import APART, BLOCK, chunks
 from ipkernel.client.recovery import recovery_of
 from ipkernel.client.result import AsyncResult
 from ipkernel.client.terms import exceptions_of, priority_of, properties_of, resources_of
@@ -267,7 +267,7 @@ class LoadBalancedView(View):
         sizes: list[int] = []
         result = AsyncMapResult(
             self._session,
-            BLOCK,
+            APART if options.keep and options.elementwise else BLOCK,
             sizes,
             options.ordered,
             name_of(func),

@@ -62,6 +62,11 @@ class View:
         "block", "targets", "label", "track", "retries", "keep", "timeout",
     )  # fmt: skip
 
+    #: Why it cannot be an argument.
+    _stays_here: ClassVar = (
+        "a view stays with its client: a task that submits others makes a client of its own"
+    )
+
     def __init__(self, client: Client, targets: Any = None, **flags: Any) -> None:
         self.client = client
         self._session = client._session

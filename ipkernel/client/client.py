@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ipkernel import errors
 from ipkernel.client import metadata as meta
@@ -70,6 +70,11 @@ class Client(Questions, Values, Aborting):
         SecurityError: A file with secrets could be read by other users.
         ConfigurationError: The arguments contradict each other.
     """
+
+    #: Why it cannot be an argument.
+    _stays_here: ClassVar = (
+        "a client stays in its process: a task that submits others makes a client of its own"
+    )
 
     def __init__(
         self,

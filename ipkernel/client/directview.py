@@ -10,7 +10,7 @@ from ipkernel.client.baseview import View, name_of
 from ipkernel.client.feeding import ItemStream, attach, dump_with_streams
 from ipkernel.client.mapping import MapCalls, load_items
 from ipkernel.client.mapresult import AsyncMapResult
-from ipkernel.client.partition import BLOCK, dist_of, indexable
+from ipkernel.client.partition import APART, dist_of, indexable
 from ipkernel.client.properties import Describing
 from ipkernel.client.reply import ExecuteReply
 from ipkernel.client.result import AsyncResult
@@ -118,7 +118,7 @@ class DirectView(Describing, View):
             numbers, engines = [range(i, i + 1) for i, _ in owners], [engines[o] for _, o in owners]
         result = AsyncMapResult(
             self._session,
-            BLOCK if apart else dist,
+            APART if apart else dist,
             [len(part) for part in numbers],
             options.ordered,
             name_of(func),

@@ -39,8 +39,8 @@ def send_file(
     block: bool,
 ) -> Any:
     """Send a file or directory; see ``DirectView.send_file``."""
-    source = Source(expand(os.fspath(local)))
-    wanted = None if remote is None else os.fspath(remote)
+    source = Source(expand(os.fsdecode(local)))
+    wanted = None if remote is None else os.fsdecode(remote)
     result = FileResult(view, "send_file")
     arguments = (source.name, wanted, overwrite)
     return result._start(_Sending(result, source), engine_files.receive, arguments, block)
@@ -158,8 +158,8 @@ def receive_file(
     block: bool,
 ) -> Any:
     """Get a file or directory; see ``DirectView.receive_file``."""
-    path = os.fspath(remote)
-    wanted = "" if local is None else os.fspath(local)
+    path = os.fsdecode(remote)
+    wanted = "" if local is None else os.fsdecode(local)
     result = FileResult(view, "receive_file")
     receiving = _Receiving(result, wanted, overwrite)
     result._convert = receiving.path_of

@@ -48,6 +48,8 @@ class AsyncMapResult(AsyncResult):
 
     def _values(self, return_exceptions: bool) -> Any:
         parts = super()._values(return_exceptions)
+        if self._dist.apart:
+            return parts
         if return_exceptions:
             parts = [
                 self._failed_part(record, part) if not record.succeeded else part
@@ -66,6 +68,8 @@ class AsyncMapResult(AsyncResult):
 
         Of a part that is not there as many items are ``default`` as it has, as far as that is known.
         """
+        if self._dist.apart:
+            return [self._part_of(one, default, return_exceptions) for one in self._records]
         parts = []
         for record in self._records:
             value = self._part_of(record, default, return_exceptions)
@@ -86,7 +90,10 @@ class AsyncMapResult(AsyncResult):
         for record in self._records if self._ordered else self._as_they_come():
             self._await_record(record)
             value = self._value(record, self._return_exceptions)
-            yield from items_of(value) if record.succeeded else self._failed_part(record, value)
+            if self._dist.apart:
+                yield value
+            else:
+                yield from items_of(value) if record.succeeded else self._failed_part(record, value)
 
     def _as_they_come(self) -> Iterator[TaskRecord]:
         if self._total == 1:

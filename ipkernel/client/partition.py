@@ -69,6 +69,7 @@ class Dist:
 
     name = "b"
     contiguous = True
+    apart = False
 
     def part(self, sequence: Any, index: int, count: int) -> Any:
         """Return part ``index`` of ``count`` of a sequence that can be sliced."""
@@ -99,6 +100,12 @@ class Dist:
         import numpy
 
         return numpy.concatenate(parts)
+
+
+class Apart(Dist):
+    """One item for each part; what comes of it is an item too, be it a sequence or not."""
+
+    apart = True
 
 
 class RoundRobin(Dist):
@@ -142,6 +149,7 @@ def items_of(part: Any) -> Iterable[Any]:
 
 
 BLOCK: Final = Dist()
+APART: Final = Apart()
 ROUND_ROBIN: Final = RoundRobin()
 _DISTS = {"b": BLOCK, "block": BLOCK, "r": ROUND_ROBIN, "round_robin": ROUND_ROBIN}
 

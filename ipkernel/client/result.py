@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures._base import FINISHED
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ipkernel import errors
 from ipkernel.client import metadata as meta
@@ -79,6 +79,11 @@ class AsyncResult(Described):
     _outgoing: list[Outgoing] | None = None
     _convert: Callable[[TaskRecord, Any], Any] | None = None
     _return_exceptions = False
+    #: Why it cannot be an argument.
+    _stays_here: ClassVar = (
+        "a result stays with the client that waits for it: send what get() returns, or have apply_ref() "
+        "keep the value in the cluster and send the reference that its get() returns"
+    )
     #: Whether Ctrl-C while it is waited for leads to what the client is set to.
     _offers = True
 

@@ -64,6 +64,7 @@ class Values:
             For one reference its value, for several a list.
 
         Raises:
+            TypeError: One of them is no reference.
             UnknownObject: One of them was freed.
             ObjectLost: Nobody has one of them any more; the text says why.
             StoreFull: One of them is on disk, and its host has no room to bring it back.
@@ -71,9 +72,8 @@ class Values:
             SerializationError: A value cannot be loaded here.
         """
         may_block("fetching values")
-        if isinstance(refs, ObjectRef):
-            return self._session.objects.values_of([refs], timeout)[0]
-        return self._session.objects.values_of(list(refs), timeout)
+        found = self._session.objects.values_of(_listed(refs), timeout)
+        return found[0] if isinstance(refs, ObjectRef) else found
 
     def free(self, refs: ObjectRef | Iterable[ObjectRef]) -> None:
         """Free references at once, instead of when they are garbage collected.
@@ -84,9 +84,10 @@ class Values:
             refs: One reference or several.
 
         Raises:
+            TypeError: One of them is no reference.
             ObjectError: A reference belongs to no client.
         """
-        for ref in [refs] if isinstance(refs, ObjectRef) else refs:
+        for ref in _listed(refs):
             ref.free()
 
     def transfers(self) -> list[Transfer]:
@@ -110,3 +111,11 @@ class Values:
     @progress.setter
     def progress(self, shown: bool | None) -> None:
         self._session.objects.mover.interactive = shown
+
+
+def _listed(refs: ObjectRef | Iterable[ObjectRef]) -> list[ObjectRef]:
+    listed = [refs] if isinstance(refs, ObjectRef) else list(refs)
+    for ref in listed:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"a reference is needed, as put() and apply_ref() make it, not {ref!r}")
+    return listed

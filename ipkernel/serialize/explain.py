@@ -149,12 +149,16 @@ def locate(obj: Any, exc: BaseException, what: str) -> tuple[str, str]:
         what: what to call the value.
 
     Returns:
-        ``(path, reason)``: where the offending object is, and the text of the error that it causes.
+        ``(path, reason)``: where the offending object is, and the text of the error that it causes, or
+        what its type has as ``_stays_here``.
     """
     deadline = time.monotonic() + TIME_LIMIT
     path, reason = what, _reason(exc)
     seen = {id(obj)}
     for _ in range(MAX_DEPTH):
+        stays = getattr(type(obj), "_stays_here", None)
+        if isinstance(stays, str):
+            return path, stays
         step = _step(obj, seen, deadline)
         if step is None:
             break

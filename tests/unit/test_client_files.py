@@ -93,6 +93,9 @@ class TestSending:
     def test_the_home_directory_is_the_engines(self, scene, there, file, tmp_path):
         assert scene.view.send_file("~/data.bin", "~/x/y").get(20) == str(tmp_path / "x" / "y")
 
+    def test_names_may_be_bytes(self, scene, there, file):
+        assert scene.view.send_file(os.fsencode(file), b"x").get(20) == str(there / "x")
+
     def test_a_directory(self, scene, there, tmp_path):
         (tmp_path / "tree" / "sub").mkdir(parents=True)
         (tmp_path / "tree" / "sub" / "f").write_bytes(CONTENT)

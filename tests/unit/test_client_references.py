@@ -209,6 +209,25 @@ def test_kept_maps_have_a_reference_for_each_item(fake, rc, kind):
     assert is_empty(fake)
 
 
+@pytest.mark.parametrize("kind", ["direct", "balanced"])
+def test_kept_maps_have_a_value_for_each_item_where_no_host_has_a_store(near, monkeypatch, kind):
+    fake, rc = near
+    finish = fake.finish
+    monkeypatch.setattr(fake, "finish", lambda *terms: finish(*terms[:5]))
+    view = rc[:] if kind == "direct" else rc.load_balanced_view()
+    result = view.map_async(lambda x: [1 // x] * 2, [1, 1, 0], keep=True, return_exceptions=True)
+    *found, error = result.get()
+    assert found == [[1, 1], [1, 1]] and isinstance(error, ZeroDivisionError)
+    assert list(result)[:2] == result.partial()[:2] == found
+
+
+def test_what_is_no_reference_is_refused(rc):
+    for call in (rc.free, rc.fetch):
+        for what in ("x", [5]):
+            with pytest.raises(TypeError, match="a reference is needed"):
+                call(what)
+
+
 def test_kept_maps_in_round_robin(rc):
     view = rc[:]
     refs = view.map_sync(lambda x: -x, range(5), dist="r", keep=True)

@@ -520,3 +520,11 @@ def test_tasks_are_explained_by_their_label(fake, rc):
     assert rc.explain(label="no such label") == rc.explain() == []
     fake.held = False
     fake.release()
+
+
+def test_what_stays_with_its_client_says_so_when_it_is_sent(rc):
+    view = rc[0]
+    stay = {"a client": rc, "a view": view, "a result": view.apply_async(len, "")}
+    for name, value in stay.items():
+        with pytest.raises(errors.SerializationError, match=rf"argument 1\['x'\]: {name} stays"):
+            view.apply(len, {"x": value})
