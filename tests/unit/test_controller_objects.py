@@ -229,7 +229,7 @@ def test_hosts_report_their_usage() -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (65536, "65.5 KB"), (5e6, "5.0 MB"), (2e13, "20000.0 GB")],
+    [(0, "0 bytes"), (999, "999 bytes"), (65536, "65.5 KB"), (5e6, "5.0 MB"), (2e13, "20.0 TB")],
 )
 def test_sizes_for_people(size: float, text: str) -> None:
     assert size_text(size) == text
