@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
@@ -54,6 +53,7 @@ class Clients:
         turn: Takes events.
         admit: Watches a peer's connection and returns a ticket for its channel.
         life: The number of this life of the controller.
+        number: Returns a number for a session that was not used before.
         grace: Seconds that a client has for coming back.
         lives: Tells whether there is a process of this machine.
         cluster: Name of the cluster.
@@ -70,6 +70,7 @@ class Clients:
         admit: Callable[[ClientLink, Any], bytes],
         *,
         life: int,
+        number: Callable[[], int],
         grace: float = CLIENT_GRACE,
         lives: Callable[[int], bool] = process_lives,
         cluster: str = "",
@@ -85,13 +86,7 @@ class Clients:
         self._lives = lives
         self._away: dict[int, ClientLink] = {}
         self._dropped: OrderedDict[int, str] = OrderedDict()
-        # Task ids contain the session's number. Hosts may outlive a controller and report tasks
-        # of the last one, so that two should not begin to count at the same number.
-        self._next = secrets.randbelow(1 << 21) + 1
-
-    def begin_after(self, number: int) -> None:
-        """Give new sessions higher numbers than this one, which was used before."""
-        self._next = number + 1
+        self._number = number
 
     # ------------------------------------------------------------------------- coming
 
@@ -119,10 +114,7 @@ class Clients:
         if sum(known.tub_id == tub_id for known in self.links.values()) >= MAX_SESSIONS:
             text = f"this client has {MAX_SESSIONS} sessions open already: close some"
             return fail(ConnectError(text))
-        while self._next in self._scheduler.sessions:  # of an earlier life
-            self._next += 1
-        number = self._next
-        self._next += 1
+        number = self._number()
         who = _who(hello)
         link = self._link(number, tub_id, hello)
         self._turn.add(SessionOpened(number, self._turn.now(), who, tub_id, self._inside(hello)))

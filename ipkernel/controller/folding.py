@@ -74,6 +74,7 @@ class Folded:
 
     Attributes:
         life: The number of the latest life, or 0.
+        numbers: The highest that may have been given to a session, and to a host.
         sessions: The open sessions by number.
         tasks: The tasks that have not ended, by id, in the order in which they came.
         assigned: Those that were assigned, in the order in which that was done.
@@ -84,6 +85,7 @@ class Folded:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.life = 0
+        self.numbers = (0, 0)
         self.sessions: dict[int, OldSession] = {}
         self.tasks: dict[int, OldTask] = {}
         self.assigned: dict[int, OldTask] = {}
@@ -126,6 +128,7 @@ class Folded:
         else:
             assert isinstance(record, LifeBegan)
             self.life = max(self.life, record.life)
+            self.numbers = (record.sessions, record.hosts)
 
     def _session(self, number: int) -> OldSession:
         session = self.sessions.get(number)

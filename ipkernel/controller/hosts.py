@@ -41,6 +41,7 @@ class Hosts:
         admit: Watches a peer's connection and returns a ticket for its channel.
         cluster: Name of the cluster.
         life: The number of this life of the controller.
+        number: Returns a number for a host that was not used before.
         grace: Seconds within which a host may come back whose connection is lost.
         gone: Is called when the last connection to a host is lost.
 
@@ -58,6 +59,7 @@ class Hosts:
         *,
         cluster: str,
         life: int,
+        number: Callable[[], int],
         grace: float,
         gone: Callable[[], None],
     ) -> None:
@@ -71,7 +73,7 @@ class Hosts:
         self._life = life
         self._grace = grace
         self._gone = gone
-        self._next = 1
+        self._number = number
 
     # --------------------------------------------------------------------------- joining
 
@@ -125,8 +127,7 @@ class Hosts:
             ids = self._scheduler.take_ids_for_ranks(hello.engines, hello.job, hello.job_size)
         else:
             ids = self._scheduler.take_ids(hello.slots, hello.engines)
-        number = self._next
-        self._next += 1
+        number = self._number()
         joined = self._joined(number, hello, ids, tub_id)
         self._turn.add(joined)
         ticket = self._connect(host, hello, number, tub_id, Replay())
@@ -199,7 +200,6 @@ class Hosts:
     def restore(self, hosts: list[HostCame], seconds: float) -> None:
         """Wait so many seconds for hosts that the controller before this one had."""
         for came in hosts:
-            self._next = max(self._next, came.host + 1)
             self.absences.seen(came.host, came.name, came.pid, before=came.local)
             absent = Absent(came.host, came.tub_id, Replay(), REASON, restored=True)
             self.absences.begin(absent, seconds)

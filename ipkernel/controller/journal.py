@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 class LifeBegan(Struct, frozen=True, eq=False, array_like=True, tag=1):
     """A controller has started, with what was recorded before.
 
-    ``life`` is the number that peers know it by.
+    ``life`` is the number that peers know it by. Numbers up to ``sessions`` and ``hosts`` may have been
+    given to sessions and hosts by it or an earlier one; when these are used up, it writes another
+    such record.
     """
 
     life: int
     time: float
+    sessions: int = 0
+    hosts: int = 0
 
 
 class SessionBegan(Struct, frozen=True, eq=False, array_like=True, tag=2):

@@ -31,12 +31,14 @@ class Restored:
         life: The number of the life before, or 0 if nothing was kept.
         hosts: The hosts that are waited for.
         sessions: The highest number of a session, or 0.
+        used: The highest numbers that sessions and hosts may have had, or 0.
         records: What followed from it at once and is to be written down.
     """
 
     life: int
     hosts: list[HostCame]
     sessions: int
+    used: tuple[int, int]
     records: list[Record]
 
 
@@ -86,7 +88,9 @@ def restore(
         dependencies.settle(core)
     first = next(iter(core.take_instructions()), None)
     written = first.records if isinstance(first, Commit) else []
-    return Restored(old.life, list(old.hosts.values()), max(numbers, default=0), written)
+    sessions = max(numbers, default=0)
+    used = (max(old.numbers[0], sessions), max([old.numbers[1], *old.hosts]))
+    return Restored(old.life, list(old.hosts.values()), sessions, used, written)
 
 
 def _host(core: Core, came: HostCame, now: float, grace: float) -> None:

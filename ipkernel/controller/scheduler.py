@@ -190,6 +190,11 @@ class Scheduler:
         """All sessions by number; to be read only."""
         return self._core.sessions
 
+    def knows_session(self, number: int) -> bool:
+        """Tell whether there is a session with this number, or results of one."""
+        core = self._core
+        return number in core.sessions or number in core.departed
+
     @property
     def tasks(self) -> dict[int, Task]:
         """All tasks that have not ended, by id; to be read only."""

@@ -32,8 +32,9 @@ from ipkernel.controller.instructions import (
     ToClient,
     ToHost,
 )
-from ipkernel.controller.journal import LifeBegan, MemoryJournal, SessionClosed
+from ipkernel.controller.journal import MemoryJournal, SessionClosed
 from ipkernel.controller.links import Link
+from ipkernel.controller.numbers import Numbers
 from ipkernel.controller.orders import Orders
 from ipkernel.controller.picture import Picture
 from ipkernel.controller.relays import Relays
@@ -120,7 +121,10 @@ class Controller:
             self._journal.load(), now, grace=restart_grace, keep=KEEP_SESSION
         )
         self.life = restored.life + 1 if restored.life else secrets.randbelow(1 << 61) + 1
-        for record in (LifeBegan(self.life, now), *restored.records):
+        numbers = Numbers(
+            self.life, *restored.used, self._turn.note, self._turn.now, self.scheduler.knows_session
+        )
+        for record in restored.records:
             self._turn.note(record)
         self._hosts = Hosts(
             self._reactor,
@@ -129,6 +133,7 @@ class Controller:
             self._admit,
             cluster=cluster,
             life=self.life,
+            number=numbers.host,
             grace=host_grace,
             gone=self._signal_gone,
         )
@@ -141,11 +146,10 @@ class Controller:
             self._turn,
             self._admit,
             life=self.life,
+            number=numbers.session,
             grace=client_grace,
             cluster=cluster,
         )
-        if restored.sessions:
-            self._clients.begin_after(restored.sessions)
         self._hosts.restore(restored.hosts, restart_grace)
         self._restarted: Any = None
         if restored.sessions or restored.hosts:

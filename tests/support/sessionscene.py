@@ -7,6 +7,7 @@ courier, the controller's a real scheduler with links and sessions; the host is 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -129,6 +130,7 @@ class Scene:
         self.clock.advance(1000.0)
         self.journal = KeptJournal()
         self.life = 0
+        self.numbers = count(1)
         self.runs: Counter[int] = Counter()
         self.to_host: list[Any] = []
         self.refused: BaseException | None = None
@@ -156,7 +158,13 @@ class Scene:
         self.scheduler = Scheduler(checked=True)
         self.turn = Turn(self.clock, self.scheduler, self.journal, self.follow)
         self.clients = Clients(
-            self.clock, self.scheduler, self.turn, self.admit, life=self.life, grace=GRACE
+            self.clock,
+            self.scheduler,
+            self.turn,
+            self.admit,
+            life=self.life,
+            number=self.numbers.__next__,
+            grace=GRACE,
         )
         store = StoreAccess(pin="pin", key=bytes(32))
         engines = self.scheduler.take_ids(1)

@@ -14,7 +14,9 @@ from ipkernel.errors import ConnectError
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.messages import (
     Assign,
+    Closing,
     EngineJoined,
+    EngineLeft,
     Finished,
     Held,
     Holding,
@@ -188,6 +190,28 @@ async def test_a_controller_that_was_stopped_in_good_order_begins_without_tasks(
         assert not w.controller.scheduler.sessions
         assert not w.controller.scheduler.hosts
         assert (await client.back(w.furls["client"])).resumed is None
+
+
+@inreactor
+async def test_numbers_of_those_who_are_forgotten_do_not_come_again(tmp_path):
+    async with world(tmp_path / "journal.sqlite") as w:
+        client = await Client(w.tub()).open(w.furls["client"])
+        other = await Client(w.tub()).open(w.furls["client"])
+        host = await FakeHost(w.tub()).join(w.furls["engine"])
+        for peer in (other, host):
+            peer.channel.send(Closing("enough"))
+            await peer.tub.stopService()
+        scheduler = w.controller.scheduler
+        await client.until(lambda: client.of(EngineLeft))
+        while other.session in scheduler.sessions or scheduler.hosts:
+            await deferLater(reactor, 0.01)
+        await w.end()
+        await w.start()
+        await client.back(w.furls["client"])
+        new = await Client(w.tub()).open(w.furls["client"])
+        assert new.session > other.session > client.session
+        again = await FakeHost(w.tub()).join(w.furls["engine"])
+        assert again.grant.host_id > host.grant.host_id
 
 
 @inreactor

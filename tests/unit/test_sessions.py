@@ -222,13 +222,6 @@ def test_a_session_belongs_to_one_certificate(scene, monkeypatch):
     assert scene.clients.links[scene.session.number].channel is scene.connection.far
 
 
-def test_numbers_of_sessions_are_used_once(scene):
-    scene.clients._next = scene.session.number
-    other = scene.of_other()
-    assert other.session.number == scene.session.number + 1
-    other.courier.stop()
-
-
 def test_a_client_that_says_goodbye_is_not_waited_for(scene):
     result = scene.submit(1)
     scene.session.tell(Closing("the client was closed"))
