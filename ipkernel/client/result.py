@@ -353,14 +353,20 @@ class AsyncResult(Described):
         """The result; the same as ``get()``."""
         return self.get()
 
-    def get_dict(self, timeout: float | None = -1) -> dict[int, Any]:
+    def get_dict(
+        self, timeout: float | None = -1, *, return_exceptions: bool | None = None
+    ) -> dict[int, Any]:
         """Return the results by engine id.
+
+        Args:
+            timeout: As for :meth:`get`.
+            return_exceptions: As for :meth:`get`.
 
         Raises:
             ValueError: An engine has run more than one of the tasks.
             Exception: As :meth:`get`.
         """
-        values = self.get(timeout)
+        values = self.get(timeout, return_exceptions=return_exceptions)
         engines = [record.engine for record in self._records]
         if len(set(engines)) < len(engines):
             raise ValueError("there is more than one result of an engine; use get()")

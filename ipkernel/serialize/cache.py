@@ -10,7 +10,9 @@ from typing import Any
 
 from ipkernel.objects.ref import ObjectRef, collecting, note
 from ipkernel.serialize import payload
+from ipkernel.serialize.dependent import dependent
 from ipkernel.serialize.fingerprint import Fingerprint, fingerprint, is_importable
+from ipkernel.serialize.retrying import Retrying
 
 __all__ = ["FunctionCache"]
 
@@ -143,6 +145,8 @@ def _dump(func: Callable[..., Any]) -> bytes:
     try:
         return payload.join(payload.dump_value(func))
     except Exception as exc:
+        if isinstance(func, dependent | Retrying):
+            _dump(func.f)  # the user's own function is most likely to blame, by its name
         raise payload.blame(func, exc, describe_function(func)) from exc
 
 

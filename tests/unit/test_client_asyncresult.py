@@ -352,6 +352,9 @@ def test_single_results_are_not_iterable(lv):
 
 def test_get_dict(rc, lv):
     assert rc[:].apply_async(operator.neg, 1).get_dict() == {0: -1, 1: -1, 2: -1}
+    failed = rc[:].apply_async(operator.truediv, 1, 0).get_dict(return_exceptions=True)
+    assert list(failed) == [0, 1, 2]
+    assert all(isinstance(error, ZeroDivisionError) for error in failed.values())
     assert rc[1].apply_async(operator.neg, 1).result_dict == {1: -1}
     joined = AsyncResult.join(*(rc[1].apply_async(int) for _ in range(2)))
     with pytest.raises(ValueError, match="more than one"):

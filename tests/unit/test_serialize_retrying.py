@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
 
 import cloudpickle
 import pytest
 
-from ipkernel.errors import UnmetDependency
+from ipkernel.errors import SerializationError, UnmetDependency
+from ipkernel.serialize.cache import FunctionCache
+from ipkernel.serialize.calls import dump_call
+from ipkernel.serialize.dependent import dependent
 from ipkernel.serialize.retrying import Retry, Retrying
 
 
@@ -59,3 +65,29 @@ def test_an_exception_of_the_users_own_is_the_same_on_an_engine() -> None:
     copy = cloudpickle.loads(cloudpickle.dumps(Retrying(busy, (Busy,))))
     with pytest.raises(Retry):
         copy()
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda f: Retrying(f, (OSError,)), lambda f: dependent(f, bool)], ids=["", "depend"]
+)
+def test_a_function_that_cannot_be_sent_is_named_as_ever(
+    wrapped: Callable[[Callable[..., Any]], Any],
+) -> None:
+    lock = Lock()
+
+    def holds() -> object:
+        return lock
+
+    told = [_told(holds), _told(wrapped(holds))]
+    assert told[0] == told[1]
+    assert "holds" in told[0]
+
+
+def test_the_wrapper_is_to_blame_if_the_function_is_not() -> None:
+    assert "cannot pickle" in _told(dependent(fails, bool, Lock()))
+
+
+def _told(function: Callable[..., Any]) -> str:
+    with pytest.raises(SerializationError) as caught:
+        dump_call(function, (), {}, FunctionCache())
+    return str(caught.value)
