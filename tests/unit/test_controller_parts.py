@@ -137,9 +137,8 @@ def test_retained_results_are_taken_once() -> None:
     assert kept.keep(*finished(1), 5.0) == []
     assert 1 in kept
     assert kept.since(1) == 5.0
-    found = kept.take(1)
-    assert found == ([], finished(1))
-    assert kept.take(1) is None
+    assert kept.take([1]) == {1: ([], finished(1))}
+    assert kept.take([1]) == {}
     assert kept.bytes == 0
 
 

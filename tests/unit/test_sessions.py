@@ -118,7 +118,7 @@ def test_results_that_were_not_kept_for_one_that_comes_late_are_told_to_be_gone(
     scene.finish(1)
     scene.cut()
     scene.pass_time(GRACE + 1)
-    scene.scheduler.retained.take(gone.msg_ids[0])
+    scene.scheduler.retained.take(gone.msg_ids)
     scene.connect()
     scene.work()
     with pytest.raises(errors.KernelError, match="is not known: its result was fetched or has exp"):
