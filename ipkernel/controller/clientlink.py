@@ -35,8 +35,10 @@ HOLD_BYTES: Final = 64 << 20
 MAX_WAITING: Final = 1 << 20
 #: What a queued message counts besides its payload, in bytes: small ones cost memory too.
 _OVERHEAD: Final = 128
-#: Bytes of queued payload from which on a client's messages are not acknowledged.
+#: Bytes of queued payload from which on a client's messages are not acknowledged, and what a task
+#: counts besides.
 MAX_QUEUED: Final = 512 << 20
+_TASK: Final = 128
 #: Seconds between two looks at a client that takes its results slowly.
 _POLL: Final = 0.01
 #: Seconds after which a connection is lost whose other machine does not answer any more.
@@ -240,7 +242,7 @@ class ClientLink(Link):
         if self._waiting_bytes > HOLD_BYTES:
             return False  # what it sends makes answers, and it does not take those
         session = self._session(self.number)
-        if session is not None and session.bytes >= MAX_QUEUED:
+        if session is not None and session.bytes + session.open * _TASK >= MAX_QUEUED:
             return False
         count, self._unprocessed = self._unprocessed, 0
         super().processed(count)

@@ -176,6 +176,30 @@ def test_a_client_with_too_much_queued_is_not_acknowledged(
     assert len(results(client)) == 120
 
 
+def test_tasks_without_payload_take_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipkernel.controller.clientlink.MAX_QUEUED", 50 * 128)
+    w = World()
+    client = w.connect(w.clients[1])
+    w.pump()
+    for start in range(0, 100, 10):
+        for i in range(start, start + 10):
+            client.send(*submit(i, b""))
+        w.pump()
+    w.clock.advance(1.0)
+    w.pump()
+    assert client.link.acknowledged < 50
+    assert w.clients[1].owes
+    host = w.connect(w.host)
+    host.send(EngineJoined(0, "h", 7))
+    while len(results(client)) < 100:
+        w.pump()
+        for assign in [a for a in assigns(host) if a.task in w.scheduler.tasks]:
+            host.send(*done(assign))
+        w.pump()
+    assert w.clients[1].acknowledge()
+    assert not w.clients[1].owes
+
+
 @pytest.mark.parametrize("bound", ["MAX_EARLY", "MAX_EARLY_BYTES"])
 def test_a_peer_that_opens_no_channel_does_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch, bound: str
