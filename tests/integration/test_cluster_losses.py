@@ -59,7 +59,9 @@ def test_controller_that_dies_while_the_host_starts(make):
 
 
 def test_engines_that_are_never_ready(make):
-    cluster = make(engines=standin("ipdaemon", "until_told()"), engine_timeout=0.2)
+    cluster = make(engines=standin("ipdaemon", "until_told()"))
+    cluster.start_controller()
+    cluster.engine_timeout = 0.2
     with pytest.raises(TimeoutError, match="ipdaemon of cluster .* was not ready in time"):
         cluster.start_cluster()
     assert not cluster.running

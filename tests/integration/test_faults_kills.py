@@ -23,13 +23,19 @@ from tests.integration.faults_support import PATIENCE, Program, wait_for
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "stdlib_metrics.py"
 
-#: Prints who is who, then works.
+#: Prints who is who, then works; most of it waits until it may go on, so that each engine is at work for sure.
 SCRIPT = """
 import os, sys, time
 import psutil
 import ipkernel
 
+at = sys.argv[2]
+
 def slowly(number):
+    if number >= 20:
+        open(os.path.join(at, f"at-work-{os.getpid()}"), "w").close()
+        while not os.path.exists(os.path.join(at, "go")):
+            time.sleep(0.005)
     time.sleep(0.01)
     return number
 
@@ -41,7 +47,7 @@ with ipkernel.Cluster(2) as rc:
     view = rc.load_balanced_view()
     view.retries = int(sys.argv[1])
     result = view.map_async(slowly, range(120), chunksize=1)
-    while result.progress < 20:
+    while result.progress < 20 or sum("at-work" in name for name in os.listdir(at)) < 2:
         time.sleep(0.005)
     print("under way", flush=True)
     print("complete", result.get() == list(range(120)), flush=True)
@@ -60,7 +66,8 @@ class Job:
         self.processes["script"] = psutil.Process(program.pid)
 
     def end(self):
-        """Wait for the script; then nothing of its cluster may run any more."""
+        """Let the work go on and wait for the script; then nothing of its cluster may run any more."""
+        (self.home / "go").touch()
         code, out, err = self.program.end()
         others = [process for name, process in self.processes.items() if name != "script"]
         assert psutil.wait_procs(others, 10)[1] == []
@@ -78,7 +85,9 @@ def start(tmp_path):
 
     def go(*arguments):
         home = tmp_path / "ipython"
-        program = Program(sys.executable, "-c", SCRIPT, *arguments, IPYTHONDIR=str(home))
+        program = Program(
+            sys.executable, "-c", SCRIPT, *arguments, str(tmp_path), IPYTHONDIR=str(home)
+        )
         programs.append(program)
         pids = map(int, program.line().split())
         job = Job(program, tmp_path, dict(zip([*WHO[:4], "other engine"], pids, strict=True)))

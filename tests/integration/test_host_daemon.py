@@ -424,4 +424,4 @@ async def test_another_protocol_is_refused_in_one_line(tmp_path: Path) -> None:
 async def test_wrong_usage_is_told(arguments: list[str]) -> None:
     _, err, code = await Daemon("native", *arguments).output()
     assert code == 2
-    assert "usage: ipdaemon" in err
+    assert err.startswith("ipdaemon: ") and "Try 'ipdaemon --help'" in err
