@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from twisted.internet.defer import Deferred
 
 from ipkernel.controller.events import EnginesDescribed
@@ -10,6 +12,9 @@ from ipkernel.controller.turn import Turn
 from ipkernel.errors import InvalidEngineID, KernelError
 from ipkernel.wire.messages import MAX_PROPERTIES
 from ipkernel.wire.records import Description, EngineProperties
+
+#: So many engines more than there are may be named.
+_MORE: Final = 64
 
 
 def describe(scheduler: Scheduler, turn: Turn, said: Description) -> Deferred[EngineProperties]:
@@ -25,9 +30,12 @@ def describe(scheduler: Scheduler, turn: Turn, said: Description) -> Deferred[En
 
     Raises:
         InvalidEngineID: An engine is not there; nothing was changed.
-        KernelError: An engine is to have too many properties; nothing was changed.
+        KernelError: An engine is to have too many properties, or engines are named many times;
+            nothing was changed.
     """
     engines = scheduler.engines
+    if len(said.engines) > len(engines) + _MORE:  # the answer tells of each as often as it is named
+        raise KernelError(f"{len(said.engines)} engines are named, but there are {len(engines)}")
     for number in said.engines:
         engine = engines.get(number)
         if engine is None:

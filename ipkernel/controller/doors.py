@@ -7,11 +7,11 @@ reaches the caller as one line and never shows in the log as a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from foolscap.referenceable import Referenceable
-from msgspec import MsgspecError
+from msgspec import MsgspecError, structs
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -24,11 +24,13 @@ from ipkernel.wire.records import (
     Description,
     EngineAnswer,
     EngineOrder,
+    EngineStory,
     HostHello,
     Record,
     Status,
     TaskQuery,
     TaskStories,
+    TaskStory,
     pack,
     unpack,
 )
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
     from ipkernel.controller.service import Controller
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", TaskStory, EngineStory)
+
+#: Characters of all stories that an answer has, and what stands in the place of others.
+_STEPS: Final = 1 << 20
+_NO_ROOM: Final = "there is no room for its story in this answer: ask for fewer at a time"
 
 
 def read_request(kind: type[R], data: bytes) -> R:
@@ -53,6 +60,16 @@ def read_request(kind: type[R], data: bytes) -> R:
 
 def _packed(answer: Deferred[Any]) -> Deferred[bytes]:
     return answer.addCallback(pack)
+
+
+def _fitting(stories: Iterable[S]) -> list[S]:
+    """Leave the steps out of stories for which an answer has no room."""
+    left = _STEPS
+    fitting: list[S] = []
+    for story in stories:
+        left -= sum(map(len, story.story))
+        fitting.append(story if left >= 0 else structs.replace(story, story=[_NO_ROOM]))
+    return fitting
 
 
 class _Door(Referenceable):
@@ -74,12 +91,12 @@ class _Door(Referenceable):
         tasks = request.tasks
         if request.label:
             found = self._controller.scheduler.labelled(request.label, MAX_STORIES - len(tasks))
-            tasks = list(dict.fromkeys([*tasks, *found]))
+            tasks = [*tasks, *found]
         controller = self._controller
         return pack(
             TaskStories(
-                stories=[controller.explain(task) for task in tasks],
-                engines=[controller.explain_engine(number) for number in request.engines],
+                stories=_fitting(controller.explain(task) for task in dict.fromkeys(tasks)),
+                engines=_fitting(map(controller.explain_engine, dict.fromkeys(request.engines))),
             )
         )
 

@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from ipkernel.controller.doors import read_request
+from ipkernel.controller import doors
+from ipkernel.controller.doors import MonitorDoor, read_request
 from ipkernel.controller.events import HostJoined
 from ipkernel.controller.journal import Forgotten, IJournal, MemoryJournal
 from ipkernel.controller.orders import Orders, share
@@ -28,7 +29,16 @@ from ipkernel.controller.state import ROLES, Kept
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import ConfigurationError, KernelError, SecurityError
 from ipkernel.wire.messages import Finished, Outcome, Output, Stream
-from ipkernel.wire.records import EngineAnswer, EngineOrder, TaskQuery, pack
+from ipkernel.wire.records import (
+    EngineAnswer,
+    EngineOrder,
+    EngineStory,
+    TaskQuery,
+    TaskStories,
+    TaskStory,
+    pack,
+    unpack,
+)
 
 # ---------------------------------------------------------------------------- engine ids
 
@@ -368,3 +378,33 @@ def test_engines_that_a_host_failed_to_start_leave_no_ids_behind(call: Any, prob
     assert answers[0].problem
     assert sorted(scheduler.engines) == [0]
     assert scheduler.take_ids(1) == [1]
+
+
+class Storyteller:
+    """A controller that knows long stories only."""
+
+    asked: list[int]
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def explain(self, task: int) -> TaskStory:
+        self.asked.append(task)
+        return TaskStory(task=task, state="ready", story=["x" * 4000] * 100)
+
+    def explain_engine(self, engine: int) -> EngineStory:
+        return EngineStory(engine=engine, state="ready", story=["x" * 4000] * 100)
+
+
+def test_an_answer_has_room_for_so_many_stories() -> None:
+    teller: Any = Storyteller()
+    many = [*range(1000), 5, 5]
+    query = pack(TaskQuery(tasks=many, engines=many))
+    answer = MonitorDoor(teller).remote_explain(query)
+    assert len(answer) < 1 << 22
+    found = unpack(TaskStories, answer)
+    assert teller.asked == [one.task for one in found.stories] == list(range(1000))
+    told: Any
+    for told in (found.stories, found.engines):
+        assert [len(one.story) for one in told[:3]] == [100, 100, 1]
+        assert told[-1].story == [doors._NO_ROOM]
