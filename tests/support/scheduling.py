@@ -303,6 +303,11 @@ class Cluster:
 
     # ----------------------------------------------------------------------- outcomes
 
+    def forget(self) -> None:
+        """Let go of all that was sent to anybody."""
+        for kept in (self._sent_hosts, self._sent_clients, self._payloads, self.told, self.last):
+            kept.clear()
+
     def to_host(self, host: int) -> list[Item]:
         return self._sent_hosts.get(host, [])
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 
 import pytest
 from twisted.internet.task import Clock
@@ -517,3 +518,26 @@ def test_closing_is_remembered():
     fake = FakeController()
     fake.session.received([(Closing("maintenance"), b"")])
     assert fake.session.engines.closing == "maintenance"
+
+
+def test_calls_that_have_ended_cost_nothing(monkeypatch):
+    monkeypatch.setattr(session_module, "RECENT", 100)
+    fake = FakeController(engines=2)
+    view = fake.client().load_balanced_view()
+
+    def run(count):
+        for number in range(count):
+            assert view.apply_async(abs, -number).get() == number
+            fake.messages.clear()
+        gc.collect()
+
+    run(100)
+    tracemalloc.start()
+    try:
+        run(2000)
+        before = tracemalloc.get_traced_memory()[0]
+        run(2000)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 2000 <= 64  # their numbers, of which a view keeps some

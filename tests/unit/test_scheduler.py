@@ -246,3 +246,29 @@ def test_a_queued_task_is_small() -> None:
     finally:
         tracemalloc.stop()
     assert (after - before) / 20_000 <= 600
+
+
+def test_tasks_that_have_ended_and_were_taken_cost_nothing() -> None:
+    import gc
+    import tracemalloc
+
+    c = Cluster(engines=2, checked=False)
+
+    def run(count: int) -> None:
+        for _ in range(count // 200):
+            c.submit(200, payload=b"x" * 50)
+            while c.assigned:
+                c.done(*[one.task for one in c.assigned], payload=b"y" * 50)
+            c.forget()
+        gc.collect()
+
+    run(20_000)  # more than the history remembers
+    tracemalloc.start()
+    try:
+        run(20_000)
+        before = tracemalloc.get_traced_memory()[0]
+        run(20_000)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 20_000 <= 16
