@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from typing import Final
+
 import msgspec
 
 from ipkernel.controller.core import Core
@@ -27,6 +30,9 @@ from ipkernel.wire.messages import (
     SessionGone,
     Source,
 )
+
+#: So many tasks that need an object are asked for their sessions, of which there are few.
+MOST_TASKS: Final = 256
 
 # ---------------------------------------------------------------------- coming and going
 
@@ -117,7 +123,8 @@ def from_host(core: Core, host: Host, message: Message) -> None:
     elif isinstance(message, Moving):
         entry = objects.entries.get(message.object)
         if entry is not None:
-            waiting = {core.tasks[task].session for task in entry.tasks if task in core.tasks}
+            some = islice(entry.tasks, MOST_TASKS)
+            waiting = {core.tasks[task].session for task in some if task in core.tasks}
             objects.sources.moving(entry, host.id, message.done, waiting)
     elif isinstance(message, Copied):
         objects.copied(host.id, message.objects)

@@ -53,7 +53,7 @@ def reason_of(c: Cluster, tid: int, session: int | None = None) -> Reason:
 def test_clients_whose_tasks_wait_for_an_object_are_told_how_far_it_is() -> None:
     c = cluster(2, clients=2)
     c.made(X, host=1)
-    c.submit(needs=[X], payload=b"", targets=[1], spread=False)
+    c.submit(1000, needs=[X], payload=b"", targets=[1])
     c.from_host((Moving(Y, 5), b""), host=2)
     c.seek(2, X)
     c.from_host((Moving(X, 5), b""), host=2)
