@@ -39,15 +39,9 @@ def resumed(core: Core, event: SessionResumed) -> None:
     if event.client:
         session.client = event.client
     holdings.client_came(core, session)
-    items = core.client_items(session.id)
     kept = core.retained
-    mine = kept.take([task for task in kept if task >> 40 == session.id])
-    for task, (output, result) in mine.items():
-        items += output
-        items.append(result)
-        if result[0].object:
-            core.objects.refer(session.id, result[0].object)
-        core.not_retained(task)
+    core.hand_over(session.id, kept.take([task for task in kept if task >> 40 == session.id]))
+    items = core.client_items(session.id)
     for task in kept.with_output(session.id):
         items += kept.take_output(task)
 

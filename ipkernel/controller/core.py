@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec import MsgspecError, Struct, structs
@@ -33,7 +33,7 @@ from ipkernel.controller.journal import (
 from ipkernel.controller.objects import Directory
 from ipkernel.controller.queues import Line, Lines
 from ipkernel.controller.registry import Host, Ids
-from ipkernel.controller.retention import Retained
+from ipkernel.controller.retention import Retained, Taken
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import READY, Engine, Ladder
 from ipkernel.controller.tasks import ENDS, QUEUED, Origin, Payload, Refused, State, Task
@@ -302,6 +302,17 @@ class Core:
         if message.object:
             self.objects.refer(message.task, message.object)
         self.forget(self.retained.keep(message, payload, self.now))
+
+    def hand_over(self, session: int, taken: Mapping[int, Taken]) -> None:
+        """Send results that were kept here to a client, which uses their objects from now on."""
+        items = self.client_items(session)
+        for output, result in taken.values():
+            items += output
+            items.append(result)
+            if result[0].object:
+                self.objects.refer(session, result[0].object)
+        for task in taken:  # not before: with the last result of a session its objects may go
+            self.not_retained(task)
 
     def forget(self, tasks: list[int]) -> None:
         """Note that the results of these tasks are not kept any more."""

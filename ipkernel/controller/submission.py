@@ -9,7 +9,6 @@ from ipkernel.controller.events import FromClient, Result
 from ipkernel.controller.journal import Submitted
 from ipkernel.controller.nearness import best_host
 from ipkernel.controller.queues import Line
-from ipkernel.controller.retention import Taken
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import READY as ENGINE_READY
 from ipkernel.controller.slots import Engine
@@ -235,8 +234,10 @@ def _other(core: Core, session: Session, message: Message, payload: Payload) -> 
     elif kind is Fetch:
         assert isinstance(message, Fetch)
         found = core.retained.take(message.tasks)
+        core.hand_over(session.id, found)
         for task in message.tasks:
-            _fetch(core, session, task, found.pop(task, None))
+            if found.pop(task, None) is None:
+                _await(core, session, task)
     elif not holdings.from_client(core, session, message):
         raise _BrokenRules(f"a client does not send {kind.__name__}")
 
@@ -259,16 +260,10 @@ def _again(core: Core, session: Session, message: Resubmit) -> None:
             _other(core, session, part, payload)
 
 
-def _fetch(core: Core, session: Session, task: int, found: Taken | None) -> None:
+def _await(core: Core, session: Session, task: int) -> None:
+    """Have a session told of the end of a task, or that there is no result of it."""
     items = core.client_items(session.id)
-    if found is not None:
-        output, result = found
-        items += output
-        items.append(result)
-        if result[0].object:
-            core.objects.refer(session.id, result[0].object)
-        core.not_retained(task)
-    elif task in core.tasks:
+    if task in core.tasks:
         items += core.retained.take_output(task)
         if task >> 40 != session.id and not _watch(core, session, task):
             text = f"{MAX_WATCHERS} other clients wait for task {task} already: fetch it later"

@@ -440,6 +440,18 @@ def test_who_watches_a_task_of_a_client_that_has_gone_gets_its_reference() -> No
     assert c.scheduler.objects.references == {2: {X: c.scheduler.objects.entries[X]}}
 
 
+def test_results_that_are_fetched_together_keep_their_objects() -> None:
+    c = cluster(1, clients=2)
+    tids = c.submit(2, session=2)
+    c.detach(2)
+    for tid, made in zip(tids, (X, Y), strict=True):
+        c.done(tid, makes=made)
+    c.from_client((Fetch(tids), b""), session=1)
+    assert c.freed(1) == []
+    c.release(X, Y, session=1)
+    assert c.freed(1) == [X, Y]
+
+
 def test_results_that_have_no_room_any_more_lose_their_objects() -> None:
     c = Cluster(clients=2, retained=Retained(size=2000))
     c.add_host(1, store=True)
