@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipkernel.controller import nearness
+from ipkernel.controller import keeping, nearness
 from ipkernel.controller.core import Core
-from ipkernel.controller.demands import best_of
+from ipkernel.controller.demands import best_of, room_for
 from ipkernel.controller.handing import assign, assign_run
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_BYTES, Engine
@@ -18,6 +18,8 @@ def fill(core: Core) -> None:
     lines = core.lines
     pending = core.pending
     others = bool(lines.rotation or lines.near)
+    if lines.overdue or core.kept:
+        keeping.keep(core)
     if pending:
         core.pending = {}
         for engine in pending:
@@ -68,6 +70,7 @@ def _fill_shared(core: Core) -> None:
     rotation = lines.rotation
     ladder = core.ladder
     blocked: list[Line] = []
+    fed: set[Line] = set()  # those that have got some of a resource
     elsewhere = lines.waiting_near() if lines.near else 0
     lines.rounds += 1
     while rotation:
@@ -92,11 +95,18 @@ def _fill_shared(core: Core) -> None:
         if turns > 1:
             quota = max(1, quota // turns)
         if demand is not None:
-            quota = demand.room(engine, quota)
+            quota = room_for(core, line.session, demand, engine, quota)
         taken = assign_run(core, engine, line, quota)
         line.count -= taken
         lines.count -= taken
         ladder.update(engine)
+        if demand is not None:
+            fed.add(line)
+            if line.passed:
+                if line in lines.overdue:  # what was kept for it, others may have again
+                    rotation.extend(blocked)
+                    blocked.clear()
+                keeping.served(core, line)
         if not line.count:
             rotation.popleft()
             line.turning = False
@@ -104,6 +114,8 @@ def _fill_shared(core: Core) -> None:
         elif turns > 1:
             rotation.rotate(-1)
     rotation.extend(blocked)
+    if blocked and fed:
+        keeping.passed(core, blocked, fed)
 
 
 def _quota(ready: int, step: int, engines: int) -> int:

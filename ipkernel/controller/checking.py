@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ipkernel.controller.core import MAX_WATCHERS, Core, choice_of, is_plain
-from ipkernel.controller.demands import candidates
+from ipkernel.controller.demands import candidates, room_for
 from ipkernel.controller.objectchecks import validate_objects
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import MAX_WINDOW, Engine
@@ -212,7 +212,9 @@ def _check_line_is_blocked(core: Core, line: Line) -> None:
     if demand is not None:
         assert demand.able(core) == {n: e for n, e in core.engines.items() if demand.suits(e)}
     for engine in candidates(core, line.choice, demand):
-        assert engine.rung < 0 or (demand is not None and not demand.room(engine, 1))
+        assert engine.rung < 0 or (
+            demand is not None and not room_for(core, line.session, demand, engine, 1)
+        )
 
 
 def _check_objects(core: Core) -> None:

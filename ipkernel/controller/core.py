@@ -86,6 +86,7 @@ class Core:
         lines: Load-balanced tasks that are ready.
         demands: What some of them ask of engines.
         ladder: Engines with room for them.
+        kept: Engines that keep something free for certain tasks.
         pending: Engines with room and direct tasks, to be looked at.
         deep: Engines that run a long task with other tasks behind it.
         draining: Engines that are draining and have something to do, as far as is known.
@@ -123,6 +124,7 @@ class Core:
         self.lines = Lines()
         self.demands = Demands()
         self.ladder = ladder
+        self.kept: list[Engine] = []
         self.pending: dict[Engine, None] = {}
         self.deep: dict[Engine, None] = {}
         self.draining: dict[Engine, None] = {}

@@ -157,13 +157,25 @@ def candidates(core: Core, choice: Sequence[int], demand: Demand | None) -> Iter
     return [able[n] for n in choice if n in able] if choice else able.values()
 
 
+def room_for(core: Core, session: int, demand: Demand, engine: Engine, most: int) -> int:
+    """Return how many tasks of a session, up to ``most``, may use now what they ask of an engine.
+
+    What is kept for others is refused, but not to what tasks have submitted: what it is kept for may
+    wait for just these tasks.
+    """
+    kept = engine.kept
+    if kept is None or kept is demand or kept.resources.keys().isdisjoint(demand.resources):
+        return demand.room(engine, most)
+    return 0 if core.sessions[session].inside < 0 else demand.room(engine, most)
+
+
 def best_of(core: Core, line: Line) -> tuple[Engine, int] | None:
     """Return the first engine with room for the tasks of a line, and how many have some."""
     demand = line.demand
     found = [
         engine
         for engine in candidates(core, line.choice, demand)
-        if engine.rung >= 0 and (demand is None or demand.room(engine, 1))
+        if engine.rung >= 0 and (demand is None or room_for(core, line.session, demand, engine, 1))
     ]
     return (core.ladder.pick(found), len(found)) if found else None
 
@@ -174,7 +186,9 @@ def others_could(core: Core, task: Task, engine: Engine) -> bool:
     if demand is None and not task.message.targets:
         return True
     return any(
-        other.rung >= 0 and other is not engine and (demand is None or demand.room(other, 1))
+        other.rung >= 0
+        and other is not engine
+        and (demand is None or room_for(core, task.session, demand, other, 1))
         for other in candidates(core, task.message.targets, demand)
     )
 
@@ -222,7 +236,14 @@ def why(core: Core, task: Task, demand: Demand) -> str:
     """Return what a ready task waits for that is in use; empty if that is not the reason."""
     able = candidates(core, task.message.targets, demand)
     for engine in sorted(able, key=lambda engine: engine.rung < 0):  # those with room first
-        if not engine.usable or demand.room(engine, 1):
+        if not engine.usable:
+            continue
+        if demand.room(engine, 1):
+            if not room_for(core, task.session, demand, engine, 1):
+                return (
+                    f"it waits for {demand}, which is kept free on engine {engine.id} for tasks that "
+                    f"ask for {engine.kept} and were passed by others for long"
+                )
             continue
         for name, parts in demand.resources.items():
             each = engine.host.each

@@ -7,7 +7,7 @@ business. A task never waits for its best host while another one is idle.
 from __future__ import annotations
 
 from ipkernel.controller.core import Core
-from ipkernel.controller.demands import best_of
+from ipkernel.controller.demands import best_of, room_for
 from ipkernel.controller.handing import assign_run
 from ipkernel.controller.queues import Line
 from ipkernel.controller.slots import Engine
@@ -107,7 +107,8 @@ def _serve(core: Core, engine: Engine, shared: bool) -> bool:
             continue
         quota = min(room - taken, -(-line.count // others))
         if line.demand is not None:
-            quota = line.demand.room(engine, quota) if line.demand.suits(engine) else 0
+            suits = line.demand.suits(engine)
+            quota = room_for(core, line.session, line.demand, engine, quota) if suits else 0
         if quota:
             taken += _assign(core, engine, line, quota)
     if taken:
@@ -129,7 +130,7 @@ def _take_anywhere(core: Core, line: Line) -> bool:
         engine, others = found
     quota = min(engine.window - len(engine.assigned), -(-line.count // others))
     if line.demand is not None:
-        quota = line.demand.room(engine, quota)
+        quota = room_for(core, line.session, line.demand, engine, quota)
     return _assign(core, engine, line, quota) > 0
 
 

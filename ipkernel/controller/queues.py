@@ -11,10 +11,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ipkernel.controller.demands import Demand
 from ipkernel.controller.tasks import State, Task
+
+if TYPE_CHECKING:
+    from ipkernel.controller.slots import Engine
 
 _READY: Final = State.READY
 #: From so many lines on, empty ones are removed before their sessions end.
@@ -46,11 +49,13 @@ class Line:
         demand: What they ask of their engines, or None.
         plain: Whether engines need to be told no more of its tasks than what to do.
         loose: It has waited for that host for too long: any engine will do.
+        passed: How often others have got what it asks for since it has got something itself.
+        place: The engine where what it asks for is kept free, if it is.
     """
 
     __slots__ = (
-        "choice", "count", "demand", "held", "loose", "lower", "near", "plain", "priority", "queue", "session",
-        "turning",
+        "choice", "count", "demand", "held", "loose", "lower", "near", "passed", "place", "plain", "priority",
+        "queue", "session", "turning",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +67,8 @@ class Line:
         self.demand = demand
         self.plain = True
         self.loose = False
+        self.passed = 0
+        self.place: Engine | None = None
         self.queue: deque[Task] = deque()
         self.priority = 0
         self.lower: list[tuple[int, deque[Task]]] = []
@@ -152,9 +159,10 @@ class Lines:
         rounds: How often the rotation was served.
         count: Ready tasks in all lines, those of held ones included.
         ranked: The sessions that have given tasks a priority.
+        overdue: The lines that were passed by others too often, the first one first.
     """
 
-    __slots__ = ("_lines", "_many", "count", "near", "ranked", "rotation", "rounds")
+    __slots__ = ("_lines", "_many", "count", "near", "overdue", "ranked", "rotation", "rounds")
 
     def __init__(self) -> None:
         self._lines: dict[tuple[int, Choice, int, Demand | None], Line] = {}
@@ -164,6 +172,7 @@ class Lines:
         self.rounds = 0
         self.count = 0
         self.ranked: set[int] = set()
+        self.overdue: list[Line] = []
 
     def first(self) -> Line:
         """Return the line whose turn it is, which is at the head of the rotation then.

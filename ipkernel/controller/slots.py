@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ipkernel.controller.tasks import Task
 
 if TYPE_CHECKING:
+    from ipkernel.controller.demands import Demand
     from ipkernel.controller.registry import Host
     from ipkernel.wire.messages import Simple, Vitals
 
@@ -67,6 +68,7 @@ class Engine:
         restarts: How often it was started again.
         used: Parts of each resource that its tasks use.
         properties: What clients have said of it, by name.
+        kept: For tasks that ask for this, what they ask for is kept free; None for none.
         vitals: What its process used when it was measured last, or None.
         last_loss: How its last process was lost, with the time; empty if none was.
     """
@@ -83,6 +85,7 @@ class Engine:
         "epoch",
         "host",
         "id",
+        "kept",
         "last_loss",
         "mean",
         "near_turn",
@@ -129,6 +132,7 @@ class Engine:
         self.restarts = 0
         self.used: dict[str, int] = {}
         self.properties: dict[str, Simple] = {}
+        self.kept: Demand | None = None
         self.vitals: Vitals | None = None
         self.last_loss = ""
 

@@ -11,6 +11,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from ipkernel.controller import keeping
 from ipkernel.controller.defaults import SCHEMES
 from ipkernel.controller.events import (
     EnginesAdded,
@@ -120,8 +122,14 @@ class Machine(RuleBasedStateMachine):
 
     store: StoreAccess | None = None  # of every host
 
-    @initialize(scheme=st.sampled_from(SCHEMES), random=st.randoms(use_true_random=False))
-    def start(self, scheme: str, random: Random) -> None:
+    @initialize(
+        scheme=st.sampled_from(SCHEMES),
+        random=st.randoms(use_true_random=False),
+        passes=st.sampled_from([1, 3, keeping.PASSES]),
+    )
+    def start(self, scheme: str, random: Random, passes: int) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(keeping, "PASSES", passes)
         retained = Retained(size=1 << 30)
         self.s = Scheduler(checked=True, retained=retained, scheme=scheme, random=random)
         self.now = 1000.0
@@ -654,6 +662,7 @@ class Machine(RuleBasedStateMachine):
         """Let everything run to its end: all engines come up, all hosts work, none is lost."""
         if not hasattr(self, "s"):
             return
+        self.patch.undo()
         for session in sorted(self.held & set(self.attached)):
             self.held.discard(session)
             self.do(SessionHeld(session, False, self.now))

@@ -14,6 +14,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from ipkernel.controller.defaults import SCHEMES
 from ipkernel.controller.events import FromClient, FromHost, Item, SessionDetached, Tick
+from ipkernel.controller.keeping import PASSES
 from ipkernel.controller.retention import RETAIN_SECONDS
 from ipkernel.wire.messages import (
     Copied,
@@ -48,8 +49,12 @@ class ObjectMachine(Machine):
 
     store = StoreAccess(pin="", key=bytes(32))
 
-    @initialize(scheme=st.sampled_from(SCHEMES), random=st.randoms(use_true_random=False))
-    def start(self, scheme: str, random: Random) -> None:
+    @initialize(
+        scheme=st.sampled_from(SCHEMES),
+        random=st.randoms(use_true_random=False),
+        passes=st.sampled_from([1, PASSES]),
+    )
+    def start(self, scheme: str, random: Random, passes: int) -> None:
         self.ids: list[bytes] = []
         self.stores: dict[int, set[bytes]] = {}
         self.searches: dict[int, dict[bytes, int]] = {}  # -1 waits for a client, 0 for an answer
@@ -59,7 +64,7 @@ class ObjectMachine(Machine):
         self.references: dict[int, set[bytes]] = {}
         self.needs: dict[int, list[bytes]] = {}
         self.made_by: dict[int, bytes] = {}
-        super().start(scheme, random)
+        super().start(scheme, random, passes)
         self.join_host(2, [])
         for _ in range(2):
             self.engine_joins(1)
@@ -197,6 +202,9 @@ class ObjectMachine(Machine):
             mine = sorted(self.references[session])
             released = mine[other % len(mine) :][:3]
             self.references[session].difference_update(released)
+            results = self.attached[session]  # what came up to these has reached it
+            have = [at for at, (message, _) in enumerate(results, 1) if message.object in released]
+            del results[: max(have, default=0)]
             self.do(FromClient(session, [(Release(released), b"")], self.now))
 
     @precondition(lambda self: self.ids)
