@@ -205,7 +205,7 @@ def _send_all(iterator: Iterator[Any], records: RecordWriter) -> None:
 
 
 def _repeated() -> Iterator[Any]:
-    raise ValueError("this stream began on an engine that was lost, and cannot be repeated")
+    raise ValueError("this stream was begun when the call was run before, and cannot be repeated")
     yield
 
 
