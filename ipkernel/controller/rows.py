@@ -206,7 +206,7 @@ def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:
 
     Raises:
         msgspec.MsgspecError: It is not a row.
-        ValueError: There are pieces, but not one item.
+        ValueError: There are pieces, but several items.
     """
     records: list[Any] = decoding.decode(_decoder, blob)
     for at, record in enumerate(records):
@@ -218,8 +218,9 @@ def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:
         elif kind is _Printed:
             records[at] = Printed(record.items)
     if pieces:
-        only = records[0] if len(records) == 1 else None
-        if not isinstance(only, _WITH_ITEMS) or len(only.items) != 1:
+        only = records[0] if records else None
+        if not isinstance(only, _WITH_ITEMS) or len(only.items) > 1:
             raise ValueError("pieces of a payload without its message")
-        return [_with(only, [(only.items[0][0], b"".join(pieces))])]
+        if only.items:  # else the row was shortened, and nobody needs the payload any more
+            records[0] = _with(only, [(only.items[0][0], b"".join(pieces))])
     return records

@@ -28,7 +28,7 @@ import msgspec
 from ipkernel.controller import sqlitefile
 from ipkernel.controller.journal import Ended, Printed, Record
 from ipkernel.controller.living import Live
-from ipkernel.controller.rows import PIECE, Row, decode, encode
+from ipkernel.controller.rows import PIECE, ROW_BYTES, Row, decode, encode
 from ipkernel.controller.sqlitetail import LARGE, MANY, Tail, TailRow
 from ipkernel.controller.tasks import Payload
 
@@ -51,7 +51,7 @@ _INSERT: Final = "INSERT INTO log VALUES (?, ?, ?, ?)"
 _MOVE: Final = "INSERT OR IGNORE INTO log VALUES (?, ?, ?, ?)"
 _ALL: Final = "SELECT seq, crc, pieces, blob FROM log WHERE seq > ? ORDER BY seq"
 _ONE: Final = "SELECT crc, pieces, blob FROM log WHERE seq = ?"
-_SHORTEN: Final = "UPDATE log SET crc = ?, blob = ? WHERE seq = ?"
+_SHORTEN: Final = "UPDATE log SET crc = ?, pieces = ?, blob = ? WHERE seq = ?"
 _SOME: Final = (
     "SELECT seq, crc, pieces, length(blob), CASE WHEN pieces < 0 THEN x'' ELSE blob END "
     "FROM log WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
@@ -236,22 +236,23 @@ class Log:
         freed = 0
         while budget > 0 and sweep.at < sweep.end:
             dead: list[int] = []
-            shorter: list[tuple[int, bytes, int]] = []
+            shorter: list[tuple[int, int, bytes, int]] = []
             at = sweep.at
             for number, crc, pieces, length, blob in execute(_SOME, (at, sweep.end, _BATCH)):
                 if number <= at:
                     continue  # a piece of a payload that is live
                 at = number
                 budget -= length + _OVERHEAD
-                left = self._left(number, crc, pieces, blob, sweep)
-                if left is None:
+                found = self._left(number, crc, pieces, blob, sweep)
+                if found is None:
                     dead.append(number)
                     freed += length + _OVERHEAD
                 else:
-                    at += pieces
-                    sweep.kept += len(left) + _OVERHEAD
+                    left, needed = found
+                    at += needed
+                    sweep.kept += len(left) + _OVERHEAD + needed * ROW_BYTES  # the last is shorter
                     if left is not blob:
-                        shorter.append((crc32(left, number), left, number))
+                        shorter.append((crc32(left, number), needed, left, number))
                         freed += length - len(left)
                 if budget <= 0:
                     break
@@ -264,8 +265,10 @@ class Log:
                 execute("DELETE FROM log WHERE seq BETWEEN ? AND ?", (first, last))
         return freed
 
-    def _left(self, number: int, crc: int, pieces: int, blob: bytes, sweep: _Sweep) -> bytes | None:
-        """Return what is left of a row, or None if that is nothing."""
+    def _left(
+        self, number: int, crc: int, pieces: int, blob: bytes, sweep: _Sweep
+    ) -> tuple[bytes, int] | None:
+        """Return what is left of a row and how many of its pieces, or None if that is nothing."""
         if pieces < 0 or not self._whole(number, crc, blob):
             return None
         records: Sequence[Record] = decode(blob)
@@ -278,7 +281,11 @@ class Log:
             for record in records:
                 if isinstance(record, Ended | Printed):
                     sweep.closed.difference_update([m.task >> 40 for m, _ in record.items])
-        return blob if left is None else bytes(encode(left, 0)[0].blob)
+        if left is None:
+            return blob, pieces
+        if pieces and not any(getattr(record, "items", ()) for record in left):
+            pieces = 0  # of a payload whose message is dead
+        return bytes(encode(left, 0)[0].blob), pieces
 
     def _swept(self, sweep: _Sweep) -> None:
         self._sweep = None

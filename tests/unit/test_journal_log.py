@@ -315,6 +315,58 @@ LogMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50,
 test_the_log_has_what_matters = LogMachine.TestCase
 
 
+def swept(path: Path, monkeypatch: pytest.MonkeyPatch, *turns: list[Record]) -> Log:
+    """Write turns into rows of a few bytes, sweep them, and return the log, opened anew."""
+    monkeypatch.setattr(rows, "ROW_BYTES", 150)
+    sqlitefile.create(path, "c")
+    log = opened(path)
+    for turn in turns:
+        write(log, *turn)
+    monkeypatch.setattr(sqlitelog, "SMALL", 0)
+    while log.sweep(1 << 20):
+        pass
+    log.close()
+    return opened(path)
+
+
+def test_of_a_long_payload_that_nobody_needs_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tid = task(1, 0)
+    log = swept(
+        tmp_path / "journal.sqlite",
+        monkeypatch,
+        [SessionBegan(1, 1.0, "me")],
+        [Submitted(1, 1.0, [submit(tid, bytes(400))], 1)],
+        [Ended(2.0, [finished(tid)])],
+    )
+    [submitted] = [record for record in load(log) if isinstance(record, Submitted)]
+    assert submitted.items == [] and submitted.taken == 1  # so much the session has sent
+    assert log.size < 400
+    assert log.damaged == 0
+    log.close()
+
+
+def test_a_long_payload_is_kept_for_those_engines_that_still_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tid = task(1, 0)
+    log = swept(
+        tmp_path / "journal.sqlite",
+        monkeypatch,
+        [SessionBegan(1, 1.0, "me")],
+        [Submitted(1, 1.0, [submit(tid, bytes(400), (0, 1))], 2)],
+        [Ended(2.0, [finished(tid)]), Forgotten(3.0, [tid])],
+    )
+    found = load(log)
+    [submitted] = [record for record in found if isinstance(record, Submitted)]
+    [(_, payload)] = submitted.items
+    assert bytes(payload) == bytes(400)
+    assert [record.tasks for record in found if isinstance(record, Forgotten)] == [[tid]]
+    assert log.damaged == 0
+    log.close()
+
+
 def test_what_is_forgotten_of_tasks_that_were_submitted_together_stays_forgotten() -> None:
     first = task(1, 1)
     submitted = Submitted(1, 1.0, [submit(first, targets=(0, 1))], 1)
