@@ -97,6 +97,8 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         if outcome is not _OK:
             settled = _settled(core, engine, task, message, payload)
             if settled is None:  # it goes on
+                if message.object:  # what it said is not looked at any more
+                    core.objects.stray(host.id, message.object)
                 freed(core, engine)
                 continue
             outcome = settled
@@ -163,7 +165,7 @@ def _settled(
         engine.bytes -= task.message.size
         give_back(core, engine, task)
         engine.running.discard(task.id)
-        recover(core, task, outcome, payload)
+        recover(core, task, outcome, payload, message.length or len(payload))
         return None
     return outcome
 

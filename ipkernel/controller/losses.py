@@ -273,7 +273,7 @@ def _survives(core: Core, engine: Engine, task: Task, begun: bool, loss: Loss) -
     if begun and not loss.excused and task.attempts > task.message.retries:
         if can_recover(task):
             lost = encode_reason(loss.reason(engine, what))
-            recover(core, task, Outcome.LOST, lost)
+            recover(core, task, Outcome.LOST, lost, len(lost))
             return False
         core.end(task, Outcome.LOST, loss.reason(engine, what), began)
         return False

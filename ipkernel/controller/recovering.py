@@ -20,7 +20,7 @@ def can_recover(task: Task) -> bool:
     return terms is not None and terms.recovery is not None and not task.cancelled
 
 
-def recover(core: Core, task: Task, outcome: Outcome, payload: Payload) -> None:
+def recover(core: Core, task: Task, outcome: Outcome, payload: Payload, size: int) -> None:
     """Turn a task that has failed, and stands nowhere, into the one that recovers from it.
 
     Its result then counts as that of the task. It may run wherever the task could.
@@ -30,14 +30,15 @@ def recover(core: Core, task: Task, outcome: Outcome, payload: Payload) -> None:
         task: The task; :func:`can_recover` has said yes.
         outcome: How it failed.
         payload: What belongs to that.
+        size: Its bytes, also if it is an object.
     """
     message = task.message
     terms = message.terms
     assert terms is not None and terms.recovery is not None
     recovery = terms.recovery
     core.file(task, outcome)  # what would be run again is the task, not this
-    if len(payload) > _KEPT:
-        text = f"the task failed; what it said about that is too long: {len(payload)} bytes"
+    if size > min(len(payload), _KEPT):
+        text = f"the task failed; what it said about that is too long: {size} bytes"
         outcome, payload = Outcome.IMPOSSIBLE, encode_reason(Reason("limit", text))
     core.failed[task.id] = Failed(outcome, bytes(payload))
     task.note(core.now, f"it failed ({outcome.name.lower()}); its recovery task is run instead")

@@ -19,7 +19,7 @@ from ipkernel.wire.messages import (
     Terms,
     decode_reason,
 )
-from tests.support.scheduling import Cluster
+from tests.support.scheduling import OBJECT_SIZE, Cluster
 
 SORRY = Terms(recovery=Recovery(b"", b"sorry"))
 
@@ -37,6 +37,19 @@ def test_what_fails_is_recovered_as_the_same_task() -> None:
     assert finished.failed == Failed(Outcome.ERROR, b"it broke")
     assert c.payload_for(task) == b"instead"
     assert c.scheduler.totals.finished == 1 and c.scheduler.totals.failed == 0
+
+
+def test_what_is_said_of_a_failure_at_length_is_let_go() -> None:
+    c = Cluster()
+    c.add_host(1, store=True)
+    [task] = c.submit(terms=SORRY)
+    made = bytes(16)
+    c.done(task, outcome=Outcome.ERROR, makes=made)
+    assert c.freed(1) == [made]
+    c.done(task, payload=b"instead")
+    failed = c.finished(task).failed
+    assert failed is not None and failed.outcome is Outcome.IMPOSSIBLE
+    assert f"too long: {OBJECT_SIZE} bytes" in decode_reason(failed.payload).text
 
 
 def test_what_succeeds_needs_no_recovery() -> None:
