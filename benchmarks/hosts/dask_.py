@@ -36,13 +36,13 @@ def figures(bound: float, quick: bool) -> Figures:
                 *("ctl", "-m", "distributed.cli.dask_scheduler", *tls),
                 *("--host", lab.address("ctl"), "--port", PORT),
             )
-            lab.serve(
+            worker = lab.serve(
                 *("h1", "-m", "distributed.cli.dask_worker", scheduler, *tls),
                 *("--host", lab.address("h1"), "--nthreads", 1, "--local-directory", directory),
                 *("--nworkers", peers.WORKERS),
             )
             script = ("-m", "benchmarks.hosts.dask_", scheduler, *files)
-            yield from peers.figures_of(lab, controller, *script, bound=bound)
+            yield from peers.figures_of(lab, controller, [worker], *script, bound=bound)
 
 
 def main(scheduler: str, certificate: str, key: str, action: str, seconds: str) -> None:

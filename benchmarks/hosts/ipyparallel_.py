@@ -37,13 +37,15 @@ def figures(bound: float, quick: bool) -> Figures:
                 wait_for_file(written, controller)
                 copies[end] = shutil.copy(written, directory)
             (directory / "engine").mkdir()
-            for _ in range(peers.WORKERS):
+            engines = [
                 lab.serve(
                     *("h1", "-m", "ipyparallel.engine", f"--file={copies['engine']}"),
                     f"--profile-dir={directory / 'engine'}",
                 )
+                for _ in range(peers.WORKERS)
+            ]
             script = ("-m", "benchmarks.hosts.ipyparallel_", copies["client"])
-            yield from peers.figures_of(lab, controller, *script, bound=bound)
+            yield from peers.figures_of(lab, controller, engines, *script, bound=bound)
 
 
 def main(file: str, action: str, seconds: str) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import metrics, proc, stats, workload
@@ -66,6 +66,12 @@ def pair(peer: Peer, bound: float) -> None:
     _say(**{way: max(rates) for way, rates in found.items()})
 
 
+def warm(peer: Peer, bound: float) -> None:
+    """Push a little, so that everybody imports what he needs."""
+    del bound
+    peer.push(workload.make_array(1_000_000, 0))
+
+
 def peak(peer: Peer, bound: float) -> None:
     """One push, and by how much it made this process larger."""
     del bound  # it is one
@@ -101,24 +107,35 @@ def noop(peer: Peer, bound: float) -> None:
     _say(taken=taken)
 
 
-ACTIONS = {act.__name__: act for act in (pair, peak, flow, noop)}
+ACTIONS = {act.__name__: act for act in (warm, peak, pair, flow, noop)}
 
 
-def figures_of(lab: Lab, controller: subprocess.Popen[str], *script: Any, bound: float) -> Figures:
+def figures_of(
+    lab: Lab,
+    controller: subprocess.Popen[str],
+    workers: Sequence[subprocess.Popen[str]],
+    *script: Any,
+    bound: float,
+) -> Figures:
     """Run a peer's client on its machine and yield the figures.
 
     Args:
         lab: The machines.
         controller: What every client is connected to; its memory is measured, with its children's.
+        workers: What runs on the host; measured in the same way.
         script: The client; an action of `ACTIONS` and the seconds that it may take are appended.
         bound: Seconds that one figure may take.
     """
     limit = 2 * bound + 60
+    lab.run("client", *script, "warm", bound, limit=limit)
+    with Peak(lambda: sum(_memory(worker.pid) for worker in workers)) as receiver:
+        (sender,) = lab.run("client", *script, "peak", bound, limit=limit)
+    yield {"metric": "hosts_peak_sender", "value": sender["growth"], "note": NOTE}
+    beyond = receiver.growth - metrics.HOSTS_PEER_MB
+    yield {"metric": "hosts_peak_receiver", "value": beyond, "note": NOTE}
     (rates,) = lab.run("client", *script, "pair", bound, limit=limit)
     for way in ("push", "pull"):
         yield {"metric": f"hosts_{way}_peer", "value": rates[way]}
-    (sender,) = lab.run("client", *script, "peak", bound, limit=limit)
-    yield {"metric": "hosts_peak_sender", "value": sender["growth"], "note": NOTE}
     with Peak(lambda: _memory(controller.pid)) as growth:
         flowing = lab.start("client", *script, "flow", 2 * bound)
         assert flowing.stdout is not None

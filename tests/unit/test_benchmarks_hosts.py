@@ -168,12 +168,13 @@ def test_all_that_is_measured_of_a_peer(here: lab.Lab) -> None:
     controller = here.serve("a", "-c", "import signal; signal.pause()")
     found: dict[Any, Any] = {}
     with pytest.raises(Unsupported, match="of the peers"):
-        for figure in peers.figures_of(here, controller, "-c", PEER, bound=0.05):
+        for figure in peers.figures_of(here, controller, [controller], "-c", PEER, bound=0.05):
             found[figure["metric"]] = figure
     assert set(found) == {
-        *("hosts_push_peer", "hosts_pull_peer", "hosts_peak_sender"),
+        *("hosts_push_peer", "hosts_pull_peer", "hosts_peak_sender", "hosts_peak_receiver"),
         *("hosts_controller_direct", "hosts_noop_p50_ms", "hosts_noop_p99_ms"),
     }
+    assert found.pop("hosts_peak_receiver")["value"] < 0, "this one has received nothing"
     assert all(figure["value"] >= 0 for figure in found.values())
     assert "calls beside pushes" in found["hosts_noop_p99_ms"]["note"]
 
