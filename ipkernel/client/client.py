@@ -198,7 +198,8 @@ class Client(Questions, Values, Aborting):
         if not self._finalizer.alive:
             return "<Client: closed>"
         lost = "" if self.connected else ", not connected"
-        return f"<Client of cluster {self._connection.cluster!r}: {len(self)} engines{lost}>"
+        engines = "1 engine" if len(self) == 1 else f"{len(self)} engines"
+        return f"<Client of cluster {self._connection.cluster!r}: {engines}{lost}>"
 
     @property
     def connected(self) -> bool:

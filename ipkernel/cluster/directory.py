@@ -145,7 +145,9 @@ class ClusterDirectory:
         self.check()
         for path in (self.path, self.security, self.log, self.pid):
             if not os.access(path, os.W_OK | os.X_OK):
-                raise ClusterError(f"cannot write to {path}: check its owner and its permissions")
+                raise ClusterError(
+                    f"cannot write to {path}: check its owner, its permissions, and how it is mounted"
+                )
         return self
 
     def check(self) -> None:

@@ -136,7 +136,8 @@ def _engine_reason(engine: Engine, now: float) -> str:
 def _engine_story(engine: Engine) -> list[str]:
     told = [f"{clock(engine.since)} became {engine.state}"]
     if engine.restarts:
-        told.append(f"started again {engine.restarts} times")
+        times = "once" if engine.restarts == 1 else f"{engine.restarts} times"
+        told.append(f"started again {times}")
     if engine.last_loss:
         told.append(f"last lost at {engine.last_loss}")
     if engine.completed:

@@ -43,6 +43,7 @@ class Picture:
         self._restarts = restarts
         self._began = now()
         self._gauge = gauge(os.getpid(), self._began, now)
+        self._gauge.read()  # what it took to get here is not used in the time from here on
         self._reading = Reading()
         self._read_at = 0.0
 

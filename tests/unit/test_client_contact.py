@@ -62,6 +62,7 @@ def test_clients_tell_whether_they_are_connected(fake):
     rc = fake.client()
     assert rc.connected
     assert repr(rc) == "<Client of cluster 'fake': 2 engines>"
+    assert repr(FakeController(engines=1).client()) == "<Client of cluster 'fake': 1 engine>"
     fake.session.contact.lose("the cable was cut")
     assert not rc.connected
     assert repr(rc) == "<Client of cluster 'fake': 2 engines, not connected>"

@@ -20,6 +20,7 @@ from ipkernel.controller.doors import MonitorDoor, read_request
 from ipkernel.controller.events import HostJoined
 from ipkernel.controller.journal import Forgotten, IJournal, MemoryJournal
 from ipkernel.controller.orders import Orders, share
+from ipkernel.controller.picture import Picture
 from ipkernel.controller.registry import Ids
 from ipkernel.controller.retention import OutputTail, Retained
 from ipkernel.controller.scheduler import Scheduler
@@ -28,6 +29,7 @@ from ipkernel.controller.slots import MAX_WINDOW, Engine, Ladder
 from ipkernel.controller.state import ROLES, Kept
 from ipkernel.controller.turn import Turn
 from ipkernel.errors import ConfigurationError, KernelError, SecurityError
+from ipkernel.vitals import Reading
 from ipkernel.wire.messages import Finished, Outcome, Output, Stream
 from ipkernel.wire.records import (
     EngineAnswer,
@@ -408,3 +410,26 @@ def test_an_answer_has_room_for_so_many_stories() -> None:
     for told in (found.stories, found.engines):
         assert [len(one.story) for one in told[:3]] == [100, 100, 1]
         assert told[-1].story == [doors._NO_ROOM]
+
+
+def test_what_a_controller_used_to_start_is_not_used_in_its_first_moments() -> None:
+    readings = [Reading(700.0), Reading(3.0)]
+
+    class Measure:
+        def __init__(self, pid: int, started: float, now: object) -> None:
+            pass
+
+        def read(self) -> Reading:
+            return readings.pop(0)
+
+    picture = Picture(Scheduler(), lambda: 1000.0, gauge=Measure)
+    status = picture.status(
+        cluster="c",
+        location="",
+        clients=0,
+        connected=(),
+        stuck=[],
+        journal=MemoryJournal(),
+        trouble="",
+    )
+    assert status.cpu == 3.0

@@ -129,7 +129,7 @@ def test_an_engine_that_was_lost() -> None:
     assert story.reason == "restarting for 5.0 s: killed by SIGKILL (9)"
     assert any(line.startswith("last lost at") and "SIGKILL" in line for line in story.story)
     c.join(0)
-    assert "started again 1 times" in c.scheduler.explain_engine(0).story
+    assert "started again once" in c.scheduler.explain_engine(0).story
 
 
 def test_an_engine_that_is_not_there() -> None:
