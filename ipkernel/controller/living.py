@@ -9,7 +9,7 @@ and as nothing for a chunk in which all are live. A million tasks that wait cost
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Final
 
 from ipkernel.controller.journal import (
@@ -86,14 +86,11 @@ class _Session:
         if end > self.end:
             self.end = end
 
-    def live(self, task: int) -> bool:
-        if not self.first <= task < self.end:
-            return False
-        chunk = task >> _BITS
+    def over(self, chunk: int) -> Collection[int]:
+        """Return what is forgotten of the tasks of a chunk; a range if that is all of them."""
         if chunk in self.whole:
-            return False
-        gone = self.gone.get(chunk)
-        return gone is None or task not in gone
+            return range(chunk << _BITS, (chunk + 1) << _BITS)
+        return self.gone.get(chunk, ())
 
     def forget(self, chunk: int, tasks: Sequence[int]) -> bool:
         """Forget tasks of one chunk; tell whether nothing of that chunk is left."""
@@ -287,23 +284,56 @@ class Live:
         """Return the sessions that are closed, and of which something may be in the log."""
         return {number for number, session in self._sessions.items() if session.closed}
 
-    def live(self, task: int) -> bool:
-        """Tell whether a task has not been forgotten."""
-        session = self._sessions.get(task >> 40)
-        return session is not None and session.live(task)
+    def weight(self) -> int:
+        """Return how many tasks are not forgotten, with those that have not ended counted twice."""
+        weight = 0
+        gone: dict[int, dict[int, set[int]]] = {}  # of sessions that are not closed
+        for number, session in self._sessions.items():
+            weight += session.count
+            if not session.closed:
+                weight += session.count
+                gone[number] = session.gone
+        for chunk, ended in self._ended.items():
+            if chunk >> _CHUNK_OF_SESSION in gone:
+                weight -= len(ended)
+        for chunk in self._all_ended:
+            number = chunk >> _CHUNK_OF_SESSION
+            if number in gone:
+                weight -= CHUNK - len(gone[number].get(chunk, ()))
+        return weight
 
-    def _open(self, task: int) -> bool:
-        """Tell whether a task has not ended, and its session is not closed."""
-        session = self._sessions.get(task >> 40)
-        if session is None or session.closed or not session.live(task):
-            return False
-        chunk = task >> _BITS
-        return chunk not in self._all_ended and task not in self._ended.get(chunk, ())
+    def live(self, tasks: Collection[int], *, waiting: bool = False) -> Set[int]:
+        """Return those of ``tasks`` that have not been forgotten.
+
+        Args:
+            tasks: Any, though it takes longer if their numbers are far from each other.
+            waiting: Only those that have not ended, of sessions that are not closed.
+        """
+        if not tasks:
+            return frozenset()
+        low, high = min(tasks), max(tasks)
+        chunk = low >> _BITS
+        if chunk != high >> _BITS:
+            return frozenset().union(
+                *[self.live(some, waiting=waiting) for some in _by_chunk(tasks).values()]
+            )
+        session = self._sessions.get(low >> 40)
+        if session is None or (waiting and session.closed):
+            return frozenset()
+        over = session.over(chunk)
+        if type(over) is range or (waiting and chunk in self._all_ended):
+            return frozenset()
+        left = {task for task in tasks if task not in over} if over else set(tasks)
+        if waiting and (ended := self._ended.get(chunk)):
+            left -= ended
+        if low < session.first or high >= session.end:  # not all of them are known
+            left = {task for task in left if session.first <= task < session.end}
+        return left
 
     def rows(self, tasks: Collection[int]) -> list[int]:
         """Return the rows that may have output or results of tasks, in order."""
         rows: set[int] = set()
-        for chunk, some in _by_chunk([task for task in tasks if self.live(task)]).items():
+        for chunk, some in _by_chunk(self.live(tasks)).items():
             wanted = {_SEVERAL, *some}
             where = self._where.get(chunk, ())
             rows.update(
@@ -337,17 +367,17 @@ class Live:
         if kind is Submitted:
             return self._kept_submitted(row, record)  # type: ignore[arg-type]
         if kind is Ended or kind is Printed:
-            live = self.live
-            items = [item for item in record.items if live(item[0].task)]  # type: ignore[union-attr]
-            if len(items) == len(record.items):  # type: ignore[union-attr]
-                return record if items else None
-            if not items:
+            live = self.live([message.task for message, _ in record.items])  # type: ignore[union-attr]
+            if not live:
                 return None
+            items = [item for item in record.items if item[0].task in live]  # type: ignore[union-attr]
+            if len(items) == len(record.items):  # type: ignore[union-attr]
+                return record
             return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)  # type: ignore[arg-type]
         if kind is Assigned:
             return self._kept_assigned(record)  # type: ignore[arg-type]
         if isinstance(record, Again):
-            return record if self._open(record.task) else None
+            return record if self.live([record.task], waiting=True) else None
         if isinstance(record, HostCame):
             return record if self._hosts.get(record.host) == row else None
         if isinstance(record, LifeBegan):
@@ -365,45 +395,65 @@ class Live:
         session = self._sessions.get(record.session)
         if session is None or session.closed:
             return None
-        items = [
-            item for item in record.items if type(item[0]) is not Submit or self._any_open(item[0])
-        ]
+        items = record.items
+        tasks = _tasks_of(record)
+        waiting = self.live(tasks, waiting=True)
+        if not waiting:
+            items = [item for item in items if type(item[0]) is not Submit]
+        elif len(waiting) < len(tasks):
+            items = [
+                item
+                for item in items
+                if type(item[0]) is not Submit or not waiting.isdisjoint(_ids(item[0]))
+            ]
         if len(items) == len(record.items):
             return record if items or session.submitted == row else None
         if not items and session.submitted != row:
             return None
         return Submitted(record.session, record.time, items, record.taken)
 
-    def _any_open(self, message: Submit) -> bool:
-        first = message.task
-        if message.spread or len(message.targets) < 2:
-            return self._open(first)
-        return any(self._open(task) for task in range(first, first + len(message.targets)))
-
     def _gone_of(self, record: Submitted) -> list[int]:
         """Return the tasks that are forgotten of submissions for several engines that are kept."""
-        session = self._sessions[record.session]
-        return [
+        several = [
             task
             for message, _ in record.items
             if type(message) is Submit and not message.spread and len(message.targets) > 1
-            for task in range(message.task, message.task + len(message.targets))
-            if not session.live(task)
+            for task in _ids(message)
         ]
+        live = self.live(several)
+        return [task for task in several if task not in live]
 
     def _kept_assigned(self, record: Assigned) -> Record | None:
-        if len(record.tasks) == 1:
-            return record if self._open(record.tasks[0]) else None
+        waiting = self.live(record.tasks, waiting=True)
+        if not waiting:
+            return None
         pairs = [
             (task, engine)
             for task, engine in zip(record.tasks, record.engines, strict=True)
-            if self._open(task)
+            if task in waiting
         ]
         if len(pairs) == len(record.tasks):
-            return record if pairs else None
-        if not pairs:
-            return None
+            return record
         return Assigned(record.host, [t for t, _ in pairs], [e for _, e in pairs])
+
+
+def _ids(message: Submit) -> Sequence[int]:
+    """Return the tasks of a submission."""
+    if message.spread or len(message.targets) < 2:
+        return (message.task,)
+    return range(message.task, message.task + len(message.targets))
+
+
+def _tasks_of(record: Submitted) -> list[int]:
+    """Return the tasks of submissions."""
+    tasks: list[int] = []
+    for message, _ in record.items:
+        if type(message) is Submit:
+            if message.spread or not message.targets:
+                tasks.append(message.task)
+            else:
+                tasks += _ids(message)
+    return tasks
 
 
 def _number(record: Record | None) -> int:
@@ -412,7 +462,7 @@ def _number(record: Record | None) -> int:
     return record.host if isinstance(record, HostCame) else 0
 
 
-def _by_chunk(tasks: Sequence[int]) -> dict[int, list[int]]:
+def _by_chunk(tasks: Iterable[int]) -> dict[int, list[int]]:
     chunks: dict[int, list[int]] = {}
     for task in tasks:
         chunks.setdefault(task >> _BITS, []).append(task)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,9 +41,6 @@ _COMMIT_BYTES: Final = 8 << 10
 _FEW_PAGES: Final = 256
 #: Seconds without a commit after which the file is tidied up.
 IDLE: Final = 3.0
-#: How much is kept of what was read first, in bytes, and what a record costs besides its payload.
-_READ_BYTES: Final = 96 << 20
-_RECORD_BYTES: Final = 256
 #: Bytes that are swept at a time then.
 _IDLE_SWEEP: Final = 8 << 20
 
@@ -308,37 +304,32 @@ class SqliteJournal:
         self._loaded = True
         self._gathered.clear()  # it is found again
         try:
-            first = self._account()
+            self._account()
             if self._log.damaged:
                 raise _Damaged
         except (_Damaged, *NO_ROW):
-            first = self._mended_account("rows of it are not what was written")
+            self._mended_account("rows of it are not what was written")
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise JournalError(f"cannot read the journal {self.path}: {error}") from None
-            first = self._mended_account(str(error))
+            self._mended_account(str(error))
         live = self._log.live
-        read = first.read
-        first.read = []
-        for number, records in chain(read, self._log.scan(first.last)):
+        for number, records in self._log.scan():
             kept = live.sift(number, records)
             for record in records if kept is None else kept:
                 yield _on_its_own(record)
 
-    def _mended_account(self, problem: str) -> _First:
+    def _mended_account(self, problem: str) -> None:
         """Do the same with what can be saved. Numbers in the broken file are not to be trusted."""
         self._log.close()
         self._log = self._mended(problem)
-        return self._account()
+        self._account()
 
-    def _account(self) -> _First:
+    def _account(self) -> None:
         """Find out what in the log is live."""
         live = self._log.live = Live()
-        first = _First()
         for number, records in self._log.scan():
             live.note(number, records)
-            first.add(number, records)
-        return first
 
     def read(self, tasks: Collection[int]) -> dict[int, Recorded]:
         """Return what is kept of tasks that have ended; see :class:`IJournal`.
@@ -376,27 +367,6 @@ class SqliteJournal:
             self._idle = None
         self._log.close()
         self._lock.close()
-
-
-class _First:
-    """What was read first, so that it need not be read a second time, as far as it is small.
-
-    Attributes:
-        read: The records by row.
-        last: The last of the rows, or -1.
-    """
-
-    def __init__(self) -> None:
-        self.read: list[tuple[int, list[Record]]] = []
-        self.last = -1
-        self._room = _READ_BYTES
-
-    def add(self, number: int, records: list[Record]) -> None:
-        """Keep a row, if all before it are kept and there is room."""
-        if self._room > 0:
-            self._room -= payload_bytes(records) + len(records) * _RECORD_BYTES
-            self.read.append((number, records))
-            self.last = number
 
 
 class _Damaged(Exception):

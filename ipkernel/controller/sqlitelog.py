@@ -2,8 +2,8 @@
 
 What is in a row is dead when all of its tasks are forgotten, its sessions closed, its hosts lost. To
 *sweep* the log is to go through it from the oldest row to the one that was the latest when the
-sweep began, to remove rows that are dead and shorten those that are dead in part. Each turn
-that adds rows sweeps about twice as many bytes, so that no turn takes long. What says that something is
+sweep began, to remove rows that are dead and shorten those that are dead in part. While rows are added
+some times as many bytes are swept, so that no turn takes long. What says that something is
 over, such as :class:`~ipkernel.controller.journal.Forgotten`, can go when the sweep comes to it: all
 that it is about came before, and is gone already.
 
@@ -35,11 +35,15 @@ from ipkernel.controller.tasks import Payload
 logger = logging.getLogger(__name__)
 
 #: A log that is smaller is left alone, in bytes.
-SMALL: Final = 64 << 20
+SMALL: Final = 16 << 20
 #: How many times as large as what is live in it a log becomes before it is swept.
 GROWTH: Final = 3
-#: What a turn sweeps at least, in bytes, while there is something to sweep.
-STEP: Final = 4 << 10
+#: By how much a log grows before it is looked at again whether it is to be swept, in bytes.
+LOOK: Final = 1 << 20
+#: How many bytes are swept for one that is written, and how many at a time at least: each time costs
+#: some besides.
+RATE: Final = 4
+STRIDE: Final = 64 << 10
 #: Rows that are looked at together.
 _BATCH: Final = 64
 #: What a row costs besides its content, in bytes.
@@ -113,8 +117,11 @@ class Log:
             raise
         self.last: int = last or 0
         self.size: int = (size or 0) + count * _OVERHEAD
-        self._fresh = 0  # what was live at the last sweep
+        self._fresh = 0  # what was live at the last sweep, in bytes, and by weight
+        self._weight = 0
+        self._enough = SMALL  # how large it may become until that is looked at again
         self._sweep: _Sweep | None = None
+        self._owed = 0  # how many bytes are to be swept with the next rows
         self.damaged = self._tail.damaged
 
     # -------------------------------------------------------------------------- writing
@@ -130,16 +137,17 @@ class Log:
         """
         tail = self._tail
         size = len(blob)
-        if size >= LARGE or len(tail.rows) >= MANY or not self._gathers or self._sweep is not None:
+        if size >= LARGE or len(tail.rows) >= MANY or not self._gathers:
             return False
         size += _OVERHEAD
-        if self.size + size > SMALL and self.size + size > GROWTH * self._fresh:
+        if self._sweep is None and self._is_due(self.size + size):
             return False
         with self._writing:
             number = self.last + 1
             tail.add(number, crc32(blob, number), bytes(blob))
             self.last = number
             self.size += size
+            self._owed += RATE * size
         return True
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -153,13 +161,16 @@ class Log:
         size = sum([len(row.blob) for row in rows]) + len(rows) * _OVERHEAD
         with self._writing:
             self._move_tail()
-            if self._sweep is None and self.size + size > max(SMALL, GROWTH * self._fresh):
-                self._sweep = _Sweep(self.last, self.live.closed())
+            if self._sweep is None and self._is_due(self.size + size):
+                self._begin_sweep()
             freed = 0
-            if self._sweep is None and len(rows) == 1:
-                self._insert(rows)
+            budget = self._owed + RATE * size if self._sweep is not None else 0
+            if budget >= STRIDE or len(rows) > 1:
+                freed = self._append_and_sweep(rows, budget)
+                self._owed = 0
             else:
-                freed = self._append_and_sweep(rows, 2 * size + STEP)
+                self._insert(rows)
+                self._owed = budget
             self.last += len(rows)
             self.size += size - freed
 
@@ -211,10 +222,26 @@ class Log:
             self._tail.clear()
             self._writer.execute("DELETE FROM log")
             self.live = Live()
-            self.size = self._fresh = 0
+            self.size = self._fresh = self._weight = 0
+            self._enough = SMALL
             self._sweep = None
 
     # -------------------------------------------------------------------------- sweeping
+
+    def _is_due(self, size: int) -> bool:
+        """Tell whether a log of so many bytes is to be swept.
+
+        How much of it is live is known from the last sweep, and less by the share of what was live
+        then and is no more.
+        """
+        if size <= self._enough:
+            return False
+        live = self._fresh
+        if self._weight:
+            live = live * min(self._weight, self.live.weight()) // self._weight
+        most = max(SMALL, GROWTH * live)
+        self._enough = min(most, size + LOOK)
+        return size > most
 
     def sweep(self, budget: int) -> bool:
         """Sweep about so many bytes, if the log is due; tell whether there is more to be swept.
@@ -224,11 +251,16 @@ class Log:
         """
         with self._writing:
             self._move_tail()
-            if self._sweep is None and self.size > max(SMALL, GROWTH * self._fresh):
-                self._sweep = _Sweep(self.last, self.live.closed())
+            self._enough = SMALL
+            if self._sweep is None and self._is_due(self.size):
+                self._begin_sweep()
             if self._sweep is not None:
                 self.size -= self._append_and_sweep((), budget)
             return self._sweep is not None
+
+    def _begin_sweep(self) -> None:
+        self._sweep = _Sweep(self.last, self.live.closed())
+        self._owed = 0
 
     def _step(self, sweep: _Sweep, budget: int) -> int:
         """Look at the next rows; return how many bytes were freed."""
@@ -289,8 +321,10 @@ class Log:
 
     def _swept(self, sweep: _Sweep) -> None:
         self._sweep = None
-        self._fresh = sweep.kept
         self.live.drop(sweep.closed)
+        self._fresh = sweep.kept
+        self._weight = self.live.weight()
+        self._enough = SMALL
 
     # -------------------------------------------------------------------------- reading
 

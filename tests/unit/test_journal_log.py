@@ -156,10 +156,14 @@ class LogMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(sqlitelog, "SMALL", 600)
-        self.patch.setattr(sqlitelog, "STEP", 100)
+        self.patch.setattr(sqlitelog, "LOOK", 100)
+        self.patch.setattr(sqlitelog, "STRIDE", 100)
         self.patch.setattr(sqlitelog, "MANY", 3)
         self.patch.setattr(sqlitelog, "LARGE", 120)
         self.patch.setattr(rows, "ROW_BYTES", 150)
+        self.patch.setattr(living, "_BITS", 3)
+        self.patch.setattr(living, "CHUNK", 8)
+        self.patch.setattr(living, "_CHUNK_OF_SESSION", 37)
         self.directory = Path(tempfile.mkdtemp())
         self.path = self.directory / "journal.sqlite"
         sqlitefile.create(self.path, "c")
@@ -367,6 +371,26 @@ def test_a_long_payload_is_kept_for_those_engines_that_still_need_it(
     log.close()
 
 
+def test_tasks_weigh_until_they_have_ended_and_until_they_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"_BITS": 2, "CHUNK": 4, "_CHUNK_OF_SESSION": 38}.items():
+        monkeypatch.setattr(living, name, value)
+    live = living.Live()
+    tids = [task(1, count) for count in range(10)]
+    live.note(1, [Submitted(1, 1.0, [submit(tid) for tid in tids], 10)])
+    live.note(2, [Submitted(2, 1.0, [submit(task(2, 1)), submit(task(2, 2))], 2)])
+    assert live.weight() == 24
+    live.note(3, [Ended(2.0, [finished(tid) for tid in (*tids[:5], task(2, 1))])])
+    assert live.weight() == 18
+    live.note(4, [Forgotten(3.0, tids[:3])])
+    assert live.weight() == 15
+    live.note(5, [SessionClosed(2, 4.0)])
+    assert live.weight() == 14
+    live.note(6, [Forgotten(5.0, [task(2, 1), task(2, 2)])])
+    assert live.weight() == 12
+
+
 def test_what_is_forgotten_of_tasks_that_were_submitted_together_stays_forgotten() -> None:
     first = task(1, 1)
     submitted = Submitted(1, 1.0, [submit(first, targets=(0, 1))], 1)
@@ -380,5 +404,4 @@ def test_what_is_forgotten_of_tasks_that_were_submitted_together_stays_forgotten
     assert left[1].tasks == [first]
     again = living.Live()
     again.note(1, left)
-    assert not again.live(first)
-    assert again.live(first + 1)
+    assert again.live([first, first + 1]) == {first + 1}
