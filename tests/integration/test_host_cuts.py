@@ -24,6 +24,7 @@ from tests.support.faultproxy import (
     DOWN,
     UP,
     Cut,
+    Fault,
     FaultProxy,
     Freeze,
     Refuse,
@@ -141,6 +142,18 @@ def test_silence_in_one_direction(site, work, direction):
     for _ in range(3):
         site.cut()
         work(MANY // 8)
+
+
+@pytest.mark.timeout(4 * PATIENCE)
+@pytest.mark.parametrize("direction", [UP, DOWN])
+def test_silence_of_the_channel_alone_is_noticed(site, work, direction):
+    """The door beside it answers as ever."""
+    before = site.proxy.connections
+    site.proxy.plan(Fault(), Silence(5000, direction))
+    site.proxy.cut()
+    wait_for(lambda: site.proxy.connections == before + 2)
+    assert [result.get(2 * PATIENCE) for result in work(2 * MANY)] == list(range(2 * MANY))
+    assert site.proxy.connections > before + 2
 
 
 def test_a_connection_that_stands_still(site, work):
