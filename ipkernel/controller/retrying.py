@@ -52,8 +52,6 @@ def retried(core: Core, engine: Engine, task: Task, message: Done, payload: Payl
     task.note(
         core.now, f"failed on engine {engine.id}: {why}; run again, {task.attempts} of {retries}"
     )
-    if message.object:
-        core.objects.stray(engine.host.id, message.object)
     engine.bytes -= task.message.size
     give_back(core, engine, task)
     engine.running.discard(task.id)
