@@ -108,7 +108,11 @@ class Questions:
         except (TypeError, ValueError):
             raise errors.KernelError(
                 f"{job!r} is not the id of a task, an index in the history or a result"
-                + (f"; say label={job!r} if it is a label" if isinstance(job, str) else "")
+                + (
+                    f"; if it is a label, get_result() and explain() take label={job!r}"
+                    if isinstance(job, str)
+                    else ""
+                )
             ) from None
         history = self._session.history
         if number < 0 or number < len(history):

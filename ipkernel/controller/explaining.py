@@ -253,11 +253,17 @@ def _shared(core: Core, task: Task, now: float) -> str:
         which = f"engines that have {demand}"
         alive = sum(1 for e in demands.candidates(core, targets, demand) if e.usable)
     near = core.hosts.get(task.near)
-    if near is not None:
+    if near is not None and alive > 1:
         which += f", best those of {near.name} that has what it needs,"
     busy = [_doing(engine, now) for engine in islice((e for e in some if e.assigned), _NAMED)]
     place = _ahead(line.level(task.priority), task)
-    text = f"all {alive} {which} are busy; {line.count} tasks are ready in its line, {place}"
+    if alive == 1:
+        one = which.replace("engines", "engine", 1).replace("that have", "that has", 1)
+        which = f"the only {one} is busy"
+    else:
+        which = f"all {alive} {which} are busy"
+    ready = "1 task is" if line.count == 1 else f"{line.count} tasks are"
+    text = f"{which}; {ready} ready in its line, {place}"
     return "; ".join([text, *busy, *_nested(core, some)])
 
 

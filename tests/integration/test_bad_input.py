@@ -515,5 +515,5 @@ def test_children_do_not_outlive_their_engine(rc):
 def test_tasks_that_are_named_by_their_label(rc):
     told = caught(KernelError, rc.get_result, "squares")
     assert told.startswith("'squares' is not the id of a task")
-    assert told.endswith("say label='squares' if it is a label")
+    assert told.endswith("if it is a label, get_result() and explain() take label='squares'")
     assert "label" not in caught(KernelError, rc.abort, 3.5j)

@@ -171,7 +171,7 @@ def test_explain_says_why_a_task_waits() -> None:
     assert (story.state, story.engine) == ("assigned", 0)
     assert "assigned to engine 0" in story.story[-1]
     [second] = c.submit()
-    assert "all 1 engines are busy; 1 tasks are ready" in c.scheduler.explain(second).reason
+    assert "the only engine is busy; 1 task is ready" in c.scheduler.explain(second).reason
     c.from_host((Started([tid]), b""))
     assert c.scheduler.explain(tid).state == "running"
     c.done(tid)

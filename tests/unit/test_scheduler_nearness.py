@@ -207,7 +207,7 @@ def test_why_such_a_task_waits() -> None:
     [tid] = needy(c, 1, X)
     assert c.scheduler.explain(tid).reason == (
         "all 2 engines, best those of host-1 that has what it needs, are busy; "
-        "1 tasks are ready in its line, it is the next one; "
+        "1 task is ready in its line, it is the next one; "
         f"engine 0 is about to run task {tid - 2}; engine 1 is about to run task {tid - 1}"
     )
 

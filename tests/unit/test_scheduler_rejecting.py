@@ -70,7 +70,7 @@ def test_it_waits_for_a_busy_engine_and_not_for_the_idle_one_that_rejected_it() 
     assert reject(c, task) == 0
     assert not [a for a in c.assigned if a.task == task]
     story = c.scheduler.explain(task)
-    assert "all 1 engines that it may run on are busy" in story.reason
+    assert "the only engine that it may run on is busy" in story.reason
     assert "engine 0 rejected it: LookupError: not here" in " ".join(story.story)
     c.done(busy, seconds=1.0)
     assert c.engine_of(task) == 1
