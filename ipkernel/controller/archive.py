@@ -35,7 +35,7 @@ class Filed(NamedTuple):
     @property
     def origin(self) -> Origin:
         """What the history knows of younger ones."""
-        return Origin(self.submitted, self.message.kind)
+        return Origin(self.submitted)
 
 
 class Archive:

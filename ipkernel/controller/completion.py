@@ -21,6 +21,7 @@ from ipkernel.wire.messages import (
     EngineLeft,
     Finished,
     Holding,
+    Kind,
     Measured,
     Message,
     Outcome,
@@ -32,6 +33,7 @@ from ipkernel.wire.messages import (
 _FINISHED = State.FINISHED
 _RUNNING = State.RUNNING
 _OK = Outcome.OK
+_APPLY = Kind.APPLY
 
 
 def from_host(core: Core, event: FromHost) -> None:
@@ -125,15 +127,15 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
         done += 1
         seconds += completed - began
         finished = Finished(tid, outcome, number, began, completed, message.size, task.attempts + 1)
-        if label:
-            finished = replace(finished, label=label)
+        if label or submit.kind is not _APPLY:
+            finished = replace(finished, label=label, kind=submit.kind)
         if submit.needs or message.object:
             finished = holdings.done(core, host, task, message, finished)
         if send is not None:
             item = (finished, payload)
             send(item)
             ended_append(item)
-            origins_append(Origin(task.submitted, submit.kind, now))
+            origins_append(Origin(task.submitted, now))
             if outcome:
                 core.file(task, outcome)
         else:

@@ -365,7 +365,15 @@ class Core:
         engine = max(reason.engine, task.engine)
         size = len(payload)
         finished = Finished(
-            task.id, outcome, engine, began, self.now, size, task.attempts, label=task.message.label
+            task.id,
+            outcome,
+            engine,
+            began,
+            self.now,
+            size,
+            task.attempts,
+            label=task.message.label,
+            kind=task.message.kind,
         )
         self.deliver(finished, payload, task)
         self.discharge(self.sessions[task.session], 1, task.charge)

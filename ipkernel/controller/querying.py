@@ -150,7 +150,7 @@ def _label(row: Row) -> str | None:
 def _method(row: Row) -> str | None:
     if row.task is not None:
         return row.task.message.kind.name.lower()
-    return row.origin.kind.name.lower() if row.origin is not None else None
+    return row.message.kind.name.lower() if row.message is not None else None
 
 
 def _attempts(row: Row) -> int:

@@ -310,5 +310,6 @@ def _unreadable(message: Finished) -> Result:
         len(reason),
         message.attempts,
         label=message.label,
+        kind=message.kind,
     )
     return end, reason

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
-from ipkernel.wire.messages import Kind, Outcome, Submit
+from ipkernel.wire.messages import Outcome, Submit
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
@@ -87,12 +87,10 @@ class Origin(Struct, frozen=True, gc=False, eq=False):
 
     Attributes:
         submitted: When it came, seconds since the epoch.
-        kind: What it was to do.
         ended: When the controller learned of its end; 0.0 if that is not known.
     """
 
     submitted: float
-    kind: Kind
     ended: float = 0.0
 
 
@@ -155,7 +153,7 @@ class Task(Struct, gc=False, eq=False):
         Args:
             ended: When the controller learned of that.
         """
-        return Origin(self.submitted, self.message.kind, ended)
+        return Origin(self.submitted, ended)
 
     def note(self, now: float, text: str) -> None:
         """Write an unusual step into its story."""

@@ -352,6 +352,7 @@ class Finished(Message, tag=5):
         host: Where it is.
         failed: How the task itself failed, if this is the result of its recovery task.
         label: The user's name for the task, by which others find its result.
+        kind: What the task was to do, by which they know what its result is.
     """
 
     task: TaskId
@@ -366,6 +367,7 @@ class Finished(Message, tag=5):
     host: HostNumber = 0
     failed: Failed | None = None
     label: Label = ""
+    kind: Kind = Kind.APPLY
 
 
 class Output(Message, tag=6):

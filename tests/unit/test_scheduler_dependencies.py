@@ -437,7 +437,7 @@ def test_the_history_knows_the_latest(sizes: list[int], limit: int, asks: bool) 
         for size in sizes:
             new = range(made, made + size)
             ended = [(Finished(t, Outcome.OK, 0, 0.0, 0.0, 0), b"") for t in new]
-            past.add(ended, [Origin(t, Kind.APPLY, "") for t in new], size)
+            past.add(ended, [Origin(t) for t in new], size)
             made += size
             if asks:
                 past.find(0)

@@ -220,6 +220,17 @@ def test_results_are_found_by_label(w: World) -> None:
     assert sorted(searching.take()) == fit
 
 
+def test_what_a_result_is_of_is_known(w: World) -> None:
+    w.send(Submit(tid(1), Kind.MAP, 0), Submit(tid(2), Kind.EXECUTE, 0, label="fit"))
+    w.submit(3)
+    w.said(1, *(done(n, w.scheduler.tasks[tid(n)].engine) for n in (1, 2, 3)))
+    w.handle(SessionDetached(1, [], w.now))
+    w.restart()
+    searching = w.scheduler.search(Search(where=parse({}), keys=["method"]))
+    searching.step(100)
+    assert sorted(searching.take()) == [[tid(1), "map"], [tid(2), "execute"], [tid(3), "apply"]]
+
+
 def test_output_of_tasks_that_go_on_is_told_again(w: World) -> None:
     w.submit(1)
     w.said(1, Output(tid(1), 0, Stream.STDOUT, 3, 1))
