@@ -59,9 +59,8 @@ def test_controller_that_dies_while_the_host_starts(make):
 
 
 def test_engines_that_are_never_ready(make):
-    cluster = make(engines=standin("ipdaemon", "until_told()"))
-    cluster.start_controller()
-    cluster.engine_timeout = 0.2
+    # Long enough for the stand-in of the controller, which has to be ready before.
+    cluster = make(engines=standin("ipdaemon", "until_told()"), engine_timeout=4)
     with pytest.raises(TimeoutError, match="ipdaemon of cluster .* was not ready in time"):
         cluster.start_cluster()
     assert not cluster.running
