@@ -46,12 +46,13 @@ class _Commands:
         )
 
     def left(self) -> int:
-        """Return how many processes, pid files and state files there are."""
+        """Return how many processes, pid files and state files there are, without the journal's."""
         from ipkernel.cluster.processes import marked
 
         directory = self.home / "cluster_default"
         files = [path for kind in ("pid", "state") for path in (directory / kind).iterdir()]
-        return len(marked(directory)) + len(files)
+        left = [path for path in files if not path.name.startswith("journal.")]
+        return len(marked(directory)) + len(left)
 
 
 def measure(bound: float, quick: bool) -> Iterator[dict[str, object]]:
