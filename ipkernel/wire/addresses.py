@@ -1,4 +1,4 @@
-"""Where the store of a host is for processes on the same machine, and which machine this is."""
+"""Where processes of one machine reach each other, for stores and channels, and which machine this is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NETWORK: Final = "/proc/self/ns/net"
 
 @frozen
 class LocalAddress:
-    """Where a store listens.
+    """Where a store, or a port for local channels, listens.
 
     Attributes:
         name: Name of an abstract UNIX socket, or empty.
@@ -76,15 +76,15 @@ def _has_abstract_sockets() -> bool:
 
 
 def native_sockets() -> bool:
-    """Tell whether stores listen on abstract UNIX sockets here and pass descriptors through them.
+    """Tell whether abstract UNIX sockets are used here, and stores pass descriptors through them.
 
-    Otherwise they listen on the loopback interface and pass names of shared memory.
+    Otherwise stores listen on the loopback interface and pass names of shared memory, and channels use TLS.
     """
     return _has_abstract_sockets() and os.environ.get("IPKERNEL_PORTABLE") != "1"
 
 
 def listen(native: bool | None = None) -> tuple[socket.socket, LocalAddress]:
-    """Return a socket on which a store can be reached, listening and not blocking, and its address.
+    """Return a socket for processes of this machine, listening and not blocking, and its address.
 
     Args:
         native: Whether it is an abstract UNIX socket, or one of the loopback interface; None

@@ -1,14 +1,14 @@
 # mypy: allow-untyped-calls
 """Channels between processes of one user on one machine: a UNIX socket instead of TCP and TLS.
 
-There, TLS protects nothing from nobody: who could read the bytes in the kernel, or take a process's place,
+There, TLS protects nothing: who could read the bytes in the kernel, or take a process's place,
 could also read its key. It costs a quarter of the time of a small call. So a server with a
 :class:`LocalPort` tells the port's name along with a ticket, over the TLS connection that Foolscap has. Both
 sides ask the kernel for the other's user. Whoever cannot find the socket, being in another network name
 space or on another machine, or finds somebody else's user there, uses TLS.
 
-The name is of the kernel's own name space for sockets; no file is left behind. It cannot be guessed, but
-other users of the machine can see it in ``/proc/net/unix``.
+The name is of the kernel's own name space for sockets; no file is left behind. It is no secret: all users of the
+machine can see it in ``/proc/net/unix``.
 """
 
 from __future__ import annotations
