@@ -61,9 +61,14 @@ def private_memory(size: int) -> memoryview:
     try:
         if os.name == "nt":
             return memoryview(mmap.mmap(-1, size))
-        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError):
         raise MemoryError(f"there is no memory for an object of {size} bytes") from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            # Filling memory page by page for the first time takes longer than deciphering what fills it.
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 class RemoteStore:
