@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import mmap
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -364,3 +366,21 @@ def test_private_memory() -> None:
     assert len(private_memory(0)) == 0
     with pytest.raises(MemoryError, match="no memory for an object of"):
         private_memory(1 << 62)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="only Linux has huge pages")
+def test_private_memory_asks_for_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Memory(mmap.mmap):
+        advice: ClassVar[list[int]] = []
+        error: ClassVar[OSError | None] = None
+
+        def madvise(self, option: int, *stretch: int) -> None:
+            self.advice.append(option)
+            if self.error is not None:
+                raise self.error
+
+    monkeypatch.setattr(mmap, "mmap", Memory)
+    assert not any(private_memory(1 << 21))
+    assert Memory.advice == [mmap.MADV_HUGEPAGE]
+    Memory.error = OSError(errno.EINVAL, "a kernel without them")
+    assert len(private_memory(5000)) == 5000
