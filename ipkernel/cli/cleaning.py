@@ -42,7 +42,7 @@ def clean_command(options: argparse.Namespace) -> int:
 
 def _named(options: argparse.Namespace) -> ClusterDirectory | None:
     """Return the one cluster that the options name; None for all of them."""
-    if not any((options.cluster, options.cluster_dir, options.cluster_id, options.profile)):
+    if not common.names_one(options):
         return None
     directory = common.directory_of(options)
     directory.check()

@@ -24,6 +24,8 @@ NOT_RUNNING: Final = 3
 INTERRUPTED: Final = 130
 #: Seconds for which a controller is waited for that is being started again.
 BACK: Final = 10.0
+#: The options that say which cluster is meant.
+_WHICH: Final = ("cluster", "cluster_dir", "cluster_id", "profile")
 
 
 class NotRunning(ClusterError):
@@ -115,14 +117,32 @@ def directory_of(options: argparse.Namespace) -> ClusterDirectory:
     """Return the cluster directory that the options mean.
 
     Raises:
-        ConfigurationError: They contradict each other, or a name is not one.
+        ConfigurationError: They contradict each other, one is empty, or a name is not one.
     """
+    for name in _WHICH:
+        refuse_empty(options, name)
     return find_directory(
         options.cluster,
         cluster_dir=options.cluster_dir,
         cluster_id=options.cluster_id,
         profile=options.profile,
     )
+
+
+def names_one(options: argparse.Namespace) -> bool:
+    """Tell whether the options name a cluster."""
+    return any(getattr(options, name) is not None for name in _WHICH)
+
+
+def refuse_empty(options: argparse.Namespace, name: str) -> None:
+    """Refuse an option that was given as an empty text: most likely a variable that is not set.
+
+    Raises:
+        ConfigurationError: It was; another cluster would be meant than the user thinks.
+    """
+    if getattr(options, name, None) == "":
+        shown = name.replace("_", "-")
+        raise ConfigurationError(f"--{shown} is empty: give it a value, or leave it out")
 
 
 def running_directory(options: argparse.Namespace) -> ClusterDirectory:
@@ -203,7 +223,14 @@ def run(program: str, command: Callable[[], int], *, debug: bool = False) -> int
     except (KernelError, TimeoutError, OSError, ValueError) as error:
         if debug:
             raise
-        return fail(program, error, FAILURE)
+        return fail(program, said(error), FAILURE)
+
+
+def said(error: BaseException) -> str:
+    """Return what an exception says to people: one of the system's names its file and the cause."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def fail(program: str, error: BaseException | str, code: int) -> int:

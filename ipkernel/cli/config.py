@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ipkernel.cli import common
 from ipkernel.cli.tables import number, table
+from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.configuration import FILE, Row, files, load
 from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.inifile import read_safely
@@ -80,7 +81,8 @@ def _check(directory: ClusterDirectory, options: argparse.Namespace) -> int:
         elif options.file:
             raise ConfigurationError(f"there is no file {path}")
     if not options.file:
-        load(directory).rows(everything=True)  # the environment, and what contradicts each other
+        load(directory).rows(everything=True)  # the environment, too
+        Cluster(cluster_dir=directory.path)  # refuses what contradicts each other
         for variable, meant in misspelt_variables().items():
             sys.stderr.write(
                 f"ipcluster: {variable} in the environment is no option; did you mean {meant}?\n"

@@ -193,7 +193,7 @@ def make_parser() -> Parser:
     )
     _json_options(explain)
 
-    every = _command(commands, "list", "list your clusters", _LIST)
+    every = _command(commands, "list", "list your clusters", _LIST, one=False)
     _json_options(every)
 
     engines = _command(commands, "engines", "add engines to a cluster", _ENGINES)
@@ -326,9 +326,12 @@ def _command(
     brief: str,
     description: str,
     examples: str = "",
+    *,
+    one: bool = True,
 ) -> Parser:
     parser = commands.add_parser(name, help=brief, description=description, epilog=examples)
-    common.add_cluster_options(parser)
+    if one:
+        common.add_cluster_options(parser)
     common.add_common_options(parser)
     return parser
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ipkernel.arguments import port, span_or_zero
-from ipkernel.cli.common import level
+from ipkernel.cli.common import level, said
 from ipkernel.cli.journal import add_journal_options, make_retained, open_journal
 from ipkernel.cli.parser import Parser, add_version
 from ipkernel.cli.process import (
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pid_file = PidFile(directory.pid / "ipcontroller.json")
         pid_file.claim(options.cluster, "ipcontroller")
     except (IPythonError, AlreadyRunning, OSError) as error:
-        return _fail(str(error))
+        return _fail(said(error))
     try:
         start_logging(
             "ipcontroller",
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             restarting.forbid(directory)
         return status
     except (OSError, ValueError) as error:
-        return _fail(str(error))
+        return _fail(said(error))
     finally:
         pid_file.remove()
         stop_logging()
@@ -202,7 +202,7 @@ class _Run:
 
     def _failed(self, failure: Any) -> None:
         if failure.check(IPythonError, OSError):
-            self._problem = failure.getErrorMessage()
+            self._problem = said(failure.value)
         else:
             import logging
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from ipkernel.arguments import port, span
 from ipkernel.cli import common
-from ipkernel.errors import ConfigurationError
 
 #: Options whose name is not that of the argument.
 _NAMES: Final[Mapping[str, str]] = {
@@ -123,9 +122,8 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
         from ipkernel.cluster.sources import read_settings
 
         given = read_settings(options.settings)
-    for name in ("cluster", "hosts", "engines"):  # most likely a variable that is not set
-        if getattr(options, name, None) == "":
-            raise ConfigurationError(f"--{name} is empty: give it a value, or leave it out")
+    for name in ("hosts", "engines"):
+        common.refuse_empty(options, name)
     for name in (*_SAME, *_NAMES):
         value = getattr(options, name, None)
         if value is not None:

@@ -12,7 +12,6 @@ from ipkernel.cli import common
 from ipkernel.cli.settings import chosen_settings
 from ipkernel.cli.tables import harmless, number, span
 from ipkernel.cluster.cluster import Cluster
-from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.hosted import state_of
 from ipkernel.errors import KernelError
 from ipkernel.ranges import ranges_text
@@ -133,21 +132,11 @@ def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) ->
     )
     for one in jobs:
         print(f"{number(one.share.n, 'engine')} to come: {one.title}, {state_of(one.launcher)}")
-    named = f" {_which(cluster.directory)}"
     if options.daemonize:
-        print(f"stop it with: ipcluster stop{named.rstrip()}")
+        print(f"stop it with: {cluster.directory.command('stop')}")
     else:
         print("Ctrl-C stops it")
     sys.stdout.flush()
-
-
-def _which(directory: ClusterDirectory) -> str:
-    """Return the options that mean a directory; empty for the default one."""
-    if directory == ClusterDirectory.named():
-        return ""
-    if directory == ClusterDirectory.named(directory.name):
-        return f"--cluster {directory.name}"
-    return f"--cluster-dir {directory.path}"
 
 
 def _foreground(cluster: Cluster, line: _Line, quiet: bool) -> int:

@@ -9,12 +9,14 @@ from ipkernel.cli import common
 from ipkernel.cli.tables import number
 from ipkernel.cluster.directory import ClusterDirectory, all_directories
 from ipkernel.cluster.recorded import programs_of
-from ipkernel.errors import KernelError
+from ipkernel.errors import ConfigurationError, KernelError
 
 
 def stop_command(options: argparse.Namespace) -> int:
     """Stop one cluster or all of them; say what happened."""
     if options.all:
+        if common.names_one(options):
+            raise ConfigurationError("give a cluster or --all, not both")
         return _stop_all(options)
     directory = common.directory_of(options)
     if not directory.exists:

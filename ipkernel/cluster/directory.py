@@ -9,10 +9,13 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +25,8 @@ from ipkernel.errors import ClusterError, ConfigurationError, SecurityError
 #: The cluster that is meant when none is named.
 DEFAULT_NAME: Final = "default"
 _PREFIX: Final = "cluster_"
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+#: An option begins with a dash, and Windows knows no dot at the end.
+_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_.-]{1,64}(?<!\.)\Z")
 _PRIVATE: Final = re.compile(r"\d{9,}-[a-z0-9]{4}\Z")
 _ROLES: Final = ("client", "engine", "monitor", "admin")
 #: Seconds that a private directory may be without any process before it counts as left over.
@@ -35,9 +39,10 @@ def check_name(name: str) -> str:
     Raises:
         ConfigurationError: It cannot.
     """
-    if not isinstance(name, str) or not _NAME.match(name) or name in (".", ".."):
+    if not isinstance(name, str) or not _NAME.match(name):
         raise ConfigurationError(
-            f"{name!r} cannot name a cluster: use 1 to 64 letters, digits, '_', '.' and '-'"
+            f"{name!r} cannot name a cluster: use 1 to 64 letters, digits, '_', '.' and '-', "
+            f"without '-' in front and '.' at the end"
         )
     return name
 
@@ -134,6 +139,8 @@ class ClusterDirectory:
             ClusterError: It cannot be made or written to.
             SecurityError: It belongs to somebody else, or others can get at its secrets.
         """
+        if os.path.lexists(self.path):
+            self.check()  # before anything is put there that is not wanted
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in (self.path, self.security, self.log, self.state, self.pid):
@@ -178,6 +185,19 @@ class ClusterDirectory:
                     raise ClusterError(f"{self.path} is not the directory of a cluster")
                 (_check_closed if path == self.security else _check_kept)(path, status)
 
+    def command(self, verb: str) -> str:
+        """Return the command line that does something with this cluster.
+
+        Args:
+            verb: The command of ``ipcluster``, such as ``"stop"``.
+        """
+        words = ["ipcluster", verb]
+        if not _NAME.match(self.name) or self != ClusterDirectory.named(self.name):
+            words += ["--cluster-dir", str(self.path)]
+        elif self.name != DEFAULT_NAME:
+            words += ["--cluster", self.name]
+        return shlex.join(words) if os.name == "posix" else subprocess.list2cmdline(words)
+
     def furl_file(self, role: str) -> Path:
         """Return where the FURL of a role is: ``client``, ``engine``, ``monitor`` or ``admin``.
 
@@ -215,7 +235,8 @@ class ClusterDirectory:
             if process.alive:
                 found.append(process)
             elif read_pid_file(path) == process:  # not replaced meanwhile
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # it says nothing to anybody any more
+                    path.unlink()
         return found
 
     def controller(self) -> Process | None:
@@ -242,8 +263,14 @@ class ClusterDirectory:
             OSError: The file cannot be written.
         """
         temporary = self.record_file.with_name(f".{host_name()}-{os.getpid()}.cluster.json")
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.record_file)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write(json.dumps(record, indent=1) + "\n")
+            temporary.replace(self.record_file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def left_over(self) -> bool:
         """Tell whether this is a private directory whose cluster and owner are gone."""

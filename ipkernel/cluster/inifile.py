@@ -130,6 +130,8 @@ def read_safely(path: Path) -> bytes | None:
             _check_owner(path, status)
             data = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
+        if os.path.islink(path):  # to a file system that is not mounted, perhaps
+            raise ConfigurationError(f"{path} is a link to something that is not there") from None
         return None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -273,8 +275,10 @@ def _values(scan: _Scan, names: Mapping[str, str]) -> Iterator[tuple[Place, Entr
     if not isinstance(config.get("DEFAULT", {}), dict):
         raise WrongLine(scan.places["DEFAULT",], "'DEFAULT' is the name of a section")
     own = config.setdefault("DEFAULT", {})
-    for name, value in {_ESCAPE: "%", **names}.items():
-        own.setdefault(name, value)
+    for name, value in names.items():
+        if name not in own:  # a path is itself, whatever is in it
+            own[name] = value.replace("%(", "%(%)s(")
+    own[_ESCAPE] = "%"
     for place, line in scan.places.items():
         if place[0] != "DEFAULT":
             yield place, Entry(_value(config, place, line), line)

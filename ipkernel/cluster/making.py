@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,7 +105,7 @@ def refuse_running(directory: ClusterDirectory) -> None:
             f"{what}; stop it on host {away[0].host}, or if that is gone for good, remove "
             f"{away[0].path}"
         )
-    stop = f"stop it first with 'ipcluster stop --cluster-dir {directory.path}'"
+    stop = f"stop it first: {directory.command('stop')}"
     if found:
         raise ClusterError(f"{what}; {stop}")
     for program in programs_of(directory):
@@ -140,7 +141,8 @@ def delete_cluster(directory: ClusterDirectory) -> list[str]:
         Names of what was left there because it is not ipkernel's; empty if all is gone.
 
     Raises:
-        ClusterError: It runs, here or on another host, or there is no such cluster.
+        ClusterError: It runs, here or on another host, there is no such cluster, or not all of it
+            can be removed.
         SecurityError: Its directory belongs to somebody else, or is not private.
     """
     if not directory.exists or not directory.pid.is_dir():
@@ -153,7 +155,8 @@ def delete_cluster(directory: ClusterDirectory) -> list[str]:
     if doomed.processes():  # it was started since then
         _put_back(doomed, directory)
         refuse_running(directory)
-    if directory.path.parent == ipython_dir():
+    whole = directory.path.parent == ipython_dir()
+    if whole:
         doomed.remove()
     else:
         for name in _OURS:
@@ -161,8 +164,16 @@ def delete_cluster(directory: ClusterDirectory) -> list[str]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
-    return _put_back(doomed, directory) if doomed.exists else []
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+    left = _put_back(doomed, directory) if doomed.exists else []
+    ours = left if whole else [name for name in left if name in _OURS]
+    if ours:
+        raise ClusterError(
+            f"cannot remove {', '.join(ours)} in {directory.path}: check the permissions of the "
+            f"directory and of what is in it"
+        )
+    return left
 
 
 def _put_aside(directory: ClusterDirectory) -> ClusterDirectory:

@@ -202,10 +202,7 @@ def refuse_running(directory: ClusterDirectory) -> None:
                 f"{who} on host {controller.host}): stop it there, or remove {controller.path} "
                 f"if it is gone"
             )
-        raise ClusterError(
-            f"{who}): connect to it, or stop it first with "
-            f"'ipcluster stop --cluster-dir {directory.path}'"
-        )
+        raise ClusterError(f"{who}): connect to it, or stop it first: {directory.command('stop')}")
     try:
         away = controller_elsewhere(directory)
     except ClusterError:  # its host may be gone for good
@@ -214,6 +211,5 @@ def refuse_running(directory: ClusterDirectory) -> None:
         found, state = away
         raise ClusterError(
             f"cluster {directory.name} is already running (controller: {found.title}, {state}): "
-            f"connect to it, or stop it first with "
-            f"'ipcluster stop --cluster-dir {directory.path}'"
+            f"connect to it, or stop it first: {directory.command('stop')}"
         )

@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from ipkernel.errors import ConnectError
+from ipkernel.errors import ConfigurationError, ConnectError
 from ipkernel.wire.identity import check_private, write_private
 
 #: No FURL is longer, in characters.
@@ -23,6 +23,7 @@ MAX_FURL: Final = 4096
 
 _FURL = re.compile(r"pb://([a-z2-7]{32})([a-z2-7]{52})@([^/@\s]*)/([A-Za-z0-9._~-]{1,128})")
 _HINT = re.compile(r"[a-z0-9]+:[^,/\s]+")
+_PLACE = re.compile(r"tcp:(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.-]+):\d{1,5}")
 
 
 class NoFurlError(ConnectError):
@@ -120,6 +121,9 @@ def hints(location: str, port: int) -> list[str]:
     Args:
         location: Host names, addresses or complete hints, separated by commas.
         port: The port, for those that do not name one.
+
+    Raises:
+        ConfigurationError: One is none of that.
     """
     found = []
     for part in filter(None, (p.strip() for p in location.split(","))):
@@ -131,6 +135,13 @@ def hints(location: str, port: int) -> list[str]:
             found.append(f"tcp:[{part}]:{port}")
         else:
             found.append(f"tcp:{part}" if "]:" in part else f"tcp:{part}:{port}")
+        if not _PLACE.fullmatch(found[-1]):
+            raise ConfigurationError(
+                f"others cannot reach this host at {part!r}: give the name of a host, an address, "
+                f"or such as tcp:10.0.0.1:4711"
+            )
+    if location and not found:
+        raise ConfigurationError(f"{location!r} names no place where others reach this host")
     return found
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ipkernel.cli.ipcontroller import parser
-from ipkernel.errors import ConnectError
+from ipkernel.errors import ConfigurationError, ConnectError
 from ipkernel.wire.furl import Furl, hints, read_furl
 from ipkernel.wire.identity import Identity
 from ipkernel.wire.records import Status, unpack
@@ -195,6 +195,7 @@ def test_an_open_security_directory_is_refused(tmp_path: Path) -> None:
     security = tmp_path / "c" / "security"
     security.mkdir(parents=True)
     security.chmod(0o755)
+    (tmp_path / "c" / "pid").mkdir()
     status, message = fail(tmp_path / "c")
     assert status == 1
     assert f"chmod 700 {security}" in message
@@ -245,6 +246,14 @@ def test_a_stale_furl_is_told_from_a_missing_controller(tmp_path: Path) -> None:
 )
 def test_hints_are_completed(text: str, found: list[str]) -> None:
     assert hints(text, 7) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "node1:x", "node1, tcp:;:8", "tcp:node1", "a/b", ",", "[x]:7"]
+)
+def test_hints_that_lead_nowhere(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="others (cannot )?reach this host"):
+        hints(text, 7)
 
 
 @pytest.mark.parametrize("port", ["x", "-1", "65536"])

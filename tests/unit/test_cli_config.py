@@ -222,6 +222,27 @@ def test_delete_what_runs(run, directory):
     assert directory.exists
 
 
+@pytest.mark.parametrize("option", ["cluster", "cluster-dir", "cluster-id", "profile"])
+@pytest.mark.parametrize("command", ["delete --yes", "stop", "status", "clean", "config show"])
+def test_empty_names_do_not_mean_the_default_cluster(run, home, option, command):
+    ClusterDirectory.named().create()
+    code, out, err = run(*command.split(), f"--{option}", "")
+    assert (code, out) == (1, "")
+    assert err == f"ipcluster: --{option} is empty: give it a value, or leave it out\n"
+    assert ClusterDirectory.named().exists
+
+
+def test_stop_all_or_one(run):
+    code, _, err = run("stop", "--all", "--cluster", "x")
+    assert (code, err) == (1, "ipcluster: give a cluster or --all, not both\n")
+
+
+def test_errors_of_the_system_name_the_file(run, tmp_path):
+    path = tmp_path / ("x" * 300)
+    code, _, err = run("show", "--cluster-dir", path)
+    assert (code, err) == (1, f"ipcluster: {path}: File name too long\n")
+
+
 def test_delete_tells_what_is_left(run, tmp_path):
     directory = ClusterDirectory(tmp_path / "here")
     create_cluster(directory)
@@ -272,6 +293,21 @@ def test_config_check(run, directory, home):
     assert err.endswith("'[cluster' is no section: write '[name]'\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hosts = a:x", "[ssh] hosts has 'a:x', which is no host"),
+        ("n = 3\nengines = local:2, local:2", "n=3, but the launchers are to start 4 engines"),
+        ("n = 3\nminimum = 4", "minimum (4) must not be more than the number of engines (3)"),
+    ],
+)
+def test_config_check_finds_what_does_not_fit_together(run, directory, text, said):
+    (directory.path / "ipcluster.ini").write_text(f"[cluster]\n{text}\n")
+    code, _, err = run("config", "check", "--cluster", "big")
+    assert code == 1
+    assert said in err
+
+
 def test_config_check_of_nothing(run, home):
     code, out, _ = run("config", "check")
     assert code == 0
@@ -313,6 +349,7 @@ def test_wrong_usage(capsys):
         (["config"], "ipcluster config: the following arguments are required: COMMAND"),
         (["config", "shw"], "ipcluster config: unknown command 'shw'; did you mean 'show'?"),
         (["config", "show", "--orign"], "unknown argument '--orign'; did you mean '--origin'?"),
+        (["list", "--cluster", "x"], "ipcluster list: unknown argument '--cluster'"),
         (["delete", "--yess"], "unknown argument '--yess'; did you mean '--yes'?"),
     ):
         with pytest.raises(SystemExit) as caught:

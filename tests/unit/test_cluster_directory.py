@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def test_names(name):
     assert check_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a/b", "é", "x" * 65, "a\n", None, 3])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a b", "a/b", "é", "x" * 65, "a\n", "-a", "a.", None, 3]
+)
 def test_bad_names(name):
     with pytest.raises(ConfigurationError, match="cannot name a cluster"):
         check_name(name)
@@ -159,6 +162,15 @@ def test_somebody_elses_directory_is_refused(home, monkeypatch):
     assert list(all_directories()) == []
 
 
+def test_in_a_directory_of_something_else_nothing_is_made(tmp_path):
+    system = tmp_path / "etc"
+    (system / "security").mkdir(parents=True)
+    (system / "security").chmod(0o755)
+    with pytest.raises(ClusterError, match="etc is not the directory of a cluster"):
+        ClusterDirectory(system).create()
+    assert os.listdir(system) == ["security"]
+
+
 def test_missing_directory(home):
     with pytest.raises(ClusterError, match="there is no cluster directory"):
         ClusterDirectory.named("a").check()
@@ -197,6 +209,18 @@ def test_stale_pid_file_is_removed(home):
     assert not directory.alive()
     assert directory.processes() == []
     assert not path.exists()
+
+
+def test_stale_pid_file_that_cannot_be_removed(home, monkeypatch):
+    directory = ClusterDirectory.named("a").create()
+    path = write_pid(directory, "ipcontroller", **mine(started=1.0))
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert directory.processes() == []
+    assert path.exists()
 
 
 def test_pid_that_was_given_to_another_process(home):
@@ -252,6 +276,29 @@ def test_record(home):
     assert directory.read_record() == {}
     directory.record_file.write_text("{")
     assert directory.read_record() == {}
+
+
+def test_record_is_private(home, monkeypatch):
+    directory = ClusterDirectory.named("a").create()
+    old = os.umask(0)
+    try:
+        directory.write_record({"n": 4})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(directory.record_file.stat().st_mode) == 0o600
+    directory.record_file.unlink()
+    directory.record_file.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        directory.write_record({"n": 5})
+    assert [name for name in os.listdir(directory.path) if name.startswith(".")] == []
+
+
+def test_commands_for_people(home, tmp_path):
+    assert ClusterDirectory.named().command("stop") == "ipcluster stop"
+    assert ClusterDirectory.named("big").command("stop") == "ipcluster stop --cluster big"
+    for path in (tmp_path / "my cluster", home / "big", home / "cluster_-x", home / "cluster_a b"):
+        words = shlex.split(ClusterDirectory(path).command("status"))
+        assert words == ["ipcluster", "status", "--cluster-dir", str(path)]
 
 
 def test_all_directories(home):

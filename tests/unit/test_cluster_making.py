@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import threading
 
@@ -193,9 +194,7 @@ def test_delete_what_is_no_cluster(directory, make):
 def test_cluster_that_runs_is_not_deleted(directory):
     create_cluster(directory)
     run_on(directory)
-    text = (
-        rf"cluster big is running: ipcontroller \(pid {os.getpid()}\); stop it first with 'ipclus"
-    )
+    text = rf"cluster big is running: ipcontroller \(pid {os.getpid()}\); stop it first: ipclus"
     with pytest.raises(ClusterError, match=text):
         delete_cluster(directory)
     assert directory.exists
@@ -256,7 +255,7 @@ class Program:
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (Job(), r"\(pending \(Resources\)\); stop it first with .*cluster.json"),
+        (Job(), r"\(pending \(Resources\)\); stop it first: .*cluster.json"),
         (LauncherError("cannot run squeue"), r"cannot be looked at \(cannot run squeue\)"),
         (OSError("gone"), r"cannot be looked at \(gone\)"),
     ],
@@ -303,6 +302,19 @@ def test_directory_elsewhere_loses_only_what_is_ours(tmp_path):
     (directory.path / "data").mkdir()
     assert delete_cluster(directory) == ["data", "thesis.tex"]
     assert sorted(os.listdir(directory.path)) == ["data", "thesis.tex"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_cannot_be_removed_is_named(directory, tmp_path, monkeypatch, elsewhere):
+    if elsewhere:
+        directory = ClusterDirectory(tmp_path / "project")
+    create_cluster(directory)
+    (directory.path / "thesis.tex").write_text("x")
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
+    with pytest.raises(ClusterError, match=r"cannot remove .*log, .*in .*: check the permissions"):
+        delete_cluster(directory)
+    assert directory.log.is_dir()
+    assert (directory.path / "thesis.tex").exists()
 
 
 def test_empty_directory_elsewhere_goes(tmp_path):

@@ -178,6 +178,17 @@ def test_a_section_is_no_value_to_refer_to():
     assert read("[cluster]\nx = %(cluster)s", cluster="big") == {("cluster", "x"): "big"}
 
 
+def test_names_are_what_they_are():
+    found = read("x = %(home)s/%(cluster)s", home="/a %(n)s %b", cluster="%(cluster)s")
+    assert found == {("x",): "/a %(n)s %b/%(cluster)s"}
+
+
+def test_an_own_name_that_refers_to_nothing():
+    text = "[DEFAULT]\nuser = %(nobody)s\n[a]\nx = 1\ny = %(user)s"
+    assert read(text.removesuffix("\ny = %(user)s"), user="me") == {("a", "x"): "1"}
+    assert wrong(text)[0] == 5
+
+
 def test_literal_percent():
     assert read("x = %(%)s(y)s and %(%)s") == {("x",): "%(y)s and %"}
 
@@ -336,7 +347,10 @@ def test_file_that_may_not_be_read(path, monkeypatch):
 def test_a_link_is_followed(path, tmp_path):
     real = tmp_path / "real"
     path.symlink_to(real)
-    assert read_safely(path) is None
+    with pytest.raises(
+        ConfigurationError, match=f"{path} is a link to something that is not there"
+    ):
+        read_safely(path)
     real.write_text("x")
     real.chmod(0o666)
     with pytest.raises(SecurityError):
