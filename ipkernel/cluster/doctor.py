@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ipkernel._version import __version__
@@ -20,6 +20,7 @@ from ipkernel.errors import KernelError
 
 if TYPE_CHECKING:
     from ipkernel.cluster.configuration import Configuration
+    from ipkernel.cluster.entries import Entry
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -87,18 +88,15 @@ def examine(
     configured, found = configuration(directory, hosts)
     yield found
     yield from space(directory)
-    running = directory.exists and directory.alive()
-    if configured is not None:
-        location = configured.value("cluster", "controller_location")
-        yield from name_resolution(location or socket.gethostname())
-        if not running:
-            interface = configured.value("cluster", "controller_ip") or "127.0.0.1"
-            yield from listening(interface, configured.value("cluster", "controller_port"))
+    here = directory.exists and directory.alive()
+    away = directory.exists and not here and (yield from runs_elsewhere(directory))
+    if configured is not None and not away:
+        yield from place(configured, running=here)
     yield from leftovers()
-    if running:
+    if here or away:
         yield from cluster(directory)
     if configured is not None and (hosts is None or hosts):
-        yield from other_hosts(directory, configured)
+        yield from other_hosts(directory, configured, running=here or away, given=bool(hosts))
 
 
 def python_version(version: tuple[int, ...]) -> Iterator[Finding]:
@@ -214,6 +212,51 @@ def space(
         yield Finding("disk", OK, text)
 
 
+def runs_elsewhere(directory: ClusterDirectory) -> Generator[Finding, None, bool]:
+    """Tell if it is not known whether the controller runs on another host; return whether it does."""
+    from ipkernel.cluster.recorded import controller_elsewhere
+
+    try:
+        return controller_elsewhere(directory) is not None
+    except KernelError as error:
+        advice = "if it is gone for good: 'ipcluster clean'"
+        yield Finding("controller", PROBLEM, str(error), advice)
+        return False
+
+
+def place(configured: Configuration, *, running: bool) -> Iterator[Finding]:
+    """Tell whether this host can have the controller, if it is to have it.
+
+    Args:
+        configured: The cluster's options.
+        running: Whether it runs here.
+    """
+    try:
+        if not running and controller_entry(configured) is not None:
+            return
+    except KernelError as error:
+        yield Finding("controller", PROBLEM, str(error))
+        return
+    location = configured.value("cluster", "controller_location")
+    yield from name_resolution(location or socket.gethostname())
+    if not running:
+        interface = configured.value("cluster", "controller_ip") or "127.0.0.1"
+        yield from listening(interface, configured.value("cluster", "controller_port"))
+
+
+def controller_entry(configured: Configuration) -> Entry | None:
+    """Return what is to start the controller if that is to be on another host.
+
+    Raises:
+        ConfigurationError: There is no such launcher.
+    """
+    from ipkernel.cluster.entries import one_entry, starts_elsewhere
+
+    name = configured.value("cluster", "controller")
+    entry = one_entry("controller", name, configured.launcher_options)
+    return entry if starts_elsewhere(entry.launcher) else None
+
+
 def name_resolution(
     name: str, resolve: Callable[[str], Sequence[str]] | None = None
 ) -> Iterator[Finding]:
@@ -304,14 +347,33 @@ def cluster(directory: ClusterDirectory) -> Iterator[Finding]:
     yield Finding("engines", OK, f"{ready} of {len(status.engines)} are ready")
 
 
-def other_hosts(directory: ClusterDirectory, configured: Configuration) -> Iterator[Finding]:
-    """Tell how the hosts are on which engines are to be started by way of ssh."""
-    from ipkernel.cluster.doctorhosts import examine_hosts, hosts_of
+def other_hosts(
+    directory: ClusterDirectory,
+    configured: Configuration,
+    *,
+    running: bool = False,
+    given: bool = False,
+) -> Iterator[Finding]:
+    """Tell how the hosts are on which engines, or the controller, are started by way of ssh.
+
+    Args:
+        directory: The cluster's directory.
+        configured: Its options.
+        running: Whether its controller runs.
+        given: Whether somebody has said which hosts; else those count as well that it uses.
+    """
+    from ipkernel.cluster.doctorhosts import examine_hosts, hosts_in_use, hosts_of
 
     try:
         entries = hosts_of(configured)
+        if running and not given:
+            known = {entry.host for entry in entries}
+            entries += [one for one in hosts_in_use(directory) if one.host not in known]
+        controller = controller_entry(configured)
     except KernelError as error:
         yield Finding("hosts", PROBLEM, str(error))
         return
-    if entries:
-        yield from examine_hosts(directory, configured, entries)
+    if entries or (controller is not None and controller.name == "ssh" and not running):
+        yield from examine_hosts(
+            directory, configured, entries, controller=controller, running=running
+        )

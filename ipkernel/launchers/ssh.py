@@ -100,6 +100,11 @@ class SSHControllerLauncher(SSHLauncher):
         """Whether the program needs the connection even if nobody watches it."""
         return self.tunnels is not None
 
+    @property
+    def forwarded(self) -> int:
+        """The port of this host that leads to it through the connection, 0 if there is none."""
+        return self._forwarded
+
     def start(self) -> None:
         """Start ssh; see :class:`~ipkernel.launchers.interfaces.ILauncher`."""
         for role in ROLES:  # those of an earlier controller would be taken for this one's

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.faults_support import PATIENCE
+from tests.integration.faults_support import PATIENCE, wait_for
 from tests.support.sshsite import SshSite, needs_sshd
 
 
@@ -95,3 +95,27 @@ def test_the_way_to_a_controller_that_runs(site: SshSite) -> None:
         assert text.rpartition(":")[2] == location.rpartition(":")[2]
     finally:
         assert run(site, "stop").returncode == 0
+
+
+@needs_sshd
+def test_a_controller_on_a_host_before_it_runs_and_then(site: SshSite) -> None:
+    configure(site, "controller = ssh", "controller_host = a")
+    address = site.net.address("a")
+    found = examined(site, "--hosts", "b")
+    assert [level for level, _ in found["host a"] + found["host b"]] == ["ok"] * 4
+    assert found["host a"][1][1] == "a controller that was started there is reached from here"
+    assert found["host b"][1][1] == "it reaches a controller that was started on host a"
+    started = run(site, "start", "--hosts", "b:1", "--daemonize")
+    assert started.returncode == 0, started.stderr
+    try:
+        found = examined(site)
+        assert list(found) == ["host b"], "the host that the cluster uses, though no file names it"
+        assert found["host b"][1][1].startswith(f"it reaches the controller at {address}:")
+        every = json.loads(run(site, "doctor", "--json", "--no-hosts").stdout)
+        [controller] = [one for one in every if one["check"] == "controller"]
+        assert controller["level"] == "ok"
+        assert f" on a at tcp:{address}:" in controller["text"]
+    finally:
+        assert run(site, "stop").returncode == 0
+    for name in "ab":
+        wait_for(lambda name=name: not site.processes(name) + site.left(name))

@@ -181,6 +181,76 @@ def test_where_the_controller_would_be(home: Path) -> None:
     assert problem.text.startswith("they cannot be asked to come back: ")
 
 
+# -- a controller that is to be on another host ----------------------------------------------------
+
+
+def away(monkeypatch: pytest.MonkeyPatch, **more: Any) -> dict[str, Any]:
+    """Return options of a cluster whose controller is started by ssh, on a loopback interface."""
+    # What stands in for ssh forwards nothing; on this machine the port itself can be reached.
+    monkeypatch.setattr(Tunnels, "to_there", lambda self, host, port: port)
+    return {"controller": "ssh", "controller_ip": "127.0.0.1", **more}
+
+
+def test_a_controller_elsewhere_is_started_for_a_look(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, reached, other, way = found(
+        home, "a", cluster=away(monkeypatch), controller_host="me@head"
+    )
+    assert place == doctor.Finding("host head", OK, f"{THERE}, ipkernel {__version__}")
+    assert (reached.check, reached.level) == ("host head", OK)
+    assert (
+        reached.text == "a controller that was started there is reached from here through a tunnel"
+    )
+    assert (other.check, other.level) == ("host a", OK)
+    assert way.level == OK
+    assert way.text == "it reaches a controller that was started on host head"
+    assert not list((home / "ssh").iterdir()), "looking leaves nothing"
+
+
+def test_a_controller_that_does_not_start_elsewhere(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        cluster = away(monkeypatch, controller_port=taken.getsockname()[1])
+        place, problem, other = found(home, "a", cluster=cluster, controller_host="head")
+    assert (place.level, problem.check, problem.level) == (OK, "host head", PROBLEM)
+    assert "is in use: another process listens there" in problem.text
+    assert (other.check, other.level) == ("host a", OK), "there is nothing that it could reach"
+
+
+def test_a_host_for_the_controller_that_cannot_have_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = {"controller_host": "head", "head": {"python": "no-such-python"}}
+    problem, other = found(home, "a", cluster=away(monkeypatch), **ssh)
+    assert (problem.check, problem.level) == ("host head", PROBLEM)
+    assert problem.text.startswith("there is no 'no-such-python': install Python there")
+    assert (other.check, other.level) == ("host a", OK)
+
+
+def test_a_controller_without_a_host(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [problem] = found(home, "a", cluster=away(monkeypatch))
+    assert (problem.check, problem.level) == ("controller", PROBLEM)
+    assert "controller_host = head.example" in problem.text
+
+
+def test_a_controller_of_a_batch_job(home: Path) -> None:
+    place, other = found(home, "a", cluster={"controller": "slurm"})
+    assert (place.check, place.level) == ("controller", OK)
+    assert place.text.startswith("slurm is to start it: ")
+    assert (other.check, other.level) == ("host a", OK)
+
+
+def test_this_host_needs_no_port_for_a_controller_elsewhere(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "ipcluster.ini").write_text("[cluster]\ncontroller = slurm\n")
+    assert {"name", "port"}.isdisjoint(checks(capsys))
+    (home / "ipcluster.ini").write_text("[cluster]\ncontroller = local\n")
+    assert {"name", "port"} <= set(checks(capsys))
+
+
 def test_options_that_are_wrong(home: Path) -> None:
     [problem] = found(home, "a:0")
     assert (problem.check, problem.level) == ("hosts", PROBLEM)
