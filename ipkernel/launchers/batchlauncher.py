@@ -47,6 +47,7 @@ class BatchLauncher(Launcher):
         job: The job's id; empty before the start.
         job_state: Where it stands, as far as is known.
         submitted: When it was submitted, by the monotonic clock.
+        submitted_at: The same, in seconds since the epoch.
         asked_to_end: Whether its end was asked for from here.
     """
 
@@ -61,7 +62,7 @@ class BatchLauncher(Launcher):
         self.files = JobFiles(self.directory, stem, self.system_class.suffix)
         self.job = ""
         self.job_state = JobState("pending")
-        self.submitted = 0.0
+        self.submitted = self.submitted_at = 0.0
         self.asked_to_end = False
         self.queue = queue_of(self.directory, self.system_class(self.options))
         self.system = self.queue.system
@@ -89,12 +90,15 @@ class BatchLauncher(Launcher):
             LauncherError: The record is not one of a job.
         """
         job, stem, n = record.get("job"), record.get("stem"), record.get("n", 0)
-        if not isinstance(job, str) or not isinstance(stem, str) or not isinstance(n, int):
+        since = record.get("submitted", 0.0)
+        numbers = isinstance(n, int) and isinstance(since, int | float)
+        if not isinstance(job, str) or not isinstance(stem, str) or not numbers:
             raise LauncherError(f"a record of a job needs its 'job' and 'stem': {record!r}")
         launcher = cls(directory, options=options, share=Share(n), lifeline=False)
         launcher.job, launcher.files = job, JobFiles(directory, stem, cls.system_class.suffix)
         launcher.system.variant = str(record.get("variant", ""))
-        launcher.submitted = launcher.queue.clock()
+        launcher.submitted_at = since
+        launcher.submitted = launcher.queue.clock() - max(0.0, time.time() - since)
         launcher.queue.add(launcher)
         return launcher
 
@@ -160,7 +164,7 @@ class BatchLauncher(Launcher):
     def record(self) -> dict[str, Any]:
         """Return what :meth:`from_record` needs."""
         known = {"job": self.job, "stem": self.files.stem, "n": self.share.n}
-        return {**known, "variant": self.system.variant}
+        return {**known, "variant": self.system.variant, "submitted": self.submitted_at}
 
     # -- the script -----------------------------------------------------------------------
 
@@ -257,7 +261,7 @@ class BatchLauncher(Launcher):
         except (LauncherError, OSError, subprocess.TimeoutExpired, ValueError) as error:
             self.files.remove_script()
             raise _submission_error(what, command[0], self.system, error) from None
-        self.submitted = self.queue.clock()
+        self.submitted, self.submitted_at = self.queue.clock(), time.time()
         self.tell({"event": "submitted", "job": self.job})
         self.queue.watch(self)
 

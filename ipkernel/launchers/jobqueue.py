@@ -27,6 +27,9 @@ _LONGEST_TICK: Final = 2.0
 _SOON: Final = 0.5
 #: Seconds in which a new job may be missing in the queue.
 _SETTLING: Final = 15.0
+#: Seconds in which the accounting may not know yet of a job that has left the queue: Grid Engine
+#: writes down what has ended once in 15 seconds, unless a site has it otherwise.
+_ACCOUNTING: Final = 30.0
 
 _queues: weakref.WeakValueDictionary[tuple[ClusterDirectory, str, str], JobQueue] = (
     weakref.WeakValueDictionary()
@@ -127,6 +130,7 @@ class JobQueue:
         self._asked = -math.inf
         self._asked_for: weakref.WeakSet[WatchedJob] = weakref.WeakSet()
         self._seen: set[str] = set()
+        self._missed: dict[str, float] = {}
         self._wake = threading.Condition()
         self._interval = _SOON
         self._next = 0.0
@@ -258,25 +262,41 @@ class JobQueue:
 
     def _pass_on(self, job: WatchedJob, state: JobState | None) -> None:
         if state is None:
-            state = self._remembered(job.job)
-        if state is None:
-            young = self.clock() - job.submitted < _SETTLING
-            if young and job.job not in self._seen and not job.asked_to_end:
-                return  # it may not be in the queue yet
-            state = JobState("ended")
-        self._seen.add(job.job)
+            state = self._unlisted(job)
+            if state is None:
+                return
+        else:
+            self._seen.add(job.job)
+            self._missed.pop(job.job, None)
         if state.phase == "ended":
             job.read_output()
             self._seen.discard(job.job)
+            self._missed.pop(job.job, None)
         job.take_state(state)
 
-    def _remembered(self, job: str) -> JobState | None:
-        """Return how a job that is not in the queue has ended; None if the system cannot tell."""
+    def _unlisted(self, job: WatchedJob) -> JobState | None:
+        """Return the state of a job that is not in the queue; None if it may not be there yet."""
+        history = self._history(job.job)
+        state = None if history is None else self.system.read_history(job.job, history)
+        if state is not None:
+            return state
+        now, seen, told = self.clock(), job.job in self._seen, job.read_output()
+        young = now - job.submitted < _SETTLING
+        if young and not (seen or told or job.asked_to_end):
+            return None
+        missing = now - self._missed.setdefault(job.job, now)
+        late = history is None or missing >= _ACCOUNTING or not (seen or young)
+        if late or job.asked_to_end:
+            return JobState("ended")
+        return JobState("ending", "has left the queue; how it ended is not known yet")
+
+    def _history(self, job: str) -> Answer | None:
+        """Return what the system's accounting says of a job; None if there is none."""
         command = self.system.history(job)
         if not command:
             return None
         try:
-            return self.system.read_history(job, self.run(command))
+            return self.run(command)
         except (OSError, subprocess.TimeoutExpired):
             return None
 

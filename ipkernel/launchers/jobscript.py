@@ -11,10 +11,21 @@ from ipkernel.launchers.jobfiles import JobFiles
 
 #: Name of the variable with the time at which a script began, in seconds.
 BEGAN: Final = "ipkernel_began"
+#: Tells an exit code, once: at the end of the program, or of a script that does not come so far. A
+#: shell that dies of a signal may believe that its code is 0; that is not told.
+_TELL: Final = """\
+ipkernel_code=
+ipkernel_exited() {
+    [ "$ipkernel_code" ] || printf '{"event": "exited", "code": %d}\\n' "${ipkernel_code:=$1}"
+}
+trap 'ipkernel_end=$?; [ $ipkernel_end = 0 ] || ipkernel_exited $ipkernel_end' EXIT"""
 
 
 def prepare(files: JobFiles, variables: Iterable[str], redirect: bool) -> str:
     """Return the lines after which output goes to its files and the environment is set.
+
+    From there on the script tells its exit code, wherever it ends: not all batch systems do, and
+    others do later.
 
     Args:
         files: The job's files.
@@ -25,7 +36,7 @@ def prepare(files: JobFiles, variables: Iterable[str], redirect: bool) -> str:
         shlex.quote(str(path)) for path in (files.output, files.error, files.environment)
     )
     lines = [f"exec >>{out} 2>>{err}"] if redirect else []
-    lines += [f"export {BEGAN}=$(date +%s)", f"# sets {' '.join(sorted(variables))}"]
+    lines += [_TELL, f"export {BEGAN}=$(date +%s)", f"# sets {' '.join(sorted(variables))}"]
     return "\n".join([*lines, f". {environment}"])
 
 
@@ -35,13 +46,7 @@ def reporting(command: str) -> str:
     The signals with which jobs are ended reach the program as well; a shell that died of one
     would take the program with it before that has ended in good order.
     """
-    return (
-        "trap : TERM INT HUP USR1 USR2\n"
-        f"{command}\n"
-        "code=$?\n"
-        """printf '{"event": "exited", "code": %d}\\n' "$code"\n"""
-        'exit "$code"'
-    )
+    return f'trap : TERM INT HUP USR1 USR2\n{command}\nipkernel_exited $?\nexit "$ipkernel_code"'
 
 
 def exit_code(line: bytes) -> int | None:

@@ -23,9 +23,15 @@ from ipkernel.launchers.interfaces import ILauncher, ILauncherClass
 from ipkernel.launchers.jobfiles import JobFiles
 
 #: A line of ``qacct -j``: a name, and the rest.
-_ACCOUNT: Final = re.compile(r"^(exit_status|failed)[ \t]+(\d+)[ \t]*:?[ \t]*(.*)$", re.MULTILINE)
+_ACCOUNT: Final = re.compile(
+    r"^(exit_status|failed|ru_wallclock)[ \t]+(\d+)[ \t]*:?[ \t]*(.*)$", re.MULTILINE
+)
+#: The walltime that a job has asked for, in seconds, in another such line.
+_ASKED: Final = re.compile(r"^category[ \t].*\bh_rt=(\d+)", re.MULTILINE)
 #: What ``failed`` is when a job was ended because of a limit, or by its owner.
 _KILLED: Final = "100"
+#: What it is when a job was ended because of a limit of its own.
+_LIMIT: Final = "37"
 
 
 class GridEngine(BatchSystem):
@@ -107,6 +113,13 @@ class GridEngine(BatchSystem):
             return None
         code = int(found["exit_status"][0])
         failed, why = found.get("failed", ("0", ""))
+        if failed in (_KILLED, _LIMIT):
+            asked = _ASKED.findall(answer.out)
+            limit = int(asked[-1]) if asked else self.options.walltime
+            if 0 < limit <= int(found.get("ru_wallclock", ("0", ""))[0]):
+                return JobState(
+                    "ended", "ran out of walltime", JobState.exited(code or 1).exit_code
+                )
         if failed not in ("0", _KILLED):
             told = f"failed: {why}" if why else f"failed ({failed})"
             return JobState("ended", told, JobState.exited(code or 1).exit_code)

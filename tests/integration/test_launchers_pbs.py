@@ -64,8 +64,9 @@ def test_the_errors_of_a_failed_job_are_shown(jobs):
     with pytest.raises(LauncherError) as caught:
         job.wait_event("ready", PATIENCE)
     assert str(caught.value).startswith(f"ipdaemon (pbs job {job.job}) ")
+    assert "exited with code 7" in str(caught.value)
     assert "no module gcc" in str(caught.value)
-    assert job.exit_code != 0
+    assert job.exit_code == 7
 
 
 def test_what_cannot_be_submitted(jobs):

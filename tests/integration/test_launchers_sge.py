@@ -58,14 +58,24 @@ def test_a_job_that_waits_is_cancelled(jobs, site):
     assert job.exit_code == 0
 
 
-def test_a_job_that_fails_says_why(jobs, site):
+@pytest.mark.parametrize("accounting", [{}, {"history": ""}, {"history": "false"}])
+def test_a_job_that_fails_says_why(jobs, site, accounting):
     setup = ["echo no module for you >&2", "exit 3"]
-    (job,) = jobs.engines(1, setup=setup, **site.options)
+    (job,) = jobs.engines(1, setup=setup, **{**site.options, **accounting})
     with pytest.raises(LauncherError) as info:
         job.wait_event("ready", PATIENCE)
     assert "exited with code 3" in str(info.value)
     assert "no module for you" in str(info.value)
     assert job.exit_code == 3
+
+
+def test_a_job_whose_walltime_is_over_says_so(jobs, site):
+    setup = ["echo this takes long >&2", "sleep 60"]
+    (job,) = jobs.engines(1, walltime="00:00:02", setup=setup, **site.options)
+    with pytest.raises(LauncherError) as info:
+        job.wait_event("ready", PATIENCE)
+    assert "ran out of walltime" in str(info.value)
+    assert "this takes long" in str(info.value)
 
 
 def test_what_grid_engine_refuses(jobs, site):

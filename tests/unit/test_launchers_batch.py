@@ -91,6 +91,23 @@ def test_the_script_runs_the_program_and_tells_its_exit_code(scene, tmp_path):
     assert after == "--drain-margin 60 --label slurm job 17 hello\n"
 
 
+@pytest.mark.parametrize("setup", [["exit 3"], ["set -eu", "(exit 3)"], ["sh -c 'exit 3' || exit"]])
+def test_a_script_that_ends_before_its_program_tells_its_exit_code(scene, setup):
+    launcher = scene.make(options={"setup": setup})
+    launcher.start()
+    done = subprocess.run([launcher.files.script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert exit_code(done.stdout.strip().encode()) == 3
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_what_a_shell_that_is_killed_believes_is_not_told(scene, shell):
+    launcher = scene.make(options={"setup": ["kill -TERM $$"]})
+    launcher.start()
+    done = subprocess.run([shell, launcher.files.script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-15, "")
+
+
 @settings(deadline=None, max_examples=30)
 @given(n=st.integers(1, 64), nodes=st.integers(2, 9))
 def test_engines_are_shared_out_evenly_over_nodes(n, nodes):
@@ -118,9 +135,7 @@ def test_templates_of_the_user(scene, directory):
     own = directory.path / "slurm.template"
     own.write_text("#!/bin/bash\n#SBATCH -p @{queue} -N @{nodes}\n@{environment}\n@{command}\n")
     launcher = scene.make(options={"queue": "fat"}, share=Share(3))
-    assert launcher.script().startswith(
-        "#!/bin/bash\n#SBATCH -p fat -N 1\nexport ipkernel_began=$(date +%s)\n# sets "
-    )
+    assert launcher.script().startswith("#!/bin/bash\n#SBATCH -p fat -N 1\nipkernel_code=\n")
     assert scene.make(SlurmControllerLauncher).script().startswith("#!/bin/sh")
     own.write_text("@{command}")
     with pytest.raises(ConfigurationError, match=r"slurm\.template has no @{environment}"):

@@ -88,6 +88,82 @@ def test_a_job_that_has_left_the_queue_has_ended(scene):
     assert job.exit_code == -15
 
 
+def test_the_accounting_may_be_later_than_the_end(scene):
+    ended = []
+    job = scene.make(on_stop=ended.append)
+    job.start()
+    scene.desk.states["17"] = RUNNING
+    assert job.state() == "running on n1"
+    del scene.desk.states["17"]
+    for _ in range(14):
+        scene.clock.now += 2
+        assert job.state() == "ending (has left the queue; how it ended is not known yet)"
+        assert (job.running, ended) == (True, [])
+    scene.desk.accounting = "TIMEOUT|0:0\n"
+    scene.clock.now += 2
+    assert job.state() == "ended: ran out of walltime"
+    assert ended == [job]
+
+
+def test_a_job_is_not_waited_for_that_nobody_will_ever_know_of(scene):
+    job = scene.make()
+    job.start()
+    scene.desk.states["17"] = RUNNING
+    job.state()
+    del scene.desk.states["17"]
+    scene.clock.now += 2
+    assert job.running
+    assert job.state().startswith("ending")
+    scene.clock.now += 31
+    assert job.state() == "ended"
+    assert "has left the queue, and nobody knows why" in job.problem()
+
+
+def test_a_job_that_is_put_back_meanwhile_is_in_the_queue_again(scene):
+    job = scene.make()
+    job.start()
+    for state in (RUNNING, PENDING):
+        scene.desk.states["17"] = state
+        scene.clock.now += 20
+        job.state()
+        del scene.desk.states["17"]
+        scene.clock.now += 20
+        assert job.state().startswith("ending")
+
+
+def test_a_script_that_has_told_its_end_needs_no_accounting(scene):
+    job = scene.make()
+    job.start()
+    write_output(job, {"event": "exited", "code": 3})  # before it was ever seen in the queue
+    assert job.state() == "ended: exited with code 3"
+    assert job.exit_code == 3
+
+
+def test_without_accounting_nothing_is_waited_for(scene):
+    job = scene.make(options={"history": ""})
+    job.start()
+    scene.desk.states["17"] = RUNNING
+    job.state()
+    del scene.desk.states["17"]
+    scene.clock.now += 2
+    assert job.state() == "ended"
+
+
+def test_a_job_of_another_process_that_is_in_no_queue_has_ended(scene, directory):
+    job = scene.make()
+    job.start()
+    for age, state in ((5.0, "pending"), (20.0, "ended")):
+        record = {**job.record(), "submitted": job.submitted_at - age}
+        other = SlurmHostLauncher.from_record(directory, record, {"poll": age})
+        queue, young = (
+            scene.make(options={"poll": age}).queue,
+            other.submitted - other.queue.clock(),
+        )
+        other.queue, other.submitted = queue, queue.clock() + young
+        queue.add(other)
+        assert other.state() == state
+
+
 def test_a_batch_system_may_lag_behind(scene):
     job = scene.make()
     job.start()

@@ -117,7 +117,7 @@ def test_a_launcher_asks_once(tmp_path):
 
 def test_a_record_tells_the_flavour(tmp_path):
     directory = ClusterDirectory(tmp_path / "cluster_p").create()
-    record = {"job": "17.s", "stem": "ipdaemon-1", "n": 2, "variant": "torque"}
+    record = {"job": "17.s", "stem": "ipdaemon-1", "n": 2, "variant": "torque", "submitted": 1e9}
     launcher = PBSHostLauncher.from_record(directory, record, {})
     assert launcher.system.variant == "torque"
     assert launcher.record() == record
@@ -153,7 +153,7 @@ def test_the_script_writes_its_output_itself(tmp_path):
     directory = ClusterDirectory(tmp_path / "cluster_p q").create()
     launcher = PBSHostLauncher(directory, options={"flavour": "torque"})
     files = launcher.files
-    assert f"\nexec >>'{files.output}' 2>>'{files.error}'\nexport " in launcher.script()
+    assert f"\nexec >>'{files.output}' 2>>'{files.error}'\n" in launcher.script()
     command = launcher.system.submit(files.script)
     assert command == ["qsub", "-j", "oe", "-o", str(files.spooled), str(files.script)]
     files.spooled.write_text("=>> PBS: job killed: walltime 61 exceeded limit 60\n")

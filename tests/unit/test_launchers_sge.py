@@ -155,7 +155,8 @@ hostname     alpha
 jobnumber    7
 failed       {failed}
 exit_status  {status}
-ru_wallclock 1.000s
+ru_wallclock {used}
+category     -l h_rt={asked}
 """
 
 
@@ -170,8 +171,20 @@ ru_wallclock 1.000s
     ],
 )  # fmt: skip
 def test_history(failed, status, state):
-    said = Answer(0, ACCOUNT.format(failed=failed, status=status))
+    said = Answer(0, ACCOUNT.format(failed=failed, status=status, used="1.000s", asked=2))
     assert GridEngine({}).read_history("7", said) == state
+
+
+@pytest.mark.parametrize("failed", ["100 : assumedly after job", "37  : qmaster enforced h_rt"])
+def test_a_job_that_ran_out_of_walltime(failed):
+    system = GridEngine({"walltime": "01:00:00"})
+    own = ACCOUNT.format(failed=failed, status="137  (Killed)", used="3s", asked=2)
+    assert system.read_history("7", Answer(0, own)) == JobState("ended", "ran out of walltime", -9)
+    for used, over in (("3600", True), ("3599.9", False)):
+        text = ACCOUNT.format(failed=failed, status="137", used=used, asked="").replace("h_rt=", "")
+        state = system.read_history("7", Answer(0, text))
+        assert state is not None
+        assert (state.detail == "ran out of walltime") == over
 
 
 def test_no_history():
