@@ -18,6 +18,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
+from ipkernel.cluster.processes import is_copy
 from ipkernel.host.options import LOG_BACKUPS, LOG_SIZE
 from ipkernel.vitals import same_process_lives
 
@@ -183,9 +184,10 @@ def set_title(text: str) -> None:
 
 
 class PidFile:
-    """A file that says which process does a job: ``{pid, started, host, cluster, name}``.
+    """A file that says which process does a job: ``{pid, started, host, cluster, name, directory}``.
 
-    The start time tells the process from a later one with the same number.
+    The start time tells the process from a later one with the same number, the directory a file
+    from its copy.
 
     Args:
         path: The file, in a directory that exists.
@@ -205,7 +207,10 @@ class PidFile:
         return content
 
     def state(self) -> str:
-        """Return ``"none"``, ``"dead"``, ``"alive"``, or ``"elsewhere"`` for another host's."""
+        """Return ``"none"``, ``"dead"``, ``"alive"``, or ``"elsewhere"`` for another host's.
+
+        A copy of another cluster's file is as good as dead.
+        """
         content = self.read()
         if content is None:
             return "none"
@@ -215,6 +220,7 @@ class PidFile:
         pid = content["pid"]
         assert isinstance(pid, int)
         alive = isinstance(started, int | float) and same_process_lives(pid, float(started))
+        alive = alive and not is_copy(self.path, content)
         return "alive" if alive else "dead"
 
     def claim(self, cluster: str = "", name: str = "") -> None:
@@ -272,11 +278,16 @@ class PidFile:
             "host": socket.gethostname(),
             "cluster": cluster,
             "name": name,
+            "directory": os.path.abspath(self.path.parent),
         }
         descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.write("\n")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+                file.write("\n")
+        except OSError as error:
+            os.unlink(temporary)
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         return Path(temporary)
 
     def _refuse_if_taken(self) -> None:

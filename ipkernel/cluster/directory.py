@@ -235,8 +235,7 @@ class ClusterDirectory:
             if process.alive:
                 found.append(process)
             elif read_pid_file(path) == process:  # not replaced meanwhile
-                with suppress(OSError):  # it says nothing to anybody any more
-                    path.unlink()
+                _discard(path)  # it says nothing to anybody any more
         return found
 
     def controller(self) -> Process | None:
@@ -262,15 +261,7 @@ class ClusterDirectory:
         Raises:
             OSError: The file cannot be written.
         """
-        temporary = self.record_file.with_name(f".{host_name()}-{os.getpid()}.cluster.json")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        try:
-            with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-                file.write(json.dumps(record, indent=1) + "\n")
-            temporary.replace(self.record_file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(self.record_file, (json.dumps(record, indent=1) + "\n").encode())
 
     def left_over(self) -> bool:
         """Tell whether this is a private directory whose cluster and owner are gone."""
@@ -295,6 +286,42 @@ class ClusterDirectory:
         """Remove what only a cluster that runs, or runs again, has a use for: keys and tasks."""
         for path in (self.security, self.state):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def write_beside(path: Path, data: bytes) -> Path:
+    """Write a new file beside ``path``, for its owner only; return that file.
+
+    Raises:
+        OSError: It cannot be written; nothing of it is left.
+    """
+    temporary = path.with_name(f".{host_name()}-{os.getpid()}.{path.name}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
+    except OSError:
+        _discard(temporary)
+        raise
+    return temporary
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, for its owner only, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    temporary = write_beside(path, data)
+    try:
+        temporary.replace(path)
+    except OSError:
+        _discard(temporary)
+        raise
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ipkernel.cluster.configuration import FILE, load
-from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
-from ipkernel.cluster.processes import Process, host_name, marked
+from ipkernel.cluster.directory import ClusterDirectory, ipython_dir, write_beside
+from ipkernel.cluster.processes import Process, marked
 from ipkernel.cluster.recorded import Recorded, programs_of
 from ipkernel.cluster.sources import settings_by_place
 from ipkernel.errors import ClusterError, KernelError
@@ -80,14 +80,10 @@ def beside(path: Path, data: bytes) -> Path:
     Raises:
         ClusterError: It cannot be written.
     """
-    temporary = path.with_name(f".{host_name()}-{os.getpid()}.{path.name}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(data)
+        return write_beside(path, data)
     except OSError as error:
-        raise ClusterError(f"cannot write {temporary}: {error.strerror or error}") from None
-    return temporary
+        raise ClusterError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def refuse_running(directory: ClusterDirectory) -> None:

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -105,12 +106,39 @@ class Process(NamedTuple):
 
 
 def read_pid_file(path: Path) -> Process | None:
-    """Return the process that a pid file names, or None when it is missing or garbled."""
+    """Return the process that a pid file names; None when it is missing, garbled or a copy."""
+    content = _content(path)
+    process = Process.from_dict(path.stem, content, path)
+    return None if process is not None and is_copy(path, content) else process
+
+
+def is_copy(path: Path, content: Mapping[str, Any]) -> bool:
+    """Tell whether a pid file was copied together with its directory.
+
+    The process that it names is then that of another cluster. It is not if the directory was moved.
+
+    Args:
+        path: The pid file.
+        content: What it says.
+    """
+    place, here = content.get("directory"), os.path.abspath(path.parent)
+    if not isinstance(place, str) or place == here:
+        return False
+    if content.get("host") != host_name():  # whose directories may have other names
+        return False
+    with suppress(OSError):
+        if os.path.samefile(place, here):
+            return False
+    other = _content(Path(place) / path.name)
+    same = ("pid", "started", "host")
+    return isinstance(other, dict) and all(other.get(one) == content.get(one) for one in same)
+
+
+def _content(path: Path) -> Any:
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return Process.from_dict(path.stem, content, path)
 
 
 def _send(pid: int, started: float, number: int) -> bool:

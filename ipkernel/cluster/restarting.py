@@ -10,12 +10,10 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from ipkernel.cluster.directory import ClusterDirectory, write_whole
 from ipkernel.cluster.processes import Process, host_name
-
-if TYPE_CHECKING:
-    from ipkernel.cluster.directory import ClusterDirectory
 
 _NAME: Final = "restart.json"
 _OWNER: Final = "owner"
@@ -49,10 +47,7 @@ def note(directory: ClusterDirectory, restart: Restart) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path = _path(directory)
-    temporary = path.with_name(f".{os.getpid()}.{_NAME}")
-    temporary.write_bytes(_content(restart))
-    temporary.replace(path)
+    write_whole(_path(directory), _content(restart))
 
 
 def forbid(directory: ClusterDirectory) -> None:

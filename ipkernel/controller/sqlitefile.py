@@ -141,7 +141,9 @@ def check(database: sqlite3.Connection, path: Path, cluster: str) -> None:
     found = database.execute("SELECT value FROM meta WHERE key = 'cluster'").fetchone()
     if found is not None and found[0] != cluster:
         raise JournalError(
-            f"{path} is the journal of cluster {found[0]!r}, not of {cluster!r}: move it away"
+            f"{path} is the journal of cluster {found[0]!r}, not of {cluster!r}: give the cluster's "
+            f"directory its name back, or move {path.parent} away to begin anew, and if the directory "
+            f"was copied, {path.parent.parent / 'security'} as well"
         )
     if version < SCHEMA:
         database.execute("BEGIN IMMEDIATE")
@@ -159,16 +161,17 @@ def take_lock(path: Path) -> sqlite3.Connection:
     """Keep every other controller from the journal at ``path``, until the result is closed.
 
     Raises:
-        JournalError: Another one has it.
+        JournalError: Another one has it, or the file for that is of no use.
     """
     beside = path.with_suffix(".lock")
     os.close(os.open(beside, os.O_CREAT | os.O_RDWR, 0o600))
     lock = connect(beside)
     try:
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         lock.close()
-        if "locked" not in str(error):
-            raise
-        raise JournalError(f"another controller uses the journal {path}") from None
+        if "locked" in str(error):
+            raise JournalError(f"another controller uses the journal {path}") from None
+        advice = "" if isinstance(error, sqlite3.OperationalError) else "; remove it"
+        raise JournalError(f"cannot use {beside}: {reason(error, beside)}{advice}") from None
     return lock

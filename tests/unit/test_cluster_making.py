@@ -173,6 +173,20 @@ def test_beside(tmp_path):
         beside(tmp_path / "nowhere" / "x", b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device")
+def test_what_could_not_be_written_is_not_left(tmp_path, monkeypatch):
+    opened = os.open
+
+    def full(path, flags, mode):
+        os.close(opened(path, flags, mode))
+        return opened("/dev/full", os.O_WRONLY)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(ClusterError, match="cannot write .*x.ini: No space left on device"):
+        beside(tmp_path / "x.ini", b"1")
+    assert os.listdir(tmp_path) == []
+
+
 # -- delete -----------------------------------------------------------------------------------
 
 

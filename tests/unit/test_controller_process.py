@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from ipkernel.cli.process import (
     start_logging,
     stop_logging,
 )
+from ipkernel.cluster.processes import read_pid_file
 from ipkernel.vitals import same_process_lives
 
 
@@ -256,6 +258,48 @@ def test_a_pid_file_of_another_host_is_respected(tmp_path: Path) -> None:
     assert file.state() == "elsewhere"
     with pytest.raises(AlreadyRunning, match=r"runs on host elsewhere.example.*remove that file"):
         file.claim("c", "prog")
+
+
+def test_a_pid_file_on_a_full_disk(tmp_path: Path, monkeypatch) -> None:
+    def refuse(content, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", refuse)
+    with pytest.raises(OSError, match="x.json") as caught:
+        PidFile(tmp_path / "x.json").claim("c", "prog")
+    assert caught.value.errno == 28
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copied_pid_file_is_another_clusters(tmp_path: Path) -> None:
+    there, here = tmp_path / "a", tmp_path / "b"
+    for directory in (there, here):
+        directory.mkdir()
+    parent = psutil.Process(os.getppid())
+    PidFile(there / "x.json").claim("c", "prog")
+    content = PidFile(there / "x.json").read()
+    assert content is not None
+    content |= {"pid": parent.pid, "started": parent.create_time()}
+    (there / "x.json").write_text(json.dumps(content))
+    shutil.copy(there / "x.json", here)
+    file = PidFile(here / "x.json")
+    assert PidFile(there / "x.json").state() == "alive"
+    assert file.state() == "dead"
+    assert read_pid_file(file.path) is None
+    assert read_pid_file(there / "x.json") is not None
+    (there / "x.json").write_text(json.dumps({**content, "started": 1.0}))
+    assert file.state() == "alive"  # it was moved, and another cluster has its old place
+    assert read_pid_file(file.path) is not None
+    (there / "x.json").unlink()
+    assert file.state() == "alive"
+    there.rmdir()
+    there.symlink_to(here)
+    assert file.state() == "alive"  # two names of one directory
+    there.unlink()
+    there.mkdir()
+    (there / "x.json").write_text(json.dumps(content))
+    file.claim("c", "prog")
+    assert file.read()["pid"] == os.getpid()  # type: ignore[index]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": "x"}', "\0\0"])

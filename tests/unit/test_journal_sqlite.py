@@ -228,6 +228,15 @@ def test_another_controller_is_refused(make: Make, tmp_path: Path) -> None:
         SqliteJournal(tmp_path / "journal.sqlite", cluster="c", reactor=None)
 
 
+def test_a_lock_that_is_no_lock(make: Make, tmp_path: Path) -> None:
+    lock = tmp_path / "journal.lock"
+    lock.write_text("garbage" * 100)
+    with pytest.raises(JournalError, match=f"cannot use {lock}: file is not a database; remove it"):
+        make()
+    lock.unlink()
+    make()
+
+
 def test_the_journal_of_another_cluster_is_refused(make: Make) -> None:
     make("c")
     with pytest.raises(JournalError, match="is the journal of cluster 'c', not of 'd'"):
