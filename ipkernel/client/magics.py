@@ -89,6 +89,18 @@ def parse_targets(text: str) -> Any:
     raise ValueError(f"--targets={text} is not understood: use such as 0, [0,2], ::2 or all")
 
 
+def _is_option(line: str) -> bool:
+    """Whether a line begins with an option of ``%%px``, and is not Python all the same."""
+    word = next(iter(line.split(maxsplit=1)), "").partition("=")[0]
+    if not any(word in option.args for option in _OUTPUT + _COMMON + _LOCAL):
+        return False
+    try:
+        ast.parse(line.strip())
+    except SyntaxError:
+        return True
+    return False
+
+
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """Within it, IPython shows errors that users or clusters cause in one line, without our frames."""
@@ -121,7 +133,9 @@ class ParallelMagics:
         self.progress_after = 2.0
         self.signal_on_interrupt = "SIGINT"
         self.last: AsyncResult | None = None
-        self._run_cell: Callable[..., Any] | None = None
+        #: The shell's own ways to run a cell, by name, while everything is run on the engines.
+        self._local: dict[str, Callable[..., Any]] = {}
+        self._stays_here = False
         self._names: frozenset[str] = frozenset()
 
     def register(self) -> None:
@@ -149,7 +163,8 @@ class ParallelMagics:
         """Run the cell on the engines: ``%%px [options]``."""
         options: Any = parse_argstring(self.cell_px, line)
         if options.local:
-            ran = self.shell.run_cell(cell, store_history=False)
+            with self._here():
+                ran = self.shell.run_cell(cell, store_history=False)
             failure = ran.error_before_exec or ran.error_in_exec
             if failure is not None:  # it was shown
                 failure._render_traceback_ = lambda *args: [
@@ -160,8 +175,11 @@ class ParallelMagics:
             return self._run(cell, options)
 
     def px(self, line: str = "") -> Any:
-        """Run one line on the engines: ``%px a = 5``."""
+        """Run one line on the engines: ``%px a = 5``. Options need a cell: ``%%px --targets 0``."""
         with in_one_line():
+            if _is_option(line):
+                name = f"%px{self.suffix}"
+                raise ValueError(f"{name} takes no options: begin a cell with %{name} and them")
             return self._run(line, None)
 
     def _run(self, code: str, options: Any) -> Any:
@@ -235,23 +253,47 @@ class ParallelMagics:
 
     def autopx(self, line: str = "") -> None:
         """Switch running everything on the engines on or off, but for these magics: ``%autopx``."""
-        if self._run_cell is not None:
-            self.shell.run_cell = self._run_cell
-            self._run_cell = None
+        if self._local:
+            for name, run in self._local.items():
+                setattr(self.shell, name, run)
+            self._local = {}
             print("%autopx disabled")
             return
-        self._run_cell = self.shell.run_cell
+        # A notebook takes the second way for cells with a top-level await, and the first for others.
+        self._local = {name: getattr(self.shell, name) for name in ("run_cell", "run_cell_async")}
         self.shell.run_cell = self._run_remotely
+        self.shell.run_cell_async = self._run_remotely_async
         print("%autopx enabled")
 
-    def _run_remotely(self, raw_cell: str, *args: Any, **kwargs: Any) -> Any:
-        assert self._run_cell is not None
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        """Within it, cells are run here even if ``%autopx`` is on."""
+        self._stays_here = True
+        try:
+            yield
+        finally:
+            self._stays_here = False
+
+    def _redirected(self, raw_cell: str) -> str:
+        """Return what the shell is to run for a cell, through ``%%px`` unless it is one of ours.
+
+        It goes through the shell itself, so that errors and history are as for any other cell.
+        """
         word = next(iter(raw_cell.split(maxsplit=1)), "")
         ours = word.startswith("%") and word.lstrip("%") in self._names
-        if ours or raw_cell.strip() == f"autopx{self.suffix}":
-            return self._run_cell(raw_cell, *args, **kwargs)
-        # Through the shell itself, so that errors and history are as for any other cell.
-        return self._run_cell(f"%%px{self.suffix}\n{raw_cell}", *args, **kwargs)
+        if ours or self._stays_here or raw_cell.strip() == f"autopx{self.suffix}":
+            return raw_cell
+        return f"%%px{self.suffix}\n{raw_cell}"
+
+    def _run_remotely(self, raw_cell: str, *args: Any, **kwargs: Any) -> Any:
+        return self._local["run_cell"](self._redirected(raw_cell), *args, **kwargs)
+
+    async def _run_remotely_async(self, raw_cell: str, *args: Any, **kwargs: Any) -> Any:
+        cell = self._redirected(raw_cell)
+        if cell != raw_cell:  # what the caller has made of it already is not what is run
+            kwargs["transformed_cell"] = self.shell.transform_cell(cell)
+            kwargs["preprocessing_exc_tuple"] = None
+        return await self._local["run_cell_async"](cell, *args, **kwargs)
 
 
 def activate(view: DirectView, suffix: str = "", shell: Any = None) -> ParallelMagics:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ipkernel import errors
@@ -111,9 +113,32 @@ def test_autopx_leaves_the_magics_alone(shell, magics, rc, capsys):
     assert capsys.readouterr().out == "%autopx enabled\n%autopx disabled\n"
 
 
+def test_autopx_takes_cells_that_await_as_well(shell, magics, rc, capsys):
+    """Notebooks give these to ``run_cell_async``, with what they have made of them already."""
+    shell.run_line_magic("autopx", "")
+    for cell in ("d = 7", "%autopx", "d = 8"):
+        made = shell.transform_cell(cell)
+        asyncio.run(shell.run_cell_async(cell, transformed_cell=made))
+    assert shell.user_ns["d"] == 8 and rc[:]["d"] == [7, 7]
+    assert capsys.readouterr().out == "%autopx enabled\n%autopx disabled\n"
+
+
+def test_autopx_can_run_a_cell_here_too(shell, magics, rc):
+    shell.run_line_magic("autopx", "")
+    shell.run_cell("%%px --local\nd = id(print)")
+    assert shell.user_ns["d"] == id(print) and "d" in rc[0].keys()
+    shell.run_cell("e = 1")
+    assert "e" not in shell.user_ns
+
+
 @pytest.mark.parametrize(
     ("cell", "line"),
     [
+        (
+            "%px --targets 0 print(1)",
+            "ValueError: %px takes no options: begin a cell with %%px and",
+        ),
+        ("%px --group-outputs=type a b", "ValueError: %px takes no options: begin a cell with"),
         ("%pxresult", "ClusterError: there is no result yet: run something with %px first"),
         ("%pxconfig -t [0,", "ValueError: --targets=[0, is not understood: use such as 0, [0,2]"),
         ("%pxconfig -t 9", "InvalidEngineID: there is no engine 9: there are 0, 1"),
@@ -124,6 +149,12 @@ def test_mistakes_are_told_in_one_line(shell, magics, capsys, cell, line):
     assert not shell.run_cell(cell).success
     (shown,) = capsys.readouterr().out.splitlines()
     assert shown.startswith(line)
+
+
+def test_what_looks_like_an_option_may_be_python(shell, magics, rc):
+    rc[:]["t"] = 3
+    assert shell.run_cell("%px -t if t else 0").success
+    assert not shell.run_cell("%px -x +").success
 
 
 def test_a_lost_controller_and_an_interrupt_are_told_in_one_line(
