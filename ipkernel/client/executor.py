@@ -27,6 +27,10 @@ class ViewExecutor(Executor):
         self._closed = False
         self._futures: weakref.WeakSet[AsyncResult] = weakref.WeakSet()
 
+    def __repr__(self) -> str:
+        closed = ": shut down" if self._closed else ""
+        return f"<{type(self).__name__} on {self.view!r}{closed}>"
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncResult:
         """Call ``fn(*args, **kwargs)`` on the view and return its future.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ipkernel.callers import users_level
 from ipkernel.errors import ConfigurationError, ConnectError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def check_other_options(options: dict[str, Any]) -> None:
                 )
         elif name in _MEANINGLESS:
             if value:
-                warnings.warn(f"Client({name}=...) has no meaning here", stacklevel=3)
+                warnings.warn(f"Client({name}=...) has no meaning here", stacklevel=users_level())
         else:
             raise TypeError(f"Client() has no argument {name!r}")
 

@@ -178,6 +178,11 @@ class LazyMapIterator:
         self._under_way: set[AsyncResult] = set()
         self._fill()
 
+    def __repr__(self) -> str:
+        under_way = len(self._outstanding if self._ordered else self._under_way)
+        more = "all submitted" if self._arguments is None else "more to come"
+        return f"<{type(self).__name__}: {under_way} calls under way, {more}>"
+
     def __iter__(self) -> LazyMapIterator:
         return self
 

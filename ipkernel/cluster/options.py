@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from ipkernel.callers import users_level
 from ipkernel.errors import ConfigurationError
 from ipkernel.sizes import parse_size
 
@@ -102,7 +103,8 @@ def refuse_unknown(given: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in given:
         if name in IGNORED:
             warnings.warn(
-                f"Cluster({name}=...) has no meaning in ipkernel and is ignored", stacklevel=3
+                f"Cluster({name}=...) has no meaning in ipkernel and is ignored",
+                stacklevel=users_level(),
             )
             continue
         near = difflib.get_close_matches(name, list(known), 1)

@@ -88,7 +88,8 @@ class UserNamespace:
         try:
             return self.names[expression]
         except KeyError:
-            return eval(expression, self.names)
+            pass  # and out of here, so that it is not told as the context of what follows
+        return eval(expression, self.names)
 
     def pull(self, names: Iterable[str]) -> list[Any]:
         """Return the values of names or expressions, in order."""

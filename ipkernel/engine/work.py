@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Work"]
 
+#: What a value that cannot be sent is to the user.
+RESULT = "the result"
+#: The file of our own that calls the user's code for a kind of task, where it is not this one.
+_OURS: dict[int, str] = dict.fromkeys(
+    (Kind.PUSH, Kind.PULL), UserNamespace.pull.__code__.co_filename
+)
+
 
 class Work:
     """Runs tasks in a namespace.
@@ -84,7 +91,7 @@ class Work:
         opened[0] = True
         if opened[1]:
             self._interrupt()
-        return dumps(func(*args, **kwargs))
+        return dumps(func(*args, **kwargs), RESULT)
 
     def map(self, payload: Any, digest: bytes) -> Pieces:
         """Call a function for each item of a chunk.
@@ -96,10 +103,12 @@ class Work:
         self._open()
         sequences, *rest = args
         if rest[0] if rest else kwargs.get("return_exceptions", False):
-            return dumps([self._item(func, items) for items in zip(*sequences, strict=False)])
+            return dumps(
+                [self._item(func, items) for items in zip(*sequences, strict=False)], RESULT
+            )
         if len(sequences) == 1:
-            return dumps([func(item) for item in sequences[0]])
-        return dumps([func(*items) for items in zip(*sequences, strict=False)])
+            return dumps([func(item) for item in sequences[0]], RESULT)
+        return dumps([func(*items) for items in zip(*sequences, strict=False)], RESULT)
 
     def _open(self) -> None:
         """From here on the task may be interrupted, or has been."""
@@ -177,7 +186,7 @@ class Work:
                 _end_at_user_code(error.error)
                 return failure.describe(error.error, engine_info=where)
         _end_at_user_code(error)
-        return failure.describe(error, engine_info=where, hide_until=__file__)
+        return failure.describe(error, engine_info=where, hide_until=_OURS.get(kind, __file__))
 
 
 def _end_at_user_code(error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import types
 import weakref
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from ipkernel.objects.ref import ObjectRef, collecting, note
 from ipkernel.serialize import payload
 from ipkernel.serialize.dependent import dependent
 from ipkernel.serialize.fingerprint import Fingerprint, fingerprint, is_importable
+from ipkernel.serialize.reference import Reference
 from ipkernel.serialize.retrying import Retrying
 
 __all__ = ["FunctionCache"]
@@ -22,6 +24,8 @@ LARGE = 10_000_000
 #: How many functions, and how many digests, are remembered.
 MAX_ENTRIES = 1024
 
+#: What engines replace by what it stands for, which may be a function.
+_STANDING_IN = (ObjectRef, Reference, payload.PrePickled)
 _NAMED = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
@@ -88,7 +92,13 @@ class FunctionCache:
 
         Returns:
             What :meth:`lookup` does, and the references that were met, by id.
+
+        Raises:
+            SerializationError: as :meth:`lookup` does.
+            TypeError: it is not a function.
         """
+        if not callable(func) and not isinstance(func, _STANDING_IN):
+            raise TypeError(f"{type(func).__name__!r} object is not callable: {reprlib.repr(func)}")
         if isinstance(func, _NAMED) and (func.__module__ == "builtins" or is_importable(func)):
             answer, promoted = self._by_digest(_dump(func))
             self._remember(func, promoted, None)

@@ -179,11 +179,12 @@ def is_simple(obj: Any, depth: int = 3) -> bool:
     return True
 
 
-def dumps(obj: Any) -> Pieces:
+def dumps(obj: Any, what: str = "the value") -> Pieces:
     """Turn a value into a payload.
 
     Args:
         obj: any value that can be pickled. Functions and classes of ``__main__`` go by value.
+        what: what it is to the user, for the error.
 
     Returns:
         The pieces of the payload, to be written one after the other. They may be views of the memory of
@@ -200,7 +201,7 @@ def dumps(obj: Any) -> Pieces:
             return [obj.payload]
         return dump_value(obj)
     except Exception as exc:
-        raise blame(obj, exc, "the value") from exc
+        raise blame(obj, exc, what) from exc
 
 
 def dumps_with_needs(obj: Any) -> tuple[Pieces, tuple[bytes, ...]]:

@@ -34,7 +34,8 @@ class Reference:
         try:
             return namespace[self.name]
         except KeyError:
-            return eval(self.name, namespace)
+            pass  # and out of here, so that it is not told as the context of what follows
+        return eval(self.name, namespace)
 
     def __repr__(self) -> str:
         return f"Reference({self.name!r})"

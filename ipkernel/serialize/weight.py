@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 import types
 import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from ipkernel.callers import users_level
 from ipkernel.serialize.explain import parts
 
 __all__ = ["warn_of_weight", "weigh"]
@@ -66,7 +66,7 @@ def warn_of_weight(func: Callable[..., Any], name: str, size: int) -> None:
     warnings.warn(
         f"{name} takes {_mega(size)} along with it{what}; that may go with every call. Put it into"
         " the cluster once, with rc.put(), and pass the reference as an argument instead",
-        stacklevel=_users_level(),
+        stacklevel=users_level(),
     )
     if code is not None:
         _known.add(code)
@@ -104,18 +104,3 @@ def _heaviest(func: Any) -> tuple[str, Any, int]:
 
 def _mega(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _users_level() -> int:
-    """How many frames above the caller the first one is that is not ours."""
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame):
-        frame = frame.f_back
-        level += 1
-    return level
-
-
-def _is_ours(frame: types.FrameType) -> bool:
-    name = frame.f_globals.get("__name__")
-    return isinstance(name, str) and name.partition(".")[0] == "ipkernel"

@@ -112,7 +112,7 @@ def test_deep_recursion(rc):
         return value
 
     text = caught(SerializationError, rc[0].apply_sync, deep)
-    assert text.startswith("[engine 0] SerializationError: cannot send the value[0][0]")
+    assert text.startswith("[engine 0] SerializationError: cannot send the result[0][0]")
 
     def endless(number):
         return endless(number + 1)
@@ -177,7 +177,7 @@ def test_results_that_cannot_be_sent(rc):
     for view in (rc[1], rc.load_balanced_view()):
         text = caught(SerializationError, view.apply_sync, lock)
         assert re.fullmatch(
-            r"\[engine \d\] SerializationError: cannot send the value\['here'\]\[0\]: "
+            r"\[engine \d\] SerializationError: cannot send the result\['here'\]\[0\]: "
             r"TypeError: cannot pickle '_thread.lock' object",
             text,
         )
@@ -187,7 +187,7 @@ def test_results_that_cannot_be_sent(rc):
     text = caught(
         CompositeError, lambda: rc.load_balanced_view().map_sync(lambda _: lock(), [1, 2])
     )
-    assert "SerializationError: cannot send the value[0]['here'][0]: TypeError" in text
+    assert "SerializationError: cannot send the result[0]['here'][0]: TypeError" in text
 
 
 def test_exceptions_that_cannot_be_sent(rc):

@@ -297,12 +297,14 @@ def test_imap(rc, lv, ordered, outstanding):
     for view in (lv, rc[:]):
         found = view.imap(operator.neg, range(50), ordered=ordered, max_outstanding=outstanding)
         assert isinstance(found, LazyMapIterator)
+        assert repr(found).startswith("<LazyMapIterator: ")
         assert sorted(found) == sorted(-i for i in range(50))
 
 
 def test_imap_consumes_lazily(fake, lv):
     numbers = itertools.count()
     found = lv.imap(operator.neg, numbers, max_outstanding=4)
+    assert repr(found) == "<LazyMapIterator: 4 calls under way, more to come>"
     assert [next(found) for _ in range(3)] == [0, -1, -2]
     assert len(submits(fake)) <= 3 + 4
     found.cancel()
@@ -390,10 +392,12 @@ def test_parallel_function(rc, lv):
 def test_executor(rc):
     with rc.executor() as pool:
         assert isinstance(pool, ViewExecutor) and isinstance(pool, concurrent.futures.Executor)
+        assert repr(pool) == "<ViewExecutor on <LoadBalancedView all>>"
         futures = [pool.submit(operator.neg, i) for i in range(10)]
         assert sum(f.result() for f in concurrent.futures.as_completed(futures)) == -45
         assert list(pool.map(operator.add, range(5), range(5))) == [0, 2, 4, 6, 8]
         assert list(pool.map(operator.neg, range(3), chunksize=2, timeout=10)) == [0, -1, -2]
+    assert repr(pool) == "<ViewExecutor on <LoadBalancedView all>: shut down>"
     with pytest.raises(RuntimeError):
         pool.submit(int)
     with pytest.raises(RuntimeError):

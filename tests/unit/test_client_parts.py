@@ -178,8 +178,9 @@ def test_readable_by_others_is_refused(directory):
 
 def test_other_options():
     check_other_options({"context": None, "debug": False, "sshserver": None})
-    with pytest.warns(UserWarning, match="debug"):
+    with pytest.warns(UserWarning, match="debug") as warned:
         check_other_options({"debug": True})
+    assert warned[0].filename == __file__
     with pytest.raises(errors.ConfigurationError, match="sshserver"):
         check_other_options({"sshserver": "me@there"})
     with pytest.raises(TypeError, match="'nonsense'"):

@@ -136,6 +136,16 @@ def test_a_call_for_many_engines_is_one_message(fake, rc):
     assert not submit.spread
 
 
+@pytest.mark.parametrize("what", [5, "f", None, [len]])
+def test_what_cannot_be_called_is_refused_here(rc, what):
+    for view in (rc[0], rc[:], rc.load_balanced_view()):
+        with pytest.raises(TypeError, match=f"'{type(what).__name__}' object is not callable: "):
+            view.apply_async(what)
+        with pytest.raises(TypeError, match="not callable"):
+            view.map_async(what, [1, 2])
+    assert not rc.history
+
+
 def test_keyword_arguments_named_f_reach_the_function(rc):
     def function(f, self):
         return f, self

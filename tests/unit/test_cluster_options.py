@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from ipkernel.cluster import options
+from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.either import either, running_loop
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry
@@ -131,3 +132,9 @@ def test_engine_set():
     assert recorded.title == hosted.title == "ssh, host h"
     assert launched.output(2) == ["b", "c"]
     assert launched.get_output(1) == ["c"]
+
+
+def test_arguments_that_mean_nothing_here_are_named_with_the_users_line():
+    with pytest.warns(UserWarning, match="delay=...") as warned:
+        Cluster(n=1, delay=3)
+    assert [warning.filename for warning in warned] == [__file__]

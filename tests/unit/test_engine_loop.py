@@ -19,6 +19,7 @@ from ipkernel.engine.interrupts import Interrupts
 from ipkernel.serialize.failure import decode
 from ipkernel.serialize.functions import dump_call
 from ipkernel.serialize.payload import dumps, loads
+from ipkernel.serialize.reference import Reference
 from ipkernel.serialize.retrying import Retrying
 from ipkernel.wire.messages import (
     Clear,
@@ -116,9 +117,13 @@ def test_infinite_recursion_is_an_error(bench: Bench) -> None:
 
 
 def test_a_result_that_cannot_be_sent_is_an_error_that_says_so(bench: Bench) -> None:
-    info = bench.error(bench.submit(threading.Lock))
-    assert info.ename == "SerializationError"
-    assert "lock" in info.evalue
+    calls = [bench.submit(threading.Lock)]
+    calls.append(bench.submit(lambda n: [n, threading.Lock()], [[1, 2]], kind=Kind.MAP))
+    done = bench.run()
+    one, chunk = (decode(done[task][1]) for task in calls)
+    assert one.ename == chunk.ename == "SerializationError"
+    assert one.evalue.startswith("cannot send the result: ") and "lock" in one.evalue
+    assert chunk.evalue.startswith("cannot send the result[0][1]: ")
 
 
 def test_a_large_result(bench: Bench) -> None:
@@ -158,6 +163,22 @@ def test_the_namespace_by_tasks(bench: Bench) -> None:
     assert loads(done[single][1]) == 2
     assert loads(done[keys][1]) == ["a", "b"]
     assert decode(done[missing][1]).ename == "NameError"
+
+
+def test_errors_of_names_are_told_without_the_engines_own_code(bench: Bench) -> None:
+    bench.namespace.names["thing"] = object()
+    tasks = [
+        bench.order(Kind.PULL, (["nothing"], True)),
+        bench.order(Kind.PULL, (["thing", "1 / 0"], False)),
+        bench.submit(Reference("nothing")),
+    ]
+    done = bench.run()
+    for task in tasks:
+        text = "\n".join(decode(done[task][1]).traceback)
+        assert "KeyError" not in text and "During handling" not in text
+    for task in tasks[:2]:
+        text = "\n".join(decode(done[task][1]).traceback)
+        assert "ipkernel" not in text and 'File "<string>", line 1' in text
 
 
 def test_a_task_may_clear_the_namespace_before_and_after_it(bench: Bench) -> None:
