@@ -14,10 +14,10 @@ Twisted nor Foolscap nor IPython.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from ipkernel._version import __version__, version_info
 
+TYPE_CHECKING = False  # as typing has it, which takes as long to load as all else here
 if TYPE_CHECKING:
     from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 

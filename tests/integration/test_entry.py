@@ -60,6 +60,18 @@ def test_an_interrupt_that_is_ignored_stays_so() -> None:
     assert out.startswith("ipkernel ")
 
 
+def test_little_is_loaded_before_an_interrupt_is_quiet() -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ipkernel.cli import entry
+print(sorted({"typing", "signal", "enum", "re", "collections.abc", "pathlib"} & set(sys.modules)))
+"""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-S", "-c", code, str(root)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_every_installed_command_has_an_entry() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     for name, place in project["project"]["scripts"].items():
