@@ -228,8 +228,8 @@ def run(program: str, command: Callable[[], int], *, debug: bool = False) -> int
 
 def said(error: BaseException) -> str:
     """Return what an exception says to people: one of the system's names its file and the cause."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 

@@ -1,9 +1,14 @@
 """What the installed commands call: Ctrl-C ends them quietly, also while they are loaded and when they end.
 
+Their standard streams are made such that nothing that is printed ends them badly either.
+
 Until the first of these functions runs, Ctrl-C shows a traceback. So hardly anything is imported before.
 """
 
 from __future__ import annotations
+
+import os
+import sys
 
 # What the module signal is made of, without its enumerations, which take ten times as long to load.
 from _signal import (  # type: ignore[import-not-found]
@@ -47,6 +52,7 @@ def ipdaemon() -> int:
 
 def _run(program: str) -> int:
     """Run a command: outside of it there is nothing to clean up, and the signal just ends the process."""
+    _see_to_streams()
     if getsignal(SIGINT) == SIG_IGN:  # as for what a shell script runs in the background
         return _main(program)()
     signal(SIGINT, SIG_DFL)
@@ -63,3 +69,21 @@ def _run(program: str) -> int:
 def _main(program: str) -> Callable[[], int]:
     main: Callable[[], int] = import_module(f"ipkernel.cli.{program}").main
     return main
+
+
+def _see_to_streams() -> None:
+    """Open the standard streams that are closed, and let the others show any character somehow.
+
+    A closed one is not only missing: the next file that is opened has its number, and gets what is
+    written to that.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif mode == "w" and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

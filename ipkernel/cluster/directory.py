@@ -139,6 +139,12 @@ class ClusterDirectory:
             ClusterError: It cannot be made or written to.
             SecurityError: It belongs to somebody else, or others can get at its secrets.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise ClusterError(
+                f"{str(self.path)!a} cannot be the directory of a cluster: its name is no UTF-8 text"
+            ) from None
         if os.path.lexists(self.path):
             self.check()  # before anything is put there that is not wanted
         try:

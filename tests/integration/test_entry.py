@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -58,6 +59,39 @@ def test_an_interrupt_that_is_ignored_stays_so() -> None:
     status, out = run(f"{ignore}atexit.register(lambda: {_INTERRUPT})\n{_CALL}")
     assert status == 0
     assert out.startswith("ipkernel ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_opened(closed: str, tmp_path: Path) -> None:
+    code = """
+import os, sys
+from types import SimpleNamespace
+from ipkernel.cli import entry
+def main():
+    print("out", flush=True)
+    assert not sys.stdin.isatty()
+    sys.stderr.write("err")
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2
+    os.write(1, b"more")
+    return 7
+entry.import_module = lambda name: SimpleNamespace(main=main)
+sys.exit(entry.ipcluster())
+"""
+    words = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", code]
+    path = tmp_path / "file"
+    done = subprocess.run([*words, path], capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout == (b"" if " >&-" in f" {closed}" else b"out\nmore")
+    assert done.stderr == (b"" if "2>&-" in closed else b"err")
+    assert path.read_bytes() == b""
+
+
+def test_what_the_output_has_no_character_for_is_shown_somehow() -> None:
+    code = "entry.import_module = lambda name: sys.modules['__main__']\n"
+    code += f"main = lambda: print('\\u4f60\\udcff')\n{_CALL}"
+    status, out = run(code, env=os.environ | {"PYTHONIOENCODING": "latin-1"})
+    assert (status, out) == (0, "\\u4f60\\udcff\n")
 
 
 def test_little_is_loaded_before_an_interrupt_is_quiet() -> None:

@@ -171,6 +171,13 @@ def test_in_a_directory_of_something_else_nothing_is_made(tmp_path):
     assert os.listdir(system) == ["security"]
 
 
+def test_names_that_are_no_text(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(ClusterError, match=r"udcff' cannot be .*: its name is no UTF-8 text"):
+        ClusterDirectory(path).create()
+    assert os.listdir(tmp_path) == []
+
+
 def test_missing_directory(home):
     with pytest.raises(ClusterError, match="there is no cluster directory"):
         ClusterDirectory.named("a").check()
