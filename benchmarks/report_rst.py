@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ _WORK = (
     "Tasks return their number and are all different. Arrays are random and new each time; the "
     "receiver reads each page within the time."
 )
+#: As text its two hyphens would become a dash.
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
@@ -98,7 +101,7 @@ def _bullet(text: str) -> str:
 def _escape(text: str) -> str:
     for mark in ("\\", "*", "`", "|", "_"):
         text = text.replace(mark, "\\" + mark)
-    return text
+    return _OPTION.sub(r"``\g<0>``", text)
 
 
 def _section(measure: str, document: Mapping[str, Any]) -> str:

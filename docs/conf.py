@@ -54,7 +54,7 @@ class CommandHelp(Directive):
         done = subprocess.run(
             [sys.executable, "-c", code, *more, "--help"],
             check=False,
-            env={**os.environ, "COLUMNS": "88", "NO_COLOR": "1"},
+            env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
             capture_output=True,
             text=True,
             timeout=60,

@@ -67,7 +67,9 @@ def _option(place: tuple[str, ...], name: str, option: Option) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\*`|_])", r"\\\1", text)
+    escaped = re.sub(r"([\\*`|_])", r"\\\1", text)
+    # As text the two hyphens of an option would become a dash.
+    return re.sub(r"(?<!\S)--[a-z][a-z-]*", r"``\g<0>``", escaped)
 
 
 class ConfigurationReference(Directive):

@@ -41,7 +41,7 @@ def parser() -> Parser:
     """Return the parser of the command line."""
     p = Parser(
         prog="ipcontroller",
-        description="Run the controller of a cluster. Clients and engines find it by the FURL "
+        description="Run the controller of a cluster. Clients and engines find it by the FURL\n"
         "files that it writes to the cluster directory.",
     )
     p.add_argument(

@@ -21,7 +21,7 @@ def cell(*values: float) -> dict[str, Any]:
 
 
 def made(quick: bool = False) -> dict[str, Any]:
-    note = dict.fromkeys(MEASURES, "what_is *done*")
+    note = dict.fromkeys(MEASURES, "what_is *done* with --quick")
     systems = {
         name: {"title": title, "versions": {"python": "3.11.7", "numpy": "2"}, "notes": note}
         for name, title in (("ipkernel", "ipkernel"), ("ray", "Ray"), ("dask", "dask & co"))
@@ -128,6 +128,7 @@ def test_the_tables_are_valid_and_complete(quick: bool) -> None:
         assert expected in html
     assert ("A quick run" in html) is quick
     assert "what_is *done*" in html  # notes are shown as they are, not as markup
+    assert "``--quick``" in text  # but for options, which keep both hyphens only as literals
     assert "A statement on all" not in html  # nothing of it was measured
 
 

@@ -75,4 +75,5 @@ def test_the_reference_is_complete():
         assert f"``[{name}]``" in text or not (section.options or section.sections)
         for option in section.options:
             assert option == spec.MANY or f"\n``{option}``\n" in text
+    assert "``--bind-to``" in text, "with both of its hyphens"
     assert "default: ``60``; environment: ``IPKERNEL_ENGINE_TIMEOUT``" in text
