@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from attrs import frozen
 __all__ = [
     "GROUP_SIGNALS",
     "Exit",
+    "await_end",
     "bind_to_cpus",
+    "kill_children",
     "kill_group",
     "signal_number",
     "signal_process",
@@ -103,6 +106,50 @@ def kill_group(pid: int) -> None:
         for one in [*process.children(recursive=True), process]:
             with suppress(psutil.Error):
                 one.kill()
+
+
+def await_end(pid: int) -> bool:
+    """Wait until a child has ended, and leave it a zombie: until it is waited for its number is its own.
+
+    Returns:
+        Whether this could be waited for; where it cannot, as on Windows, nothing was done.
+    """
+    if hasattr(os, "waitid"):
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return True
+    if not hasattr(select, "kqueue"):
+        return False
+    kernel: Any = select  # macOS before Python 3.13
+    queue = kernel.kqueue()
+    try:
+        end = kernel.kevent(
+            pid,
+            filter=kernel.KQ_FILTER_PROC,
+            flags=kernel.KQ_EV_ADD | kernel.KQ_EV_ONESHOT,
+            fflags=kernel.KQ_NOTE_EXIT,
+        )
+        with suppress(ProcessLookupError):  # it has ended already
+            queue.control([end], 1)
+    finally:
+        queue.close()
+    return True
+
+
+def kill_children(pid: int, since: float) -> None:
+    """Kill what a process has started that has ended, on Windows, where its children still name it.
+
+    Args:
+        pid: Its number, which no other process may have got meanwhile.
+        since: When it was started, or a little before, in seconds since the epoch; what is older
+            was started by another one of that number.
+    """
+    import psutil
+
+    for one in psutil.process_iter():
+        with suppress(psutil.Error):
+            if one.ppid() == pid and one.create_time() >= since:
+                kill_group(one.pid)
 
 
 def signal_process(pid: int, number: int, *, group: bool) -> None:

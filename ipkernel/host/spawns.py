@@ -13,23 +13,33 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from zope.interface import implementer
 
 from ipkernel.host.interfaces import Begun, IEngineStarter, Place, StarterEvents
-from ipkernel.host.processes import Exit, bind_to_cpus, kill_group, signal_process
+from ipkernel.host.processes import (
+    Exit,
+    await_end,
+    bind_to_cpus,
+    kill_children,
+    kill_group,
+    signal_process,
+)
 
 if TYPE_CHECKING:
     from ipkernel.host.enginelink import EngineLink
     from ipkernel.wire.link import Received
 
-__all__ = ["SpawnStarter"]
+__all__ = ["SpawnStarter", "interpreter"]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds in which a process that has connected must name itself.
 HELLO_TIME: Final = 10.0
+#: Seconds by which the system's idea of when a process began may differ from ours.
+_CLOCK: Final = 1.0
 
 
 @implementer(IEngineStarter)
@@ -47,24 +57,27 @@ class SpawnStarter:
         self._reactor: Any = None
         self._events: StarterEvents | None = None
         self._strangers: dict[EngineLink, Any] = {}
+        self._made = time.time() - _CLOCK
 
     def start(self, key: str, place: Place) -> Begun:
         """Start a process; see :meth:`IEngineStarter.start`."""
         token = secrets.token_bytes(32)
+        program, own = interpreter()
         options: dict[str, Any] = {}
         if os.name == "nt":
             options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # type: ignore[attr-defined,unused-ignore]
         else:
             options["start_new_session"] = True
+        began = time.time() - _CLOCK
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ipkernel.engine.worker"],
+                [program, "-P", "-m", "ipkernel.engine.worker"],
                 stdin=subprocess.PIPE,
                 stdout=out_end,
                 stderr=err_end,
-                env={**os.environ, **place.environment},
+                env={**os.environ, **own, **place.environment},
                 cwd=place.cwd or None,
                 **options,
             )
@@ -85,7 +98,7 @@ class SpawnStarter:
         except OSError:
             pass  # it has ended already, which is about to be noticed
         if self._reactor is not None:
-            self._watch(key, process)
+            self._watch(key, process, began)
         return Begun(key, out, err, pid=process.pid)
 
     def attach(self, reactor: Any, events: StarterEvents) -> None:
@@ -95,7 +108,7 @@ class SpawnStarter:
         self._listening.setblocking(False)
         reactor.addReader(self)
         for key, process in self._processes.items():
-            self._watch(key, process)
+            self._watch(key, process, self._made)
 
     def fileno(self) -> int:
         """The port's descriptor, for the reactor."""
@@ -145,21 +158,20 @@ class SpawnStarter:
         if timer is not None and timer.active():
             timer.cancel()
 
-    def _watch(self, key: str, process: subprocess.Popen[bytes]) -> None:
+    def _watch(self, key: str, process: subprocess.Popen[bytes], began: float) -> None:
         assert self._events is not None
         self._events.spawned(key, process.pid)
         threading.Thread(
-            target=self._wait, args=(key, process), name="engine exit", daemon=True
+            target=self._wait, args=(key, process, began), name="engine exit", daemon=True
         ).start()
 
-    def _wait(self, key: str, process: subprocess.Popen[bytes]) -> None:
-        if hasattr(os, "waitid"):
-            try:  # as long as it is a zombie its number is its own
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            except ChildProcessError:
-                pass
-        kill_group(process.pid)
-        returncode = process.wait()
+    def _wait(self, key: str, process: subprocess.Popen[bytes], began: float) -> None:
+        if await_end(process.pid):
+            kill_group(process.pid)
+            returncode = process.wait()
+        else:  # Windows, where a number is not given again while somebody has its handle
+            returncode = process.wait()
+            kill_children(process.pid, began)
         self._reactor.callFromThread(self._exited, key, process, returncode)
 
     def _exited(self, key: str, process: subprocess.Popen[bytes], returncode: int) -> None:
@@ -200,3 +212,15 @@ class SpawnStarter:
             if process.stdin is not None:
                 process.stdin.close()
             process.wait()
+
+
+def interpreter() -> tuple[str, dict[str, str]]:
+    """Return the Python to start, and what its environment must have.
+
+    In a virtual environment on Windows ``sys.executable`` is a program that starts another one. What
+    is sent to it, and found out about it, would not be the engine's.
+    """
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    if os.name != "nt" or os.path.normcase(base) == os.path.normcase(sys.executable):
+        return sys.executable, {}
+    return base, {"__PYVENV_LAUNCHER__": sys.executable}

@@ -123,6 +123,24 @@ async def test_nothing_that_an_engine_started_survives_it(host: Host, tmp_path: 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs subreapers")
 @inreactor
+async def test_engines_live_where_their_end_is_seen_by_waiting_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "waitid")  # as on Windows
+    host = Host("portable")
+    try:
+        await host.ready()
+        pid = host.engines.pid_of(0)
+        assert await host.result(host.submit(os.getpid)) == pid
+        host.submit(os._exit, 3)
+        await host.ready(2)
+        assert [left.reason for left in host.of(EngineLeft)] == ["exited with code 3"]
+        assert gone_pid(pid)
+    finally:
+        await host.engines.stop()
+
+
+@inreactor
 async def test_not_even_what_has_left_its_session() -> None:
     host = Host("native")
     try:

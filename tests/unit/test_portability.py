@@ -194,6 +194,75 @@ def test_the_end_of_an_engine_is_that_of_what_it_has_started(
     assert windows == []
 
 
+class Kernel:
+    """Stands for :mod:`select` of macOS."""
+
+    KQ_FILTER_PROC, KQ_EV_ADD, KQ_EV_ONESHOT, KQ_NOTE_EXIT = -5, 1, 16, 1 << 31
+
+    def __init__(self, gone: bool) -> None:
+        self.gone = gone
+        self.said: list[Any] = []
+
+    def kqueue(self) -> Kernel:
+        return self
+
+    def kevent(self, pid: int, **what: int) -> tuple[int, dict[str, int]]:
+        return pid, what
+
+    def control(self, changes: list[Any], count: int) -> None:
+        self.said.append((changes, count))
+        if self.gone:
+            raise ProcessLookupError
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_macos_waits_for_the_end_of_an_engine(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
+    kernel = Kernel(gone)
+    monkeypatch.delattr(os, "waitid")
+    monkeypatch.setattr(host_processes, "select", kernel)
+    assert host_processes.await_end(4711)
+    end = (4711, {"filter": -5, "flags": 17, "fflags": 1 << 31})
+    assert kernel.said == [([end], 1), "closed"]
+
+
+def test_windows_cannot_wait_for_a_zombie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "waitid")
+    assert not host_processes.await_end(os.getpid())
+
+
+def test_children_of_an_engine_that_has_ended(
+    windows: Sent, family: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> int:
+        raise psutil.NoSuchProcess(4)
+
+    there = [
+        SimpleNamespace(pid=1, ppid=lambda: 4711, create_time=lambda: 99.0),
+        SimpleNamespace(pid=2, ppid=lambda: 4711, create_time=lambda: 100.0),
+        SimpleNamespace(pid=3, ppid=lambda: 4712, create_time=lambda: 100.0),
+        SimpleNamespace(pid=4, ppid=gone),
+    ]
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter(there))
+    host_processes.kill_children(4711, 99.5)
+    assert sorted(family) == ["2", "2a", "2b"]
+
+
+def test_in_a_virtual_environment_windows_starts_the_real_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ipkernel.host.spawns import interpreter
+
+    monkeypatch.setattr(sys, "_base_executable", "/base/python", raising=False)
+    assert interpreter() == (sys.executable, {})
+    monkeypatch.setattr(os, "name", "nt")
+    assert interpreter() == ("/base/python", {"__PYVENV_LAUNCHER__": sys.executable})
+    monkeypatch.setattr(sys, "_base_executable", sys.executable)
+    assert interpreter() == (sys.executable, {})
+
+
 def test_other_signals_are_sent_as_they_are(windows: Sent) -> None:
     host_processes.signal_process(4711, signal.SIGTERM, group=False)
     assert windows == [(4711, signal.SIGTERM)]
