@@ -62,14 +62,14 @@ def why_not(core: Core, task: int) -> str:
 
 def purged(core: Core, event: TasksPurged) -> None:
     """Forget tasks that have ended: how they did, their results and their submissions."""
-    gone: list[int] = []
     for task in event.tasks:
         if task in core.tasks:
             continue
         known = core.history.forget(task) or task in core.archive
         if core.retained.drop(task):
             known = True
-            gone.append(task)
+            core.not_retained(task)
         core.archive.drop(task)
-        core.purged += bool(known)
-    core.forget(gone)
+        if known:
+            core.purged += 1
+            core.unknown.append(task)

@@ -153,6 +153,7 @@ class Core:
         self.origins: list[Origin | None] = []  # of each of those
         self.printed: list[tuple[Output, Payload]] = []
         self.forgotten: list[int] = []
+        self.unknown: list[int] = []  # tasks that were purged
         self._assigned: dict[int, tuple[list[int], list[int]]] = {}
         self._closed: list[Record] = []
         self._to_hosts: dict[int, list[Item]] = {}
@@ -228,13 +229,17 @@ class Core:
             records += [Assigned(host, *pair) for host, pair in self._assigned.items() if pair[0]]
             self._assigned = {}
         if self.ended:
-            records.append(Ended(self.now, self.ended))
+            submitted = [0.0 if one is None else one.submitted for one in self.origins]
+            records.append(Ended(self.now, self.ended, submitted))
             self.ended = []
             self.origins = []
             self.settled = 0
         if self.forgotten:
             records.append(Forgotten(self.now, self.forgotten))
             self.forgotten = []
+        if self.unknown:
+            records.append(Forgotten(self.now, self.unknown, purged=True))
+            self.unknown = []
         if self._closed:
             records += self._closed
             self._closed = []

@@ -14,13 +14,14 @@ from ipkernel.controller.journal import (
     HostCame,
     HostWent,
     LifeBegan,
+    Over,
     Printed,
     Record,
     SessionBegan,
     SessionClosed,
     Submitted,
 )
-from ipkernel.controller.tasks import Payload
+from ipkernel.controller.tasks import Origin, Payload
 from ipkernel.wire.messages import Finished, Function, Output, Past, Submit
 
 
@@ -79,6 +80,7 @@ class Folded:
         tasks: The tasks that have not ended, by id, in the order in which they came.
         assigned: Those that were assigned, in the order in which that was done.
         results: Results that are not forgotten, with the time of their end, by task, in order.
+        ends: How tasks ended, those whose results are forgotten included as far as it is known.
         output: What tasks have printed, those that have ended included.
         hosts: The hosts that are not lost, by number.
     """
@@ -90,6 +92,7 @@ class Folded:
         self.tasks: dict[int, OldTask] = {}
         self.assigned: dict[int, OldTask] = {}
         self.results: dict[int, tuple[float, Finished, Payload]] = {}
+        self.ends: dict[int, tuple[Finished, Origin]] = {}
         self.output: dict[int, list[tuple[Output, Payload]]] = {}
         self.hosts: dict[int, HostCame] = {}
         self._over: set[int] = set()
@@ -110,13 +113,17 @@ class Folded:
                     self.output.setdefault(message.task, []).append((message, payload))
         elif isinstance(record, Ended):
             for finished, payload in record.items:
-                self._ended(finished.task)
                 self.results[finished.task] = (record.time, finished, payload)
+            self._know(record.time, [finished for finished, _ in record.items], record.came)
+        elif isinstance(record, Over):
+            self._know(record.time, record.ends, record.submitted)
         elif isinstance(record, Forgotten):
             for task in record.tasks:
                 self._ended(task)
                 self.results.pop(task, None)
                 self.output.pop(task, None)
+                if record.purged:
+                    self.ends.pop(task, None)
         elif isinstance(record, HostCame):
             self.hosts[record.host] = record
         elif isinstance(record, HostWent):
@@ -173,6 +180,11 @@ class Folded:
             task.notes.append((record.time, record.note))
         if task.target < 0 and record.targets != task.message.targets:
             task.message = msgspec.structs.replace(task.message, targets=record.targets)
+
+    def _know(self, time: float, ends: list[Finished], submitted: list[float]) -> None:
+        for finished, when in zip(ends, submitted, strict=False):
+            self._ended(finished.task)
+            self.ends[finished.task] = finished, Origin(when, time)
 
     def _ended(self, task: int) -> None:
         self._over.add(task)

@@ -102,17 +102,31 @@ class Printed(Struct, frozen=True, eq=False, array_like=True, tag=7):
 
 
 class Ended(Struct, frozen=True, eq=False, array_like=True, tag=8):
-    """These tasks have ended, with these results."""
+    """These tasks have ended, with these results.
+
+    ``submitted`` says when each of them came, 0.0 if that is not known; older releases did not write it.
+    """
 
     time: float
     items: list[tuple[Finished, Payload]]
+    submitted: list[float] = []
+
+    @property
+    def came(self) -> list[float]:
+        """When each of them came, 0.0 where that is not known."""
+        known = self.submitted
+        return known if len(known) == len(self.items) else [0.0] * len(self.items)
 
 
 class Forgotten(Struct, frozen=True, eq=False, array_like=True, tag=9):
-    """The results of these tasks were acknowledged by a client, or kept long enough."""
+    """The results of these tasks were acknowledged by a client, or kept long enough.
+
+    With ``purged``, somebody wants nothing to be known of them any more, not even how they ended.
+    """
 
     time: float
     tasks: list[int]
+    purged: bool = False
 
 
 class HostCame(Struct, frozen=True, eq=False, array_like=True, tag=10):
@@ -139,6 +153,14 @@ class HostWent(Struct, frozen=True, eq=False, array_like=True, tag=11):
     time: float
 
 
+class Over(Struct, frozen=True, eq=False, array_like=True, tag=12):
+    """What is left of an :class:`Ended` whose results are forgotten: how the tasks ended."""
+
+    time: float
+    ends: list[Finished]
+    submitted: list[float]
+
+
 Record: TypeAlias = (
     LifeBegan
     | SessionBegan
@@ -151,6 +173,7 @@ Record: TypeAlias = (
     | Forgotten
     | HostCame
     | HostWent
+    | Over
 )
 
 
@@ -184,7 +207,8 @@ class IJournal(Interface):
 
         It is called once, before the first commit, and read to its end. Left out may be what was
         submitted for tasks that have ended, and left out are tasks whose results are forgotten
-        (where others were submitted with them, they are named as such), sessions that have been
+        (where others were submitted with them, they are named as such; of those that ended last there
+        is an :class:`Over`, unless they were purged), sessions that have been
         closed (but not the results of their tasks), hosts that are lost, and all lives but the
         latest. A :class:`Submitted` without items says how many messages of a session were taken.
         What is not asked for before the first commit is dropped then: the log begins anew.

@@ -20,12 +20,14 @@ from ipkernel.controller.journal import (
     HostCame,
     HostWent,
     LifeBegan,
+    Over,
     Printed,
     Record,
     SessionBegan,
     SessionClosed,
     Submitted,
 )
+from ipkernel.controller.latest import LatestEnds
 from ipkernel.wire.messages import Submit
 
 _BITS: Final = 12
@@ -134,6 +136,7 @@ class Live:
         # By chunk: tasks that have ended and are not forgotten, and chunks of which all are.
         self._ended: dict[int, set[int]] = {}
         self._all_ended: set[int] = set()
+        self._latest = LatestEnds()
 
     # ----------------------------------------------------------------------- telling it
 
@@ -149,9 +152,14 @@ class Live:
             if kind is Submitted:
                 self._submitted(row, record)  # type: ignore[arg-type]
             elif kind is Ended or kind is Printed:
-                self._written(row, [m.task for m, _ in record.items], kind is Ended)  # type: ignore[union-attr]
+                tasks = [message.task for message, _ in record.items]  # type: ignore[union-attr]
+                self._written(row, tasks, kind is Ended)
             elif kind is Forgotten:
                 self._forgotten(record.tasks)  # type: ignore[union-attr]
+                if record.purged:  # type: ignore[union-attr]
+                    self._latest.purge(row, record.tasks)  # type: ignore[union-attr]
+            elif kind is Over:
+                self._latest.note(row, len(record.ends))  # type: ignore[union-attr]
             elif kind is HostCame:
                 self._hosts[record.host] = row  # type: ignore[union-attr]
             elif kind is HostWent:
@@ -193,6 +201,7 @@ class Live:
             return
         low, high = min(tasks), max(tasks)
         if ended:
+            self._latest.note(row, len(tasks))
             self._cover(tasks, low, high)
         if low >> _BITS == high >> _BITS:
             chunk = low >> _BITS
@@ -353,6 +362,8 @@ class Live:
                 kept = None if key in latest else kept
                 latest.add(key)
             same = same and kept is record
+            if type(record) is Ended and kept is not record and (over := self._over(row, record)):
+                left.append(over)
             if kept is None:
                 continue
             if type(kept) is Submitted and (gone := self._gone_of(kept)):
@@ -370,14 +381,13 @@ class Live:
             live = self.live([message.task for message, _ in record.items])  # type: ignore[union-attr]
             if not live:
                 return None
-            items = [item for item in record.items if item[0].task in live]  # type: ignore[union-attr]
-            if len(items) == len(record.items):  # type: ignore[union-attr]
-                return record
-            return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)  # type: ignore[arg-type]
+            return _of_tasks(record, live)  # type: ignore[arg-type]
         if kind is Assigned:
             return self._kept_assigned(record)  # type: ignore[arg-type]
         if isinstance(record, Again):
             return record if self.live([record.task], waiting=True) else None
+        if isinstance(record, Over):
+            return self._latest.left(row, record)
         if isinstance(record, HostCame):
             return record if self._hosts.get(record.host) == row else None
         if isinstance(record, LifeBegan):
@@ -390,6 +400,11 @@ class Live:
                 else None
             )
         return None  # what says that something ended is of no use once that has been dropped
+
+    def _over(self, row: int, record: Ended) -> Over | None:
+        """Return what is to be remembered of those results in a row that are forgotten."""
+        live = self.live([message.task for message, _ in record.items])
+        return self._latest.of(row, record, live)
 
     def _kept_submitted(self, row: int, record: Submitted) -> Record | None:
         session = self._sessions.get(record.session)
@@ -454,6 +469,17 @@ def _tasks_of(record: Submitted) -> list[int]:
             else:
                 tasks += _ids(message)
     return tasks
+
+
+def _of_tasks(record: Ended | Printed, tasks: Set[int]) -> Record:
+    """Return what a record says of these tasks; itself if that is all."""
+    at = [at for at, (message, _) in enumerate(record.items) if message.task in tasks]  # type: ignore[attr-defined]
+    if len(at) == len(record.items):
+        return record
+    if isinstance(record, Printed):
+        return Printed([record.items[one] for one in at])
+    came = record.came
+    return Ended(record.time, [record.items[one] for one in at], [came[one] for one in at])
 
 
 def _number(record: Record | None) -> int:

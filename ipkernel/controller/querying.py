@@ -88,7 +88,7 @@ def find_row(core: Core, number: int) -> Row | None:
 def _submitted(row: Row) -> float | None:
     if row.task is not None:
         return row.task.submitted
-    return row.origin.submitted if row.origin is not None else None
+    return (row.origin.submitted or None) if row.origin is not None else None
 
 
 def _started(row: Row) -> float | None:

@@ -109,8 +109,8 @@ def _host(core: Core, came: HostCame, now: float, grace: float) -> None:
 
 
 def _results(core: Core, old: Folded) -> None:
-    ends = [(message, payload) for _, message, payload in old.results.values()]
-    core.history.add(ends, [None] * len(ends), len(ends))
+    ends = [(message, b"") for message, _ in old.ends.values()]
+    core.history.add(ends, [origin for _, origin in old.ends.values()], len(ends))
     for number, (when, message, payload) in sorted(old.results.items(), key=lambda one: one[1][0]):
         session = number >> 40
         if session not in core.sessions:

@@ -24,6 +24,7 @@ from ipkernel.controller.journal import (
     HostCame,
     HostWent,
     LifeBegan,
+    Over,
     Printed,
     Record,
     SessionBegan,
@@ -77,11 +78,12 @@ class _Printed(msgspec.Struct, array_like=True, tag=7):
 class _Ended(msgspec.Struct, array_like=True, tag=8):
     time: float
     items: list[tuple[Finished, memoryview]]
+    submitted: list[float] = []
 
 
 _Stored = Union[  # noqa: UP007 - msgspec wants a typing object here
     LifeBegan, SessionBegan, SessionClosed, _Submitted, Assigned, Again, _Printed, _Ended,
-    Forgotten, HostCame, HostWent,
+    Forgotten, HostCame, HostWent, Over,
 ]  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -147,26 +149,27 @@ def _divided(records: Sequence[Record]) -> Iterator[Row]:
             gathered.append(record)
             continue
         part: list[_Item] = []
-        for item in record.items:
+        first = 0  # where that begins
+        for at, item in enumerate(record.items):
             length = len(item[1])
             if size and size + length > ROW_BYTES:
                 if part:
-                    gathered.append(_with(record, part))
+                    gathered.append(_with(record, part, first))
                 if gathered:
                     yield _row(gathered)
-                gathered, part, size = [], [], 0
+                gathered, part, size, first = [], [], 0, at
             if length > ROW_BYTES:
                 if part:
-                    gathered.append(_with(record, part))
+                    gathered.append(_with(record, part, first))
                 if gathered:
                     yield _row(gathered)
-                gathered, part, size = [], [], 0
-                yield from _long(record, item)
+                gathered, part, size, first = [], [], 0, at + 1
+                yield from _long(record, item, at)
                 continue
             part.append(item)
             size += length
         if part or not record.items:
-            gathered.append(_with(record, part))
+            gathered.append(_with(record, part, first))
     if gathered:
         yield _row(gathered)
 
@@ -175,20 +178,21 @@ def _row(records: Sequence[Record]) -> Row:
     return Row(_encode(records), records)
 
 
-def _with(record: Submitted | Printed | Ended, items: list[_Item]) -> Record:
-    """Return the record with these items only."""
+def _with(record: Submitted | Printed | Ended, items: list[_Item], first: int = 0) -> Record:
+    """Return the record with these items only, of which the first was the one of that number."""
     if isinstance(record, Submitted):
         return Submitted(record.session, record.time, items, record.taken)
     if isinstance(record, Printed):
         return Printed(items)  # type: ignore[arg-type]
-    return Ended(record.time, items)  # type: ignore[arg-type]
+    submitted = record.submitted[first : first + len(items)]
+    return Ended(record.time, items, submitted)  # type: ignore[arg-type]
 
 
-def _long(record: Submitted | Printed | Ended, item: _Item) -> Iterator[Row]:
+def _long(record: Submitted | Printed | Ended, item: _Item, number: int) -> Iterator[Row]:
     message, payload = item
     view = memoryview(payload)
     pieces = [view[at : at + ROW_BYTES] for at in range(0, len(view), ROW_BYTES)]
-    alone = [_with(record, [(message, b"")])]
+    alone = [_with(record, [(message, b"")], number)]
     yield Row(_encode(alone), alone, len(pieces))
     for piece in pieces:
         yield Row(piece, (), PIECE)
@@ -214,7 +218,7 @@ def decode(blob: bytes, pieces: Sequence[bytes] = ()) -> list[Record]:
         if kind is _Submitted:
             records[at] = Submitted(record.session, record.time, record.items, record.taken)
         elif kind is _Ended:
-            records[at] = Ended(record.time, record.items)
+            records[at] = Ended(record.time, record.items, record.submitted)
         elif kind is _Printed:
             records[at] = Printed(record.items)
     if pieces:

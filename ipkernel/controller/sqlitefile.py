@@ -14,7 +14,7 @@ from ipkernel.errors import JournalError
 #: Tells our files from other SQLite databases: "ipkj".
 APPLICATION_ID: Final = 0x69706B6A
 #: Version of the tables and of what is in the rows.
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 #: Seconds that is waited for another process that has locked the file: when it is written, in the
 #: reactor's thread, and when it is opened.
 BUSY_TIME: Final = 0.02
@@ -30,7 +30,9 @@ CREATE TABLE log (
 )"""
 
 #: What makes a file of the next version of one of the version that is the key.
-MIGRATIONS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {}
+MIGRATIONS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {
+    1: lambda _: None,  # the rows of 1 are rows of 2, which has further kinds of record
+}
 
 
 def tail(path: Path) -> Path:

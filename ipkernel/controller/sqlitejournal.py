@@ -381,7 +381,9 @@ def _on_its_own(record: Record) -> Record:
     items: Any = [(message, bytes(payload)) for message, payload in record.items]  # type: ignore[union-attr]
     if isinstance(record, Submitted):
         return Submitted(record.session, record.time, items, record.taken)
-    return Ended(record.time, items) if isinstance(record, Ended) else Printed(items)
+    if isinstance(record, Ended):
+        return Ended(record.time, items, record.submitted)
+    return Printed(items)
 
 
 def _unusable(path: Path, error: OSError) -> JournalError:

@@ -86,8 +86,8 @@ class Origin(Struct, frozen=True, gc=False, eq=False):
     """What is remembered of a task that has ended, besides how it did.
 
     Attributes:
-        submitted: When it came, seconds since the epoch.
-        ended: When the controller learned of its end; 0.0 if that is not known.
+        submitted: When it came, seconds since the epoch; 0.0 if that is not known.
+        ended: When the controller learned of its end; 0.0 likewise.
     """
 
     submitted: float

@@ -124,6 +124,24 @@ def test_what_runs_goes_on_and_what_it_prints_arrives_once(site, tmp_path):
     site.back(old)
 
 
+def test_how_tasks_ended_is_known_though_their_results_were_fetched(site):
+    view = site.rc.load_balanced_view()
+    with view.temp_flags(label="before"):
+        results = [view.apply_async(divmod, 7, divisor) for divisor in (1, 2, 0)]
+    site.rc.wait(results, PATIENCE)
+    keys = ["submitted", "started", "completed", "received", "status", "engine_id", "label"]
+    before = site.rc.db_query({"label": "before"}, keys)
+    assert [row["status"] for row in before] == ["ok", "ok", "error"]
+    for _ in range(2):
+        site.back(site.kill())
+        assert site.rc.db_query({"label": "before"}, keys) == before
+    ids = [row["msg_id"] for row in before]
+    assert set(ids) <= set(site.rc.hub_history())
+    site.rc.purge_results(results)
+    site.back(site.kill())
+    assert site.rc.db_query({"label": "before"}) == []
+
+
 def test_killed_twice_while_a_task_runs(site, tmp_path):
     go, begun = tmp_path / "go", tmp_path / "begun"
     running = site.rc[1].apply_async(until_there, str(go), str(begun))

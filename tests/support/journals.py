@@ -14,6 +14,7 @@ from ipkernel.controller.journal import (
     HostCame,
     HostWent,
     LifeBegan,
+    Over,
     Printed,
     Record,
     SessionBegan,
@@ -75,8 +76,13 @@ RECORDS = st.one_of(
     st.builds(Assigned, _numbers, st.lists(_ids, max_size=3), st.lists(_engines, max_size=3)),
     st.builds(Again, _ids, _times, st.integers(0, 1 << 20), _texts),
     st.builds(Printed, st.lists(st.builds(output, _ids, _payloads, _ids), max_size=3)),
-    st.builds(Ended, _times, st.lists(st.builds(finished, _ids, _payloads), max_size=3)),
-    st.builds(Forgotten, _times, st.lists(_ids, max_size=3)),
+    st.lists(st.tuples(st.builds(finished, _ids, _payloads), _times), max_size=3).map(
+        lambda ends: Ended(2.0, [end for end, _ in ends], [came for _, came in ends])
+    ),
+    st.lists(st.tuples(st.builds(finished, _ids), _times), max_size=3).map(
+        lambda ends: Over(2.0, [end for (end, _), _ in ends], [came for _, came in ends])
+    ),
+    st.builds(Forgotten, _times, st.lists(_ids, max_size=3), st.booleans()),
     st.builds(HostCame, _numbers, _times, _texts, st.integers(0, 1 << 22), _texts,
               st.lists(_engines, max_size=3)),
     st.builds(HostWent, _numbers, _times),
@@ -96,7 +102,10 @@ def flat(records: list[Record]) -> list[Any]:
     found: list[Any] = []
     for record in records:
         name, fields = plain(record)
-        if "items" in fields and fields["items"]:
+        if isinstance(record, Ended) and record.items:
+            ends = zip(fields["items"], record.came, strict=True)
+            found += [(name, {**fields, "items": [i], "submitted": [c]}) for i, c in ends]
+        elif "items" in fields and fields["items"]:
             found += [(name, {**fields, "items": [item]}) for item in fields["items"]]
         else:
             found.append((name, fields))

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ipkernel.controller import living, rows, sqlitefile, sqlitelog
+from ipkernel.controller import latest, living, rows, sqlitefile, sqlitelog
 from ipkernel.controller.journal import (
     Again,
     Assigned,
@@ -21,6 +21,7 @@ from ipkernel.controller.journal import (
     HostCame,
     HostWent,
     LifeBegan,
+    Over,
     Printed,
     Record,
     SessionBegan,
@@ -64,8 +65,8 @@ def pieces(records: list[Record]) -> list[Any]:
     """Return records with one item each, without what says only how many messages were taken."""
     found: list[Any] = []
     for record in records:
-        if isinstance(record, Forgotten):
-            continue  # said once more of tasks that were submitted with others
+        if isinstance(record, Forgotten | Over):
+            continue  # said once more of tasks that were submitted with others; looked at by itself
         if isinstance(record, Assigned):
             pairs = zip(record.tasks, record.engines, strict=True)
             found += [("Assigned", record.host, t, e) for t, e in pairs]
@@ -73,6 +74,7 @@ def pieces(records: list[Record]) -> list[Any]:
         name, fields = plain(record)
         if "items" in fields:
             fields.pop("taken", None)
+            fields.pop("submitted", None)
             found += [(name, {**fields, "items": [item]}) for item in fields["items"]]
         else:
             found.append((name, fields))
@@ -140,6 +142,21 @@ class Model:
                     left.append(record)
         return pieces(left)
 
+    def over(self) -> list[tuple[int, float]]:
+        """Return the tasks that have ended, in order, and when they came."""
+        ends = [record for record in self.records if isinstance(record, Ended)]
+        return [
+            (message.task, came)
+            for record in ends
+            for (message, _), came in zip(record.items, record.came, strict=True)
+        ]
+
+    def forgotten(self) -> tuple[set[int], set[int]]:
+        """Return the tasks of which no result is kept, and those of which nothing is to be known."""
+        forgotten = [record for record in self.records if isinstance(record, Forgotten)]
+        gone = {tid for record in forgotten for tid in record.tasks}
+        return gone, {tid for record in forgotten if record.purged for tid in record.tasks}
+
     def taken(self) -> dict[int, int]:
         closed = {r.session for r in self.records if isinstance(r, SessionClosed)}
         return {
@@ -161,6 +178,8 @@ class LogMachine(RuleBasedStateMachine):
         self.patch.setattr(sqlitelog, "MANY", 3)
         self.patch.setattr(sqlitelog, "LARGE", 120)
         self.patch.setattr(rows, "ROW_BYTES", 150)
+        self.patch.setattr(latest, "MEMORY", 8)
+        self.patch.setattr(latest, "_PART", 3)
         self.patch.setattr(living, "_BITS", 3)
         self.patch.setattr(living, "CHUNK", 8)
         self.patch.setattr(living, "_CHUNK_OF_SESSION", 37)
@@ -217,7 +236,8 @@ class LogMachine(RuleBasedStateMachine):
         some = data.draw(st.lists(st.sampled_from(self.tasks), max_size=5, unique=True))
         new = [tid for tid in some if tid not in self.ended]
         self.add(Printed([output(tid, b"out") for tid in new]))
-        self.add(Ended(self.now(), [finished(tid, bytes(size)) for tid in new]))
+        came = [float(tid % 100) for tid in new]
+        self.add(Ended(self.now(), [finished(tid, bytes(size)) for tid in new], came))
         self.ended |= set(new)
 
     @precondition(lambda self: self.tasks)
@@ -238,6 +258,13 @@ class LogMachine(RuleBasedStateMachine):
         gone = set(some)
         self.tasks = [tid for tid in self.tasks if tid not in gone]
         self.add(Forgotten(self.now(), some))
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def purge(self, data: Any) -> None:
+        some = data.draw(st.lists(st.sampled_from(sorted(self.ended)), max_size=5, unique=True))
+        self.tasks = [tid for tid in self.tasks if tid not in some]
+        self.add(Forgotten(self.now(), some, purged=True))
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
@@ -291,6 +318,22 @@ class LogMachine(RuleBasedStateMachine):
         assert pieces(found) == self.model.live()
         taken = {r.session: r.taken for r in found if isinstance(r, Submitted)}
         assert taken == self.model.taken()
+        self.compare_ends(found)
+
+    def compare_ends(self, found: list[Record]) -> None:
+        """Of the latest tasks it is known how they ended, though their results are forgotten."""
+        records = [record for record in found if isinstance(record, Over)]
+        known = [
+            (message.task, came)
+            for record in records
+            for message, came in zip(record.ends, record.submitted, strict=True)
+        ]
+        gone, purged = self.model.forgotten()
+        over = self.model.over()
+        wanted = {one for one in over[-latest.MEMORY :] if one[0] in gone - purged}
+        assert wanted <= set(known) <= {one for one in over if one[0] in gone - purged}
+        assert known == sorted(known, key=over.index), "once each, and in order"
+        assert len(known) <= 2 * latest.MEMORY + 10
 
     @invariant()
     def results_can_be_read(self) -> None:

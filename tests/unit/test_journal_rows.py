@@ -106,7 +106,7 @@ def test_pieces_belong_to_one_payload() -> None:
 
 
 def test_a_field_that_a_later_release_adds_is_passed_over() -> None:
-    blob = msgspec.msgpack.encode([[9, 1.0, [5], "of a later release"]])
+    blob = msgspec.msgpack.encode([[9, 1.0, [5], False, "of a later release"]])
     [record] = decode(blob)
     assert isinstance(record, Forgotten)
     assert record.tasks == [5]

@@ -6,7 +6,9 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
@@ -20,6 +22,7 @@ from ipkernel.controller.journal import (
     HostWent,
     IJournal,
     LifeBegan,
+    Over,
     Printed,
     Record,
     SessionBegan,
@@ -28,7 +31,7 @@ from ipkernel.controller.journal import (
 )
 from ipkernel.controller.sqlitejournal import SqliteJournal
 from ipkernel.errors import JournalError
-from tests.support.journals import finished, flat, function, output, submit, task
+from tests.support.journals import finished, flat, function, output, stored, submit, task
 
 Make = Callable[..., SqliteJournal]
 
@@ -114,8 +117,32 @@ def test_what_is_over_does_not_come_back(make: Make) -> None:
             Submitted(5, 2.0, [submit(task(5, 3))], 3),
             HostCame(2, 3.0, "i", 9, "tub", [1]),
             Ended(4.0, [finished(task(5, 2)), finished(task(6, 1))]),
+            Over(4.0, [finished(task(5, 1))[0]], [0.0]),
         ]
     )
+
+
+def test_how_tasks_ended_is_known_after_their_results_are_forgotten(make: Make) -> None:
+    tids = [task(5, i) for i in range(5)]
+    journal = begin(
+        make(),
+        [SessionBegan(5, 1.0, "me"), Submitted(5, 2.0, [submit(tid) for tid in tids], 5)],
+        [Ended(4.0, [finished(tid) for tid in tids], [1.0, 2.0, 3.0, 4.0, 5.0])],
+        [Forgotten(5.0, [tids[0], tids[2]]), Forgotten(5.0, [tids[1], tids[4]], purged=True)],
+    )
+    for _ in range(2):
+        found = [record for record in journal.load() if isinstance(record, Ended | Over)]
+        assert flat(found) == flat(
+            [
+                Ended(4.0, [finished(tids[3])], [4.0]),
+                Over(4.0, [finished(tids[0])[0], finished(tids[2])[0]], [1.0, 3.0]),
+            ]
+        )
+        journal = make()
+    list(journal.load())
+    commit(journal, [Forgotten(6.0, [tids[0]], purged=True)])
+    over = [record for record in make().load() if isinstance(record, Over)]
+    assert flat(over) == flat([Over(4.0, [finished(tids[2])[0]], [3.0])])
 
 
 def test_what_was_submitted_is_not_kept_with_the_result(make: Make) -> None:
@@ -145,7 +172,8 @@ def test_how_much_was_taken_is_known_after_all_of_it_is_forgotten(make: Make) ->
     )
     for _ in range(2):
         found = list(journal.load())
-        assert flat(found) == flat([SessionBegan(5, 2.0, "me"), Submitted(5, 2.0, [], 2)])
+        over = Over(4.0, [finished(task(5, 1))[0], finished(task(5, 2))[0]], [0.0, 0.0])
+        assert flat(found) == flat([SessionBegan(5, 2.0, "me"), Submitted(5, 2.0, [], 2), over])
         journal = make()
 
 
@@ -283,6 +311,30 @@ def test_the_journal_of_a_newer_release_is_refused(make: Make, tmp_path: Path) -
     database.close()
     with pytest.raises(JournalError, match="newer release"):
         make()
+
+
+def test_a_journal_of_the_first_format_goes_on(make: Make, tmp_path: Path) -> None:
+    ended = Ended(4.0, [finished(task(5, 1)), finished(task(5, 2))])
+    begin(make(), [SessionBegan(5, 2.0, "me")]).close()
+    database = sqlite3.connect(tmp_path / "journal.sqlite")
+    for number, record in enumerate((ended, Forgotten(5.0, [task(5, 1)])), 100):
+        [fields] = msgspec.msgpack.decode(stored([record])[0].blob)
+        blob = msgspec.msgpack.encode([fields[:3]])  # its number, and the two fields of then
+        database.execute("INSERT INTO log VALUES (?, ?, 0, ?)", (number, crc32(blob, number), blob))
+    database.execute("PRAGMA user_version=1")
+    database.commit()
+    database.close()
+    for _ in range(2):
+        assert flat(list(make().load())) == flat(
+            [
+                SessionBegan(5, 2.0, "me"),
+                Ended(4.0, [finished(task(5, 2))]),
+                Over(4.0, [finished(task(5, 1))[0]], [0.0]),
+            ]
+        )
+    database = sqlite3.connect(tmp_path / "journal.sqlite")
+    assert database.execute("PRAGMA user_version").fetchone() == (sqlitefile.SCHEMA,)
+    database.close()
 
 
 def test_the_journal_of_an_older_release_is_migrated(

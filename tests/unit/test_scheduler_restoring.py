@@ -18,6 +18,7 @@ from ipkernel.controller.events import (
     SessionDetached,
     SessionOpened,
     SessionResumed,
+    TasksPurged,
 )
 from ipkernel.controller.instructions import Commit, ToClient, ToHost
 from ipkernel.controller.journal import Again, Forgotten, LifeBegan
@@ -229,6 +230,41 @@ def test_what_a_result_is_of_is_known(w: World) -> None:
     searching = w.scheduler.search(Search(where=parse({}), keys=["method"]))
     searching.step(100)
     assert sorted(searching.take()) == [[tid(1), "map"], [tid(2), "execute"], [tid(3), "apply"]]
+
+
+def known(w: World, *keys: str) -> list[Any]:
+    searching = w.scheduler.search(Search(where=parse({}), keys=list(keys)))
+    searching.step(100)
+    return sorted([row[0] - tid(0), *row[1:]] for row in searching.take())
+
+
+def test_how_tasks_ended_is_known_whether_or_not_their_results_were_fetched(w: World) -> None:
+    keys = ("submitted", "received", "status", "label", "engine_id", "kept")
+    for count in (1, 2):
+        w.now += 1.0
+        w.submit(count, label="fit")
+    w.now += 1.0
+    w.said(1, done(1, 0), done(2, 1))
+    w.records.append(Forgotten(w.now, [tid(1)]))
+    w.submit(3, targets=[9])
+    for _ in range(2):
+        w.restart()
+        assert known(w, *keys) == [
+            [1, 1001.0, 1003.0, "ok", "fit", 0, False],
+            [2, 1002.0, 1003.0, "ok", "fit", 1, True],
+            [3, None, 1003.0, "error", None, None, True],
+        ]
+
+
+def test_what_was_purged_is_not_known_after_a_restart(w: World) -> None:
+    w.submit(1, 2, 3)
+    w.said(1, done(1, 0))
+    w.records.append(Forgotten(w.now, [tid(1)]))
+    w.said(1, done(2, 1))
+    w.handle(TasksPurged([tid(1), tid(2)], w.now))
+    w.said(1, done(3, 0))
+    w.restart()
+    assert known(w, "status") == [[3, "ok"]]
 
 
 def test_output_of_tasks_that_go_on_is_told_again(w: World) -> None:
