@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
-__all__ = ["LONGEST", "parse_span", "span_text"]
+__all__ = ["LONGEST", "clock_text", "parse_span", "parse_walltime", "span_text"]
 
 _SPAN = re.compile(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
-_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_CLOCK: Final = re.compile(r"(?:(\d{1,4})-)?(\d{1,6}):([0-5]\d):([0-5]\d)")
 #: The longest span, in seconds: some thirty years.
 LONGEST: Final = 1e9
 
@@ -17,7 +19,7 @@ def parse_span(value: str | float, *, zero: bool = False) -> float:
     """Return a span of time in seconds.
 
     Args:
-        value: A number of seconds, or text: a number, with one of the units s, m, h and d if need be.
+        value: A number of seconds, or text: a number, with one of the units s, m (or min), h and d if need be.
         zero: Whether it may be 0.
 
     Raises:
@@ -40,6 +42,36 @@ def _seconds(value: str | float) -> float | None:
     match = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
     unit = _UNITS.get(match[2].lower()) if match is not None else None
     return float(match[1]) * unit if match is not None and unit is not None else None
+
+
+def parse_walltime(value: str) -> int:
+    """Return the time that a batch job may take, in whole seconds.
+
+    Args:
+        value: ``HH:MM:SS``, with days before it if need be (``2-12:00:00``), or a number with its unit.
+            One without could be minutes as well, and is in some batch systems.
+
+    Raises:
+        ValueError: It is none; the text says how it may be written.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    match = _CLOCK.fullmatch(text)
+    if match is not None:
+        days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+        seconds = 86400.0 * days + 3600 * hours + 60 * minutes + rest
+    else:
+        seconds = (_seconds(text) or 0.0) if text[-1:].isalpha() else 0.0
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(
+            f"{value!r} is not hours, minutes and seconds such as 01:30:00, nor such as 90m, 12h or 7d"
+        )
+    return math.ceil(seconds)
+
+
+def clock_text(seconds: int) -> str:
+    """Return a number of seconds as ``HH:MM:SS``."""
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
 
 
 def span_text(seconds: float) -> str:

@@ -16,7 +16,7 @@ from ipkernel.cluster import options
 from ipkernel.controller.defaults import SCHEMES
 from ipkernel.errors import ConfigurationError
 from ipkernel.sizes import parse_size
-from ipkernel.spans import parse_span
+from ipkernel.spans import clock_text, parse_span, parse_walltime
 
 #: Kinds of the ``validate`` module whose values are lists.
 _LISTS: Final = frozenset(
@@ -181,6 +181,14 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
+def _seconds_or_zero(value: Any) -> float:
+    return parse_span(value, zero=True)
+
+
+def _walltime(value: Any) -> str:
+    return clock_text(parse_walltime(value)) if value != "" else ""
+
+
 def _amount(value: Any) -> float:
     if isinstance(value, bool) or not 0.0 < float(value) <= 1e15:
         raise ValueError
@@ -261,6 +269,12 @@ KINDS: Final[dict[str, Kind]] = {
     "count": Kind(_count, f"a whole number from 0 to {options.MAX_ENGINES}"),
     "port": Kind(_port, "a port: a whole number from 0 to 65535"),
     "seconds": Kind(parse_span, "a number of seconds above 0, or such as 90s, 30m, 12h or 7d"),
+    "seconds_or_zero": Kind(
+        _seconds_or_zero, "a number of seconds from 0, or such as 90s, 30m, 12h or 7d"
+    ),
+    "walltime": Kind(
+        _walltime, "hours, minutes and seconds such as 01:30:00, or such as 90m, 12h or 7d"
+    ),
     "amount": Kind(_amount, "an amount: a number above 0"),
     "scheme": Kind(_scheme, "leastload, lru, plainrandom, twobin or weighted"),
     "level": Kind(_level, "debug, info, warning, error or critical"),

@@ -47,7 +47,7 @@ class BatchHostLauncher(BatchLauncher):
         if options.walltime:
             last = options.walltime - min(_EARLY, options.walltime // 10)
             words += ["--walltime", f'"$(({last} - $(date +%s) + {BEGAN}))"']
-            words += ["--drain-margin", str(options["drain_margin"])]
+            words += ["--drain-margin", f"{options['drain_margin']:g}"]
         words += ["--label", f'"{self.system.section} job {self.system.job_variable}"']
         return " ".join(words)
 

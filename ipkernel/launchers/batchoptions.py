@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,7 @@ from attrs import frozen
 
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers.interfaces import Share
-
-_WALLTIME: Final = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d)\Z")
+from ipkernel.spans import clock_text, parse_span, parse_walltime
 
 
 class Option(NamedTuple):
@@ -51,9 +49,12 @@ def _quoted(text: str) -> str:
 _COMMON: Final = (
     Option("queue", "string", "", "Queue or partition of the jobs; empty: the system's default."),
     Option("account", "string", "", "Account or project that the jobs are charged to."),
-    Option("walltime", "string", "", "How long a job may take, HH:MM:SS; empty: the default."),
     Option(
-        "drain_margin", "integer(min=0)", 60,
+        "walltime", "walltime", "",
+        "How long a job may take: HH:MM:SS, or such as 90m or 12h; empty: the system's default.",
+    ),
+    Option(
+        "drain_margin", "seconds_or_zero", 60.0,
         "Seconds before the end of the walltime from which a job gets no more tasks.",
     ),
     Option(
@@ -69,7 +70,7 @@ _COMMON: Final = (
     Option("setup", "force_list", (), "Lines of shell that run in the job before the program."),
     Option("python", "string", "", "Python interpreter on the nodes; empty: this one."),
     Option(
-        "poll", "float(min=0.1)", 10.0,
+        "poll", "seconds", 10.0,
         "Seconds between two looks at the queue when nothing happens.",
     ),
 )  # fmt: skip
@@ -144,8 +145,12 @@ class BatchOptions:
         values["extra"] = _lines(values["extra"])
         values["setup"] = _lines(values["setup"])
         values["python"] = values["python"] or sys.executable
+        values["drain_margin"] = _span(section, "drain_margin", values, zero=True)
+        values["poll"] = _span(section, "poll", values)
+        walltime = _walltime(section, values["walltime"])
+        values["walltime"] = clock_text(walltime) if walltime else ""
         commands = [_command(section, name, values[name]) for name in ("submit", "query", "cancel")]
-        return cls(section, values, _seconds(section, values["walltime"]), *commands)
+        return cls(section, values, walltime, *commands)
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -205,12 +210,21 @@ def _command(section: str, name: str, value: Any) -> tuple[str, ...]:
     return words
 
 
-def _seconds(section: str, text: str) -> int:
-    if not text:
+def _span(section: str, name: str, values: Mapping[str, Any], *, zero: bool = False) -> float:
+    try:
+        return parse_span(values[name], zero=zero)
+    except ValueError:
+        why = (
+            f"write a number of seconds {'from' if zero else 'above'} 0, or such as 90s, 30m or 12h"
+        )
+        raise wrong(section, name, values[name], why) from None
+
+
+def _walltime(section: str, value: Any) -> int:
+    if value == "":
         return 0
-    match = _WALLTIME.match(text)
-    hours, minutes, rest = map(int, match.groups()) if match else (0, 0, 0)
-    seconds = 3600 * hours + 60 * minutes + rest
-    if not seconds:
-        raise wrong(section, "walltime", text, "write hours, minutes, seconds such as '01:30:00'")
-    return seconds
+    try:
+        return parse_walltime(value)
+    except ValueError:
+        why = "write hours, minutes and seconds such as '01:30:00', or such as 90m, 12h or 7d"
+        raise wrong(section, "walltime", value, why) from None

@@ -117,6 +117,6 @@ class DescribedHost(DescribedLauncher):
         words = [*self.python, *self.arguments]
         if options.walltime:
             words += ["--walltime", str(options.walltime)]
-            words += ["--drain-margin", str(options["drain_margin"])]
+            words += ["--drain-margin", f"{options['drain_margin']:g}"]
         where = f" {JOB}" if self.system.job_variable else ""
         return [*words, "--label", f"{self.system.section} job{where}"]

@@ -58,12 +58,12 @@ _OF_HOST: Final[dict[str, _Option]] = {
     "directory": _Option(
         "string", "", "Directory there for files of programs while they run. By default ~/.ipython/ssh."
     ),
-    "connect_timeout": _Option("float(min=1)", 15.0, "Seconds that logging in may take."),
+    "connect_timeout": _Option("seconds", 15.0, "Seconds that logging in may take."),
     "start_timeout": _Option(
-        "float(min=1)", 60.0, "Seconds that 'setup', checks and copying may take after that."
+        "seconds", 60.0, "Seconds that 'setup', checks and copying may take after that."
     ),
     "alive_interval": _Option(
-        "integer(min=1)", 5, "Seconds after which a silent host is asked; after three it is lost."
+        "seconds", 5.0, "Seconds after which a silent host is asked; after three it is lost."
     ),
     "ssh_config": _Option("string", "", "Configuration file for ssh instead of ~/.ssh/config."),
     "ssh_options": _Option(
@@ -139,7 +139,7 @@ class HostEntry:
     directory: str
     connect_timeout: float
     start_timeout: float
-    alive_interval: int
+    alive_interval: float
     ssh_config: str
     ssh_options: tuple[str, ...] = field(converter=tuple)
     host_keys: str
@@ -182,7 +182,7 @@ class HostEntry:
         for option in (
             "BatchMode=yes",
             f"ConnectTimeout={math.ceil(self.connect_timeout)}",
-            f"ServerAliveInterval={self.alive_interval}",
+            f"ServerAliveInterval={math.ceil(self.alive_interval)}",
             "ServerAliveCountMax=3",
             "LogLevel=INFO",
             "ClearAllForwardings=yes",

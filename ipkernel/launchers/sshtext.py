@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -102,7 +103,7 @@ def explain_loss(lines: Sequence[str], entry: HostEntry) -> str:
     """Say that a connection was lost which had worked."""
     found = [line.strip() for line in lines if _LOST.search(line)]
     if any("not responding" in line for line in found):
-        silent = 3 * entry.alive_interval
+        silent = 3 * math.ceil(entry.alive_interval)
         return f"the connection was lost: it has not answered for {silent} s"
     return f"the connection was lost{f' ({found[-1]})' if found else ''}"
 

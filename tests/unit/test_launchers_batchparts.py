@@ -7,11 +7,10 @@ import string
 
 import pytest
 from attrs import evolve
-from configobj import ConfigObj
-from configobj.validate import Validator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipkernel.cluster.spec import read_spec
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers.batchoptions import BatchOptions, common_options, specification
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, JobState, QueryFailed
@@ -31,16 +30,10 @@ def read(**given):
 
 
 def test_defaults_of_the_specification_are_those_of_the_code():
-    spec = ConfigObj(
-        ["[sys]", *specification(OPTIONS).splitlines()],
-        _inspec=True,
-        list_values=False,
-        interpolation=False,
-    )
-    values = ConfigObj({"sys": {}}, configspec=spec)
-    assert values.validate(Validator()) is True
-    assert read(**values["sys"]) == read()
-    assert all(spec["sys"].comments[option.name] for option in OPTIONS)
+    found = read_spec("sys", specification(OPTIONS)).options
+    assert list(found) == [option.name for option in OPTIONS]
+    assert read(**{name: option.default for name, option in found.items()}) == read()
+    assert all(option.help for option in found.values())
 
 
 def test_values_are_read():
@@ -56,9 +49,33 @@ def test_values_are_read():
 
 
 @pytest.mark.parametrize(
+    ("given", "seconds", "text"),
+    [
+        ("36:00:00", 129600, "36:00:00"),
+        ("1-12:00:00", 129600, "36:00:00"),
+        ("90m", 5400, "01:30:00"),
+        ("2 h", 7200, "02:00:00"),
+        ("", 0, ""),
+    ],
+)
+def test_ways_to_write_a_walltime(given, seconds, text):
+    options = read(walltime=given)
+    assert (options.walltime, options["walltime"]) == (seconds, text)
+
+
+def test_spans_have_units():
+    options = read(drain_margin="5m", poll="0.5 min")
+    assert (options["drain_margin"], options["poll"]) == (300.0, 30.0)
+    assert read(drain_margin=0)["drain_margin"] == 0.0
+
+
+@pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("walltime", "90", "write hours, minutes, seconds such as '01:30:00'"),
+        ("walltime", "90", "write hours, minutes and seconds such as '01:30:00', or such as 90m"),
+        ("walltime", 90, "write hours, minutes and seconds"),
+        ("drain_margin", "-1", "write a number of seconds from 0, or such as 90s, 30m or 12h"),
+        ("poll", 0, "write a number of seconds above 0, or such as 90s"),
         ("walltime", "00:00:00", "write hours, minutes"),
         ("walltime", "1:60:00", "write hours, minutes"),
         ("queue", "a\nb", "write it on one line"),

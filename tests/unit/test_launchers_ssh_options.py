@@ -143,6 +143,8 @@ def test_sections_of_hosts_that_are_not_wanted_now_do_no_harm() -> None:
         ({"hosts": ["a"], "tunnel": "maybe"}, ["tunnel is 'maybe'", "auto"]),
         ({"hosts": ["a"], "host_keys": "off"}, ["host_keys is 'off'", "strict"]),
         ({"hosts": ["a"], "connect_timeout": 0}, ["connect_timeout is 0"]),
+        ({"hosts": ["a"], "start_timeout": "soon"}, ["is 'soon'", "such as 90s, 30m"]),
+        ({"hosts": ["a"], "a": {"alive_interval": "1x"}}, ["[[a]] alive_interval is '1x'"]),
         ({"hosts": ["a"], "python": "a\nb"}, ["python is", "line of text"]),
         ({"hosts": ["a"], "setup": 3}, ["setup is 3", "list of texts"]),
     ],
@@ -192,6 +194,16 @@ def test_the_command_line_has_what_was_chosen_and_the_user_s_options_first() -> 
     ]
     assert "BatchMode=yes" in options
     assert "ConnectTimeout=3" in options
+
+
+def test_times_have_units() -> None:
+    options = {"connect_timeout": "0.5 min", "start_timeout": "2m", "a": {"alive_interval": "1.5s"}}
+    entry = read_host("a", options)
+    assert (entry.connect_timeout, entry.start_timeout, entry.alive_interval) == (30.0, 120.0, 1.5)
+    words = entry.command()
+    assert "ConnectTimeout=30" in words
+    assert "ServerAliveInterval=2" in words  # ssh takes whole seconds
+    assert "ServerAliveInterval=5" in read_host("a", {"alive_interval": 5}).command()
 
 
 def test_files_are_found_from_wherever_ssh_runs(monkeypatch: pytest.MonkeyPatch) -> None:
