@@ -12,7 +12,7 @@ from ipkernel.cli import common
 from ipkernel.cli.settings import chosen_settings
 from ipkernel.cli.tables import harmless, number, span
 from ipkernel.cluster.cluster import Cluster
-from ipkernel.cluster.hosted import state_of
+from ipkernel.cluster.hosted import state_of, why_ended
 from ipkernel.errors import KernelError
 from ipkernel.ranges import ranges_text
 
@@ -131,7 +131,12 @@ def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) ->
         f"in {seconds:.1f} s, {cluster.directory.path}"
     )
     for one in jobs:
-        print(f"{number(one.share.n, 'engine')} to come: {one.title}, {state_of(one.launcher)}")
+        count, state = number(one.share.n, "engine"), state_of(one.launcher)
+        if one.launcher.running:
+            print(f"{count} to come: {one.title}, {state}")
+        else:
+            why = harmless(why_ended(one.launcher))
+            sys.stderr.write(f"ipcluster: {count} will not come: {why}\n")
     if options.daemonize:
         print(f"stop it with: {cluster.directory.command('stop')}")
     else:

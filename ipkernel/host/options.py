@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ipkernel.arguments import natural, size, span, span_or_zero
 from ipkernel.host.storeoptions import DEFAULTS, StoreOptions, add_store_options, chosen_store
+from ipkernel.host.walltime import time_left
 
 __all__ = ["Options", "add_options", "chosen_options"]
 
@@ -182,6 +183,11 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
         help="end after this time, as the batch job does (default: never)",
     )  # fmt: skip
     group.add_argument(
+        "--time-left", type=time_left, default=None, metavar="TEXT",
+        help="what the batch system says is left, such as 1-02:03:04; if that is less than the "
+        "walltime, it counts; what is no time is ignored",
+    )  # fmt: skip
+    group.add_argument(
         "--drain-margin", type=span_or_zero, default=None, metavar="TIME",
         help="begin nothing new when so much of the walltime is left "
         f"(default: {DRAIN_MARGIN:g}s; at most half of it)",
@@ -212,8 +218,8 @@ def chosen_options(
         more: What this program has besides.
     """
     margin = chosen.drain_margin
-    if margin is not None and not chosen.walltime:
-        parser.error("--drain-margin means nothing without --walltime")
+    if margin is not None and not chosen.walltime and chosen.time_left is None:
+        parser.error("--drain-margin means nothing without --walltime or --time-left")
     taken = {
         "engines": chosen.engines,
         "cluster": chosen.cluster,
@@ -223,7 +229,7 @@ def chosen_options(
         "log_size": chosen.log_size,
         "log_backups": chosen.log_backups,
         "store": chosen_store(chosen),
-        "walltime": chosen.walltime,
+        "walltime": min(filter(None, (chosen.walltime, chosen.time_left)), default=0.0),
         "drain_margin": margin,
         "launcher": chosen.launcher,
         "label": chosen.label,

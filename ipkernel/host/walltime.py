@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Walltime"]
+__all__ = ["EARLY", "Walltime", "time_left"]
+
+#: Seconds before the end of its walltime at which a job is done; at most a tenth of it.
+EARLY: Final = 10
+
+_LEFT: Final = re.compile(r"(?:(\d{1,5})-)?(?:(\d{1,5}):)?(\d{1,2}):(\d\d)")
+
+
+def time_left(text: str) -> float:
+    """Return when a job is to be done, in seconds from now: a little before its time is over.
+
+    Args:
+        text: What is left as a batch system tells it, such as ``"1-02:03:04"`` or ``"59:58"``.
+
+    Returns:
+        The seconds; 0 if the text is no time, such as ``"UNLIMITED"`` or nothing.
+    """
+    match = _LEFT.fullmatch(text.strip())
+    if match is None:
+        return 0.0
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    seconds = ((24.0 * days + hours) * 60 + minutes) * 60 + rest
+    return max(1.0, seconds - min(EARLY, seconds / 10))
 
 
 class Walltime:

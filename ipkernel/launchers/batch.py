@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Final
 
+from ipkernel.host.walltime import EARLY
 from ipkernel.launchers.batchlauncher import BatchLauncher
 from ipkernel.launchers.batchsystem import Job
 from ipkernel.launchers.jobscript import BEGAN
-
-#: Seconds before the end of its walltime at which a job is done; at most a tenth of it. The batch
-#: system began to count when nothing of the job's script had run yet.
-_EARLY: Final = 10
 
 
 class BatchControllerLauncher(BatchLauncher):
@@ -45,8 +41,12 @@ class BatchHostLauncher(BatchLauncher):
         words = [*map(shlex.quote, self.python), *self._arguments(job)]
         options = self.system.options
         if options.walltime:
-            last = options.walltime - min(_EARLY, options.walltime // 10)
+            # The batch system began to count when nothing of the job's script had run yet.
+            last = options.walltime - min(EARLY, options.walltime // 10)
             words += ["--walltime", f'"$(({last} - $(date +%s) + {BEGAN}))"']
+        if self.system.time_left:
+            words += ["--time-left", f'"{self.system.time_left}"']
+        if options.walltime or self.system.time_left:
             words += ["--drain-margin", f"{options['drain_margin']:g}"]
         words += ["--label", f'"{self.system.section} job {self.system.job_variable}"']
         return " ".join(words)

@@ -132,6 +132,8 @@ class BatchSystem:
         job_variable: Shell expression for the job's id within the job.
         rank_variable: Name of the shell variable with the number, from 0, of a node of a job with
             several; empty if the system's launcher has none with several.
+        time_left: Shell expression for the time that is left to the job, as ``MM:SS`` with hours and
+            days before it if need be; empty if a job cannot ask for it.
         template: Text of the built-in template.
         required: Placeholders that a template must have.
         spools: Whether it delivers a job's output only at the job's end; then scripts write their
@@ -144,6 +146,7 @@ class BatchSystem:
     title: ClassVar[str]
     job_variable: ClassVar[str]
     rank_variable: ClassVar[str] = ""
+    time_left: ClassVar[str] = ""
     template: ClassVar[str] = SCRIPT
     required: ClassVar[tuple[str, ...]] = ("environment", "command")
     spools: ClassVar[bool] = False

@@ -46,6 +46,7 @@ class Slurm(BatchSystem):
     title: ClassVar[str] = "Slurm"
     job_variable: ClassVar[str] = "$SLURM_JOB_ID"
     rank_variable: ClassVar[str] = "SLURM_PROCID"
+    time_left: ClassVar[str] = "$(squeue -h -j $SLURM_JOB_ID -o %L 2>/dev/null)"
     option_list: ClassVar[tuple[Option, ...]] = (
         *common_options("sbatch", "squeue", "scancel", nodes=True),
         Option("srun", "string", "srun", "The command that runs a program on each node of a job."),

@@ -16,6 +16,8 @@ from attrs import frozen
 
 from ipkernel.errors import ConfigurationError
 
+#: Placeholders for several lines, in the order that they must have.
+_BLOCKS: Final = ("directives", "environment", "command")
 _PLACEHOLDER: Final = re.compile(r"@(?P<escaped>@\{)|@\{(?P<name>[^}\n]*)(?P<end>\}?)")
 
 
@@ -59,9 +61,10 @@ class Template:
             required: Names that must occur.
 
         Raises:
-            ConfigurationError: A placeholder is unknown or not closed, or one is missing.
+            ConfigurationError: A placeholder is unknown or not closed, or one is missing, or stands
+                where it cannot.
         """
-        used = set()
+        used: list[str] = []
 
         def value(match: re.Match[str]) -> str:
             if match["escaped"]:
@@ -71,7 +74,9 @@ class Template:
                 raise self._wrong(match, f"'@{{{name}' is not closed: write '}}' after the name")
             if name not in values:
                 raise self._wrong(match, f"unknown placeholder @{{{name}}}; {_hint(name, values)}")
-            used.add(name)
+            if name in _BLOCKS:
+                self._check_place(match, name, used)
+            used.append(name)
             return values[name]
 
         rendered = _PLACEHOLDER.sub(value, self.text)
@@ -82,6 +87,18 @@ class Template:
                     f"{name} shall be"
                 )
         return rendered
+
+    def _check_place(self, match: re.Match[str], name: str, before: Iterable[str]) -> None:
+        """Refuse a placeholder for several lines that has no line of its own, or comes too late."""
+        begin = self.text.rfind("\n", 0, match.start()) + 1
+        line = self.text[begin:].partition("\n")[0]
+        if line.strip() != match[0]:
+            why = "stands for several lines: write nothing else on its line"
+            raise self._wrong(match, f"@{{{name}}} {why}")
+        for other in before:
+            if other in _BLOCKS and _BLOCKS.index(other) >= _BLOCKS.index(name):
+                why = "stands there twice" if other == name else f"must stand before @{{{other}}}"
+                raise self._wrong(match, f"@{{{name}}} {why}")
 
     def _wrong(self, match: re.Match[str], what: str) -> ConfigurationError:
         line = self.text.count("\n", 0, match.start()) + 1

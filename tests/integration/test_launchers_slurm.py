@@ -144,6 +144,18 @@ def test_what_runs_when_the_walltime_is_over_is_run_elsewhere(site):
     assert not cluster.directory.exists  # nothing has gone wrong for which its logs would be kept
 
 
+@pytest.mark.parametrize("options", [{}, {"walltime": "02:00:00", "nodes": 2}])
+def test_a_limit_that_ipkernel_has_not_asked_for_is_known(jobs, options):
+    jobs.controller()
+    (job,) = jobs.engines(2, extra=["--time=30"], **options)
+    job.wait_event("ready", PATIENCE)
+    with ipkernel.Client(cluster_dir=jobs.directory.path, timeout=PATIENCE) as rc:
+        rc.wait_for_engines(2, timeout=PATIENCE)
+        hosts, now = rc.status().hosts, time.time()
+        assert len(hosts) == options.get("nodes", 1)
+        assert all(0 < host.ends - now <= 1790 for host in hosts), hosts
+
+
 def test_a_signal_reaches_the_program(jobs, tmp_path):
     program = tmp_path / "python"
     program.write_text(
@@ -186,7 +198,7 @@ def test_the_page_about_batch_systems_is_true(site, tmp_path):
     (cluster / "slurm.template").write_text(page.block("slurm.template"))
     page.configure()
     dry = page.run("ipcluster", "start", "--dry-run")
-    assert dry.count("#SBATCH --time=04:00:00\n") == 4
+    assert dry.count("#SBATCH --time=08:00:00\n") == 4
     wait_for(lambda: site.jobs() == [])
     page.run("ipcluster", "start", "-n", "1", "--daemonize")
     assert len(site.jobs()) == 1

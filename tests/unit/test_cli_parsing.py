@@ -430,6 +430,37 @@ def test_hosts_that_failed_are_not_counted_when_a_cluster_is_ready(capsys, home)
     assert capsys.readouterr().out.startswith("cluster x is ready: 1 engine in 1.0 s, ")
 
 
+def test_a_job_that_has_ended_at_once_brings_no_engines(capsys, home):
+    from types import SimpleNamespace
+
+    from ipkernel.cli.starting import _say_ready
+    from ipkernel.cluster.directory import ClusterDirectory
+    from ipkernel.cluster.engineset import EngineSet
+
+    def job(number, running, state):
+        told = f"ipdaemon (slurm job {number}) exited with code 127; it said: \x1bno python"
+        launcher = SimpleNamespace(running=running, state=lambda: state, problem=lambda: told)
+        entry = SimpleNamespace(immediate=False)
+        share, title = Share(2), f"slurm job {number}"
+        return SimpleNamespace(
+            share=share, ready=False, entry=entry, launcher=launcher, title=title
+        )
+
+    jobs = [job(1, True, "pending (Priority)"), job(2, False, "ended: exited with code 127")]
+    engine_set = EngineSet("engines-0", 4, programs=jobs)
+    cluster = SimpleNamespace(
+        cluster_id="x", directory=ClusterDirectory.named(), engines={"0": engine_set}
+    )
+    _say_ready(cluster, 1.0, argparse.Namespace(daemonize=True))
+    said = capsys.readouterr()
+    assert "2 engines to come: slurm job 1, pending (Priority)\n" in said.out
+    assert "job 2" not in said.out
+    assert said.err == (
+        "ipcluster: 2 engines will not come: ipdaemon (slurm job 2) exited with code 127; it said: "
+        "?no python\n"
+    )
+
+
 def test_ctrl_c_before_anything_was_asked_leaves_nothing(monkeypatch, home):
     from ipkernel.cluster import doors
     from ipkernel.cluster.directory import ClusterDirectory

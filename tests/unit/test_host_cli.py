@@ -109,6 +109,29 @@ def test_the_margin_is_a_minute_but_never_more_than_half(
 
 
 @pytest.mark.parametrize(
+    ("walltime", "left", "taken"),
+    [
+        ("", "1-02:03:04", 93784 - 10),
+        ("", "1:40", 90),
+        ("", "0:50", 45),
+        ("", "0:00", 1),
+        ("60", "2:00", 60),
+        ("600", "2:00", 110),
+        ("600", "UNLIMITED", 600),
+        ("", "INVALID", 0),
+        ("", "", 0),
+        ("", " 5:00\n", 290),
+    ],
+)
+def test_what_a_batch_system_says_is_left_counts_if_it_is_less(
+    walltime: str, left: str, taken: float
+) -> None:
+    words = ["--furl-file", "f", "--time-left", left, "--drain-margin", "5"]
+    words += ["--walltime", walltime] if walltime else []
+    assert ipdaemon.parse(words).walltime == taken
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("--walltime", "0"), "'0' is not a number of seconds above 0, nor such as 90s"),

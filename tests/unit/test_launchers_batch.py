@@ -88,7 +88,7 @@ def test_the_script_runs_the_program_and_tells_its_exit_code(scene, tmp_path):
     assert before == "-P -m ipkernel.cli.ipdaemon -n 2 --x a b"
     left, after = after.split(maxsplit=1)
     assert 0 < int(left) <= 110
-    assert after == "--drain-margin 60 --label slurm job 17 hello\n"
+    assert after == "--time-left  --drain-margin 60 --label slurm job 17 hello\n"
 
 
 @pytest.mark.parametrize("setup", [["exit 3"], ["set -eu", "(exit 3)"], ["sh -c 'exit 3' || exit"]])

@@ -129,6 +129,28 @@ def test_errors_in_templates_are_pointed_at(text, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "# @{command}",
+            "line 1: @{command} stands for several lines: write nothing else on its line",
+        ),
+        ("x\nexec @{command}\n", "line 2: @{command} stands for several lines"),
+        ("@{command}\n@{environment}", "line 2: @{environment} must stand before @{command}"),
+        ("@{environment}\n@{directives}", "line 2: @{directives} must stand before @{environment}"),
+        ("@{command}\n\n@{command}", "line 3: @{command} stands there twice"),
+    ],
+)
+def test_what_stands_for_several_lines_has_its_place(text, message):
+    values = {"directives": "", "environment": "x\ny", "command": "a\nb"}
+    with pytest.raises(ConfigurationError) as caught:
+        Template(text, "t").render(values)
+    assert message in str(caught.value)
+    good = "#!/bin/sh\r\n@{directives}\n  @{ environment }\nif true; then\n@{command}\nfi"
+    assert Template(good, "t").render(values).endswith("if true; then\na\nb\nfi")
+
+
 @given(st.text(), st.dictionaries(st.text(string.ascii_lowercase, min_size=1), st.text()))
 def test_a_text_without_placeholders_stays(text, values):
     text = text.replace("@{", "")
