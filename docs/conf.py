@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "configuration_reference",
+    "module_tree",
 ]
 exclude_patterns = ["_build"]
 root_doc = "index"
