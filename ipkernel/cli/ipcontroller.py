@@ -221,6 +221,7 @@ class _Run:
     async def _begin(self) -> None:
         from ipkernel.controller.doors import monitor_methods
         from ipkernel.controller.nearby import NearDoor
+        from ipkernel.controller.reviving import HostReviver
         from ipkernel.controller.scheduler import Scheduler
         from ipkernel.controller.service import Controller
         from ipkernel.controller.state import Kept
@@ -243,6 +244,7 @@ class _Run:
             host_grace=options.host_grace,
             restart_grace=options.restart_grace,
             watchdog=options.watchdog,
+            reviver=HostReviver(self._reactor, self._directory.path),
         )
         if journal is not None and journal.notice:
             emit("warning", message=journal.notice)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ipkernel.cluster import processes
+from ipkernel.cluster import daemonnotes, processes
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.launchers.base import tail
 
@@ -40,15 +40,22 @@ def local_state(program: Recorded, directory: ClusterDirectory, hosts: Iterable[
     pid = program.record.get("pid")
     if not isinstance(pid, int) or not pid:
         return ""
+    noted = daemonnotes.noted_of(directory, pid)
+    pid = noted.process.pid if noted is not None else pid
     here = [h for h in hosts if h.connected and h.host == processes.host_name()]
     # One that was started again is there before its new number is noted.
     if any(
-        host.pid == pid or (host.launcher == program.launcher and host.restarts) for host in here
+        host.pid == pid or (noted is None and host.launcher == program.launcher and host.restarts)
+        for host in here
     ):
         return ""
     if any(one.pid == pid for one in processes.marked(directory.path)):
         return f"launched as pid {pid}, not connected yet"
-    return f"died (pid {pid})"
+    if noted is None:
+        return f"died (pid {pid})"
+    if noted.failure:
+        return f"died (pid {pid}), and is not started again: {noted.failure}"
+    return f"died (pid {pid}), and is about to be started again"
 
 
 def last_lines(launcher: Any) -> tuple[str, ...]:

@@ -73,6 +73,8 @@ class Hosted:
         entry: With which launcher.
         share: Which of its programs this is.
         make: Returns a new launcher for it, not started.
+        returns: Tells whether the daemon, which has ended, is there again or will be, as somebody
+            else starts it again.
 
     Attributes:
         entry: As given.
@@ -82,21 +84,27 @@ class Hosted:
         wanted: False as soon as it is to end.
         engines: The ids of its engines, as far as they are known.
         restarts: How often it was started again.
-        over: Whether its process has ended, or was never there, and none will come by itself.
         failure: Why it did not start, or is not started again; empty otherwise.
     """
 
-    def __init__(self, entry: Entry, share: Share, make: Callable[[Hosted], Any]) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        share: Share,
+        make: Callable[[Hosted], Any],
+        returns: Callable[[Hosted], bool] = lambda hosted: False,
+    ) -> None:
         self.entry = entry
         self.share = share
         self.ready = False
         self.wanted = True
         self.engines: tuple[int, ...] = ()
         self.restarts = 0
-        self.over = False
         self.failure = ""
+        self._over = False
         self._added: set[int] = set()
         self._make = make
+        self._returns = returns
         self._tries = Tries(time.monotonic())
         self._lock = threading.RLock()  # a launcher may tell the end of its program at once
         self._give_way = threading.Event()
@@ -109,7 +117,16 @@ class Hosted:
     @property
     def running(self) -> bool:
         """Whether its process runs."""
-        return bool(self.launcher.running)
+        return bool(self.launcher.running) or (self._over and not self.over)
+
+    @property
+    def over(self) -> bool:
+        """Whether its process has ended, or was never there, and none will come by itself."""
+        return self._over and not (self.wanted and self._returns(self))
+
+    @over.setter
+    def over(self, value: bool) -> None:
+        self._over = value
 
     @property
     def shared(self) -> bool:

@@ -12,12 +12,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ipkernel.vitals import same_process_lives
+
+if TYPE_CHECKING:
+    from ipkernel.cluster.directory import ClusterDirectory
 
 #: The environment variable that all processes of a cluster carry: its directory.
 COOKIE: Final = "IPKERNEL_CLUSTER"
@@ -67,6 +71,16 @@ class Process(NamedTuple):
         import psutil
 
         return cls(role, os.getpid(), psutil.Process().create_time(), host_name())
+
+    @classmethod
+    def now(cls, pid: int, role: str = "ipdaemon") -> Process | None:
+        """Describe a process of this host; None if it has ended."""
+        import psutil
+
+        try:
+            return cls(role, pid, psutil.Process(pid).create_time(), host_name())
+        except psutil.Error:
+            return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what :meth:`from_dict` reads."""
@@ -177,6 +191,35 @@ def kill_group(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def spawn_alone(
+    directory: ClusterDirectory,
+    program: str,
+    command: Sequence[str],
+    further: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[bytes]:
+    """Start a program of a cluster that outlives this process.
+
+    Args:
+        directory: Of the cluster.
+        program: Its name, by which the file with its standard error is called.
+        command: Its command line.
+        further: Further environment variables.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with os.fdopen(os.open(directory.log / f"{program}.err", flags, 0o600), "ab") as errors:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**os.environ, COOKIE: str(directory), **further},
+            **spawn_options(),
+        )
 
 
 def terminate_process(process: subprocess.Popen[bytes]) -> None:

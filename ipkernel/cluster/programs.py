@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from ipkernel.cluster import restarting, stopping
+from ipkernel.cluster import daemonnotes, processes, restarting, stopping
 from ipkernel.cluster.directory import ClusterDirectory, private_name
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry, starts_elsewhere
@@ -21,6 +21,8 @@ from ipkernel.cluster.settings import Settings
 from ipkernel.cluster.survivors import survivors
 from ipkernel.cluster.telling import at_once, previewed, tell_all
 from ipkernel.errors import ClusterError, LauncherError
+from ipkernel.host.options import SLOTS
+from ipkernel.launchers.local import LocalHostLauncher
 
 #: Shares of the time for a stop: asking, insisting, killing.
 _ORDERLY: Final = 0.6
@@ -34,6 +36,8 @@ _SLICE: Final = 0.2
 #: needs it waits for that.
 _POLL: Final = 0.02
 _BACK: Final = 10.0
+#: Seconds that a daemon has to end which the controller has started again.
+_GRACE: Final = 3.0
 #: How much longer host daemons wait for a controller that has to wait in a queue itself.
 _QUEUED: Final = 2
 
@@ -95,6 +99,7 @@ class Programs:
                 stopping.refuse_running(self.directory)
             else:
                 stopping.end_leftovers(self.directory, self.settings.stop_timeout)
+                daemonnotes.forbid_all(self.directory)  # of those that were killed with it
         self.spoiled = ""
         self._kept = KeptController(
             self.make_controller,
@@ -150,7 +155,30 @@ class Programs:
                 one.launcher.close()
         self.hosts = [one for one in self.hosts if not one.over] + fresh
         at_once(fresh, Hosted.start)
+        for one in fresh:
+            self._note_host(one)
         return started
+
+    def _note_host(self, hosted: Hosted) -> None:
+        """Have the controller start a daemon again that outlives this process, on its own host."""
+        launcher = hosted.launcher
+        if launcher.running and self._is_for_controller(hosted):
+            slots = self.settings.environment.get(SLOTS, "")
+            noted = daemonnotes.first_note(launcher.pid, launcher.command(), slots)
+            if noted is not None:
+                with suppress(OSError):
+                    daemonnotes.note(self.directory, noted)
+
+    def _is_for_controller(self, hosted: Hosted) -> bool:
+        """Tell whether the controller, and not this process, starts a daemon again."""
+        both_here = not starts_elsewhere(self.settings.controller.launcher)
+        launcher = hosted.launcher
+        return both_here and isinstance(launcher, LocalHostLauncher) and not launcher.lifeline
+
+    def _returns(self, hosted: Hosted) -> bool:
+        return self._is_for_controller(hosted) and daemonnotes.returns(
+            self.directory, hosted.launcher.pid
+        )
 
     def make_hosts(
         self, entries: Sequence[Entry], patience: float, *, lifeline: bool = True
@@ -165,7 +193,9 @@ class Programs:
             arguments += self.settings.engine_args
             return self._make(hosted.entry, arguments, lifeline, hosted)
 
-        return [[Hosted(one, share, make) for share in one.plan()] for one in entries]
+        return [
+            [Hosted(one, share, make, self._returns) for share in one.plan()] for one in entries
+        ]
 
     def preview(self, entries: Sequence[Entry], patience: float) -> str:
         """Return what would be started, program by program: command lines and batch scripts.
@@ -275,7 +305,13 @@ class Programs:
         launcher = hosted.launcher
         how = f"{named(launcher)} {how_ended(launcher)}"
         if launcher.exit_code != 0:
-            again = self.alive() and hosted.begin_again(self._changed)
+            if self._is_for_controller(hosted):
+                if not hosted.ready:  # its start has failed
+                    daemonnotes.forbid(self.directory, launcher.pid)
+                hosted.over = True
+                again = not hosted.over
+            else:
+                again = self.alive() and hosted.begin_again(self._changed)
             self.spoil(f"{how}, and was started again" if again else how)
             if again:
                 return
@@ -468,6 +504,7 @@ class Programs:
         for hosted in chosen:
             hosted.give_up()
         launchers = [hosted.launcher for hosted in chosen]
+        others = self._give_up_others(chosen)
         if controller and self._kept is not None:
             self._kept.give_up()
             restarting.forbid(self.directory)
@@ -479,11 +516,24 @@ class Programs:
             if one.exit_code or getattr(one, "immediate", True):
                 self.spoil(f"{one.name} {how_ended(one)}")
         left = self._end(launchers)
+        for process in processes.wait_gone(others, _GRACE):
+            process.kill()
         self.hosts = [one for one in self.hosts if one not in chosen]
         self._kept = None if controller else self._kept
         if left:
             names = ", ".join(named(one) for one in left)
             raise ClusterError(f"cannot end {names} of cluster {self.directory.name}")
+
+    def _give_up_others(self, chosen: Sequence[Hosted]) -> list[Process]:
+        """Have daemons started again no more, and end those that the controller has started again."""
+        others = []
+        for hosted in chosen:
+            if self._is_for_controller(hosted) and hosted.launcher.pid:
+                process = daemonnotes.forbid(self.directory, hosted.launcher.pid)
+                if process is not None and process.pid != hosted.launcher.pid:
+                    process.terminate()
+                    others.append(process)
+        return others
 
     def _end(self, launchers: Sequence[Any]) -> list[Any]:
         limit = self.settings.stop_timeout

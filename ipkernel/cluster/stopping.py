@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from ipkernel.cluster import processes, restarting
+from ipkernel.cluster import daemonnotes, processes, restarting
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process
 from ipkernel.cluster.recorded import Recorded, controller_elsewhere, programs_of
@@ -88,6 +88,7 @@ def stop_directory(
     elsewhere.end()
     strays = _end_strays(directory, say) if thorough else ()
     directory.processes()  # removes the pid files of the killed
+    daemonnotes.forbid_all(directory)
     return Stopped(found, strays, killed, time.monotonic() - began, elsewhere.programs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ipkernel.cluster import restarting
+from ipkernel.cluster import daemonnotes, restarting
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry
@@ -40,7 +40,9 @@ def survivors(directory: ClusterDirectory) -> list[EngineSet]:
 
 def _lives(program: Recorded, directory: ClusterDirectory, pids: Collection[int]) -> bool:
     if program.here:
-        return program.record.get("pid") in pids
+        pid = program.record.get("pid")
+        noted = daemonnotes.noted_of(directory, pid) if isinstance(pid, int) else None
+        return (pid if noted is None else noted.process.pid) in pids
     try:
         launcher = program.find(directory)
         return launcher is not None and bool(launcher.running)

@@ -96,7 +96,8 @@ class Absences:
         left = end - self._reactor.seconds()
         pid = self._local.get(absent.host)
         if pid is not None and not self._lives(pid):
-            self.give_up(absent, absent.reason)
+            why = f"its host daemon (pid {pid}) has died: {absent.reason}"
+            self.give_up(absent, why)
         elif left <= 0.0:
             self.give_up(absent, f"{absent.reason}; it did not come back within {seconds:g} s")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 from twisted.internet.defer import Deferred, fail
@@ -22,6 +22,9 @@ from ipkernel.errors import ConnectError
 from ipkernel.wire.records import HostGrant, HostHello, Resumed
 from ipkernel.wire.replay import Replay
 from ipkernel.wire.tub import call, peer_tub_id
+
+if TYPE_CHECKING:
+    from ipkernel.controller.reviving import HostReviver
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Hosts:
         number: Returns a number for a host that was not used before.
         grace: Seconds within which a host may come back whose connection is lost.
         gone: Is called when the last connection to a host is lost.
+        reviver: Starts host daemons again that were killed; None if nobody here does.
 
     Attributes:
         links: The connections by the hosts' numbers.
@@ -62,6 +66,7 @@ class Hosts:
         number: Callable[[], int],
         grace: float,
         gone: Callable[[], None],
+        reviver: HostReviver | None = None,
     ) -> None:
         self.links: dict[int, HostLink] = {}
         self.absences = Absences(reactor, turn, self._given_up)
@@ -73,6 +78,7 @@ class Hosts:
         self._life = life
         self._grace = grace
         self._gone = gone
+        self._reviver = reviver
         self._number = number
 
     # --------------------------------------------------------------------------- joining
@@ -130,6 +136,8 @@ class Hosts:
         number = self._number()
         joined = self._joined(number, hello, ids, tub_id)
         self._turn.add(joined)
+        if self._reviver is not None:
+            self._reviver.joined(joined.name, hello.pid)
         ticket = self._connect(host, hello, number, tub_id, Replay())
         logger.info("host %s (pid %d) joined with engines %s", joined.name, hello.pid, ids)
         grant = self._grant(number, ticket, ids)
@@ -216,11 +224,20 @@ class Hosts:
         else:
             logger.info("host %d is gone: %s", link.host, link.reason)
             self.absences.forget(link.host)
+            self._revive(link.host)
         if not self.links:
             self._gone()
 
     def _given_up(self, host: int) -> None:
         logger.info("host %d did not come back", host)
+        self._revive(host)
+
+    def _revive(self, number: int) -> None:
+        """A host is lost for good: have its daemon started again with the engines that are to stay."""
+        host = self._scheduler.hosts.get(number)
+        if self._reviver is not None and host is not None:
+            stay = [e.id for e in host.engines.values() if not (e.ending or e.draining)]
+            self._reviver.lost(host.name, host.pid, stay)
 
     def close(self, reason: str) -> None:
         """End all connections, and wait for nobody."""

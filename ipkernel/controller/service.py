@@ -8,7 +8,7 @@ import platform
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from twisted.internet.defer import Deferred, fail
@@ -58,6 +58,9 @@ from ipkernel.wire.records import (
 )
 from ipkernel.wire.tub import SecureTub, call, peer_tub_id
 
+if TYPE_CHECKING:
+    from ipkernel.controller.reviving import HostReviver
+
 logger = logging.getLogger(__name__)
 
 #: Seconds that hosts have to end their engines when the controller stops.
@@ -80,6 +83,7 @@ class Controller:
         restart_grace: The same after a restart of the controller.
         client_grace: The same of a client; later it gets what is known of its tasks then.
         watchdog: Seconds after which work counts as stuck on which nobody makes progress; 0 for never.
+        reviver: Starts host daemons again that were killed; None if nobody here does.
 
     Attributes:
         tub: As given.
@@ -103,12 +107,14 @@ class Controller:
         restart_grace: float = RESTART_GRACE,
         client_grace: float = CLIENT_GRACE,
         watchdog: float = WATCHDOG,
+        reviver: HostReviver | None = None,
     ) -> None:
         self.tub = tub
         self.scheduler = scheduler if scheduler is not None else Scheduler()
         self._reactor = tub.reactor
         self._cluster = cluster
         self._on_shutdown = on_shutdown
+        self._reviver = reviver
         self._journal = journal if journal is not None else MemoryJournal()
         self._turn = Turn(
             self._reactor,
@@ -136,6 +142,7 @@ class Controller:
             number=numbers.host,
             grace=host_grace,
             gone=self._signal_gone,
+            reviver=reviver,
         )
         self.orders = Orders(self._reactor, self.scheduler, self._turn, self._hosts.call)
         self.inquiries = Inquiries(self._reactor, self.scheduler, self._turn)
@@ -204,6 +211,8 @@ class Controller:
             return fail(KernelError("the controller is stopping already"))
         self._closing = reason[:1000] or "the controller was stopped"
         logger.info("stopping: %s", self._closing)
+        if self._reviver is not None:
+            self._reviver.stop()
         item = (Closing(self._closing), b"")
         hosts = self._hosts.links
         links: list[Link] = [*self._clients.links.values(), *hosts.values()]

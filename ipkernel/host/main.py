@@ -60,7 +60,10 @@ def run(options: Options, report: Report) -> int:
         slots = make_slots(slots_text, options.engines)
         begun = [starter.start(str(n + 1), slots.place(n)) for n in range(options.engines)]
         pid_file = _settle(options)
-        return _serve(options, report, starter, begun, slots, began)
+        status = _serve(options, report, starter, begun, slots, began)
+        if status == 0:
+            _say_over(options)
+        return status
     except (OSError, ValueError, RuntimeError) as error:
         report("error", message=str(error))
         return 1
@@ -68,6 +71,15 @@ def run(options: Options, report: Report) -> int:
         starter.close()
         if pid_file is not None:
             pid_file.remove()
+
+
+def _say_over(options: Options) -> None:
+    """This daemon ends in good order, and is not to be started again."""
+    if options.cluster_dir is not None:
+        from ipkernel.cluster import daemonnotes
+        from ipkernel.cluster.directory import ClusterDirectory
+
+        daemonnotes.forbid(ClusterDirectory(options.cluster_dir), os.getpid())
 
 
 def _settle(options: Options) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from ipkernel.cluster import processes, restarting
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.tries import Tries
 
-__all__ = ["Reviver", "spawn"]
+__all__ = ["Reviver"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,26 +24,8 @@ _END: Final = 1.0
 Spawn = Callable[[ClusterDirectory, Sequence[str]], Any]
 
 
-def spawn(directory: ClusterDirectory, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a controller that outlives this process.
-
-    Args:
-        directory: Of the cluster.
-        command: Its command line.
-
-    Raises:
-        OSError: It cannot be started.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with os.fdopen(os.open(directory.log / "ipcontroller.err", flags, 0o600), "ab") as errors:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            env={**os.environ, processes.COOKIE: str(directory)},
-            **processes.spawn_options(),
-        )
+def _spawn(directory: ClusterDirectory, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return processes.spawn_alone(directory, "ipcontroller", command)
 
 
 class Reviver:
@@ -58,7 +39,9 @@ class Reviver:
         spawn: Starts a process.
     """
 
-    def __init__(self, directory: Path, seconds: Callable[[], float], spawn: Spawn = spawn) -> None:
+    def __init__(
+        self, directory: Path, seconds: Callable[[], float], spawn: Spawn = _spawn
+    ) -> None:
         self._directory = ClusterDirectory(directory)
         self._seconds = seconds
         self._spawn = spawn

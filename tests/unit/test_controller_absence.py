@@ -10,6 +10,9 @@ from ipkernel.controller.events import HostLost
 from ipkernel.wire.messages import Reclaim
 from ipkernel.wire.replay import Replay
 
+#: Why a host is lost whose process has ended.
+DIED = "its host daemon (pid 10) has died: cut"
+
 
 class Turn:
     """Takes note of events."""
@@ -91,14 +94,15 @@ def test_a_host_of_this_machine_whose_process_is_gone_is_not_waited_for(w: World
     w.absences.seen(1, "here", 10)
     w.processes.remove(10)
     w.begin(1)
-    assert w.lost() == [(1, "cut", 0.0)]
+    assert w.lost() == [(1, DIED, 0.0)]
     assert w.clock.getDelayedCalls() == []
 
 
-@pytest.mark.parametrize(("name", "lost"), [("here", [(1, "cut", 0.0)]), ("elsewhere", [])])
+@pytest.mark.parametrize(("name", "lost"), [("here", [(1, DIED, 0.0)]), ("elsewhere", [])])
 def test_a_process_that_the_controller_before_has_seen(w: World, name: str, lost: list) -> None:
     """It ended while there was no controller; on another machine nothing is known of it."""
-    w.absences.seen(1, name, 99, before=True)
+    w.absences.seen(1, name, 10, before=True)
+    w.processes.remove(10)
     w.begin(1)
     assert w.lost() == lost
 
@@ -111,7 +115,7 @@ def test_a_process_of_this_machine_that_ends_while_its_host_is_away(w: World) ->
     w.processes.remove(10)
     w.pass_time(0.1)
     [(host, reason, when)] = w.lost()
-    assert (host, reason) == (1, "cut")
+    assert (host, reason) == (1, DIED)
     assert 1.0 <= when <= 1.1
 
 
@@ -157,7 +161,7 @@ def test_a_host_that_is_back_is_not_lost(w: World) -> None:
     assert w.lost() == []
     w.processes.remove(10)
     w.begin(1)
-    assert w.lost() == [(1, "cut", 11.0)], "its process is known still"
+    assert w.lost() == [(1, DIED, 11.0)], "its process is known still"
 
 
 def test_a_host_is_given_up_before_its_time(w: World) -> None:

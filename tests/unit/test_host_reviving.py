@@ -17,8 +17,8 @@ from twisted.internet.task import Clock
 from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process as RecordedProcess
-from ipkernel.cluster.processes import host_name
-from ipkernel.host.reviving import Reviver, spawn
+from ipkernel.cluster.processes import host_name, spawn_alone
+from ipkernel.host.reviving import Reviver
 from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, SETTLED
 
 COMMAND = ("ipcontroller", "--cluster-dir", "x")
@@ -195,7 +195,7 @@ def test_a_command_that_cannot_be_run(scene: Scene, caplog: pytest.LogCaptureFix
 
 def test_what_is_spawned(scene: Scene) -> None:
     code = "import os, sys; sys.stderr.write(os.environ['IPKERNEL_CLUSTER']); sys.exit(7)"
-    process = spawn(scene.directory, [sys.executable, "-c", code])
+    process = spawn_alone(scene.directory, "ipcontroller", [sys.executable, "-c", code])
     assert process.wait(60) == 7
     path = scene.directory.log / "ipcontroller.err"
     assert path.read_text() == str(scene.directory)
