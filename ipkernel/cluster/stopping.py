@@ -16,6 +16,8 @@ from ipkernel.errors import ClusterError, KernelError
 #: Of the time that a stop may take, the share for each degree of severity.
 _ORDERLY: Final = 0.6
 _TERMINATE: Final = 0.2
+#: Seconds that processes without a pid file are given, which may be about to end with their parents.
+_STRAYS: Final = 2.0
 #: Seconds that programs of other hosts, and batch jobs, are given at each degree.
 _ELSEWHERE: Final = 15.0
 
@@ -75,16 +77,11 @@ def stop_directory(
     if not any(one.kind == "controller" for one in elsewhere.programs):
         _refuse_elsewhere(directory, found)
     elsewhere.tell("request_stop")
-    local = [p for p in found if p.here]
-    left = _in_order(local, timeout)
-    killed = tuple(left)
-    for process in left:
-        say(f"{process.role} (pid {process.pid}) did not end when asked to; it is killed")
-        process.kill()
-    left = processes.wait_gone(left, max(timeout * (1 - _ORDERLY - _TERMINATE), 0.5))
-    if left:
-        names = ", ".join(f"{p.role} (pid {p.pid})" for p in left)
-        raise ClusterError(f"cannot end {names} of cluster {directory.name}")
+    killed = _end_local(directory, [p for p in found if p.here], timeout, say)
+    late = [p for p in directory.processes() if p.here]  # was being started again meanwhile
+    if late:
+        found += tuple(late)
+        killed += _end_local(directory, late, timeout, say)
     elsewhere.end()
     strays = _end_strays(directory, say) if thorough else ()
     directory.processes()  # removes the pid files of the killed
@@ -153,6 +150,28 @@ def _refuse_elsewhere(directory: ClusterDirectory, found: tuple[Process, ...]) -
             )
 
 
+def _end_local(
+    directory: ClusterDirectory,
+    local: list[Process],
+    timeout: float,
+    say: Callable[[str], object],
+) -> tuple[Process, ...]:
+    """End processes of this host; return those that had to be killed.
+
+    Raises:
+        ClusterError: One of them is still there.
+    """
+    killed = _in_order(local, timeout)
+    for process in killed:
+        say(f"{process.role} (pid {process.pid}) did not end when asked to; it is killed")
+        process.kill()
+    left = processes.wait_gone(killed, max(timeout * (1 - _ORDERLY - _TERMINATE), 0.5))
+    if left:
+        names = ", ".join(f"{p.role} (pid {p.pid})" for p in left)
+        raise ClusterError(f"cannot end {names} of cluster {directory.name}")
+    return tuple(killed)
+
+
 def _in_order(local: list[Process], timeout: float) -> list[Process]:
     """Ask the controller, then everybody; return who is left."""
     controller = [p for p in local if p.role == "ipcontroller"]
@@ -167,7 +186,7 @@ def _in_order(local: list[Process], timeout: float) -> list[Process]:
 def _end_strays(directory: ClusterDirectory, say: Callable[[str], object]) -> tuple[Process, ...]:
     """Kill what carries the cluster's cookie and is still there after a moment."""
     found = processes.marked(directory.path)
-    strays = processes.wait_gone(found, 0.5) if found else []
+    strays = processes.wait_gone(found, _STRAYS) if found else []
     for process in strays:
         say(f"{process.role} (pid {process.pid}) was left over; it is killed")
         process.kill()

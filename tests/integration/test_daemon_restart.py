@@ -123,6 +123,15 @@ def test_it_and_the_controller_keep_each_other_alive(directory):
         assert [where for where, _ in found] == ["slot0", "slot1"]
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.3, 0.6, 0.9])
+def test_a_stop_while_it_is_started_again(directory, capfd, pause):
+    kill(directory)
+    time.sleep(pause)
+    capfd.readouterr()
+    assert ipcluster.main(["stop", "--cluster", "alone", "-q"]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_one_that_is_stopped_is_not_started_again(directory):
     with Cluster.from_directory(directory.path).connect_client_sync() as rc:
         process = daemon(directory)

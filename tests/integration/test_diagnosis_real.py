@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ipkernel
+from ipkernel.cluster import daemonnotes
 from ipkernel.cluster.directory import ClusterDirectory
 from tests.integration.faults_support import wait_for
 from tests.support.terminal import COMMAND
@@ -30,6 +31,7 @@ def test_a_daemon_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     try:
         assert json.loads(run("status", "--json"))["missing"] == []
         [_, daemon] = ClusterDirectory.named().processes()
+        daemonnotes.forbid_all(ClusterDirectory.named())
         with ipkernel.Client() as rc:
             os.kill(daemon.pid, signal.SIGKILL)
             wait_for(lambda: not rc.ids)
