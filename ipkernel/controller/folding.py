@@ -20,6 +20,7 @@ from ipkernel.controller.journal import (
     SessionBegan,
     SessionClosed,
     Submitted,
+    Unwanted,
 )
 from ipkernel.controller.tasks import Origin, Payload
 from ipkernel.wire.messages import Finished, Function, Output, Past, Submit
@@ -51,6 +52,8 @@ class OldTask:
         host: The host that it was assigned to, or 0.
         engine: The engine there, or -1.
         attempts: How many engines began it and were lost.
+        grace: What it had to end in after an interrupt, in milliseconds, if somebody wanted it
+            aborted; else -1.
         notes: Unusual steps.
         past: Others that it waited for, and that have ended.
         free: Whether it waits for no others.
@@ -64,6 +67,7 @@ class OldTask:
         self.host = 0
         self.engine = -1
         self.attempts = 0
+        self.grace = -1
         self.notes: list[tuple[float, str]] = []
         self.past: list[Past] = []
         terms = message.terms
@@ -107,6 +111,8 @@ class Folded:
             self._assigned(record)
         elif isinstance(record, Again):
             self._again(record)
+        elif isinstance(record, Unwanted):
+            self._unwanted(record)
         elif isinstance(record, Printed):
             for message, payload in record.items:
                 if message.task not in self._over or message.task in self.results:
@@ -180,6 +186,13 @@ class Folded:
             task.notes.append((record.time, record.note))
         if task.target < 0 and record.targets != task.message.targets:
             task.message = msgspec.structs.replace(task.message, targets=record.targets)
+
+    def _unwanted(self, record: Unwanted) -> None:
+        for number in record.tasks:
+            task = self.tasks.get(number)
+            if task is not None:
+                task.grace = record.grace
+                task.notes.append((record.time, "cancelled; its host was asked to end it"))
 
     def _know(self, time: float, ends: list[Finished], submitted: list[float]) -> None:
         for finished, when in zip(ends, submitted, strict=False):

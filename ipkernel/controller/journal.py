@@ -161,6 +161,17 @@ class Over(Struct, frozen=True, eq=False, array_like=True, tag=12):
     submitted: list[float]
 
 
+class Unwanted(Struct, frozen=True, eq=False, array_like=True, tag=13):
+    """Somebody wants these tasks aborted, which hosts have: they are not to be run again.
+
+    ``grace`` is how long each has to end in after an interrupt, in milliseconds.
+    """
+
+    time: float
+    tasks: list[int]
+    grace: int
+
+
 Record: TypeAlias = (
     LifeBegan
     | SessionBegan
@@ -174,6 +185,7 @@ Record: TypeAlias = (
     | HostCame
     | HostWent
     | Over
+    | Unwanted
 )
 
 

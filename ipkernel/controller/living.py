@@ -26,6 +26,7 @@ from ipkernel.controller.journal import (
     SessionBegan,
     SessionClosed,
     Submitted,
+    Unwanted,
 )
 from ipkernel.controller.latest import LatestEnds
 from ipkernel.wire.messages import Submit
@@ -386,6 +387,12 @@ class Live:
             return self._kept_assigned(record)  # type: ignore[arg-type]
         if isinstance(record, Again):
             return record if self.live([record.task], waiting=True) else None
+        if isinstance(record, Unwanted):
+            waiting = self.live(record.tasks, waiting=True)
+            left = [task for task in record.tasks if task in waiting]
+            if len(left) == len(record.tasks):
+                return record
+            return Unwanted(record.time, left, record.grace) if left else None
         if isinstance(record, Over):
             return self._latest.left(row, record)
         if isinstance(record, HostCame):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipkernel.controller import losses
 from ipkernel.controller.core import MAX_WATCHERS, Core, Question
 from ipkernel.controller.demands import give_back, others_could
+from ipkernel.controller.journal import Unwanted
 from ipkernel.controller.sessions import Session
 from ipkernel.controller.slots import PREFETCH, Engine
 from ipkernel.controller.tasks import State, Task
@@ -38,7 +39,7 @@ def cancel(core: Core, session: Session, message: Cancel) -> None:
             _ask(core, tid, question)
         if task.cancelled:
             continue
-        task.cancelled = True
+        task.grace = message.grace
         engine = core.engines[task.engine]
         interrupted.setdefault(engine, []).append(tid)
         if task.state is State.ASSIGNED:
@@ -46,6 +47,9 @@ def cancel(core: Core, session: Session, message: Cancel) -> None:
             reclaimed.setdefault(engine, []).append(tid)
         else:
             task.note(core.now, "cancelled; its host was asked to end it")
+    if interrupted:
+        unwanted = [tid for tasks in interrupted.values() for tid in tasks]
+        core.records.append(Unwanted(core.now, unwanted, message.grace))
     for engine, tasks in reclaimed.items():
         reclaim(core, engine, tasks)
     for engine, tasks in interrupted.items():
@@ -57,7 +61,8 @@ def ask_host(core: Core, engine: Engine, tasks: list[Task]) -> None:
     waiting = [task.id for task in tasks if task.state is State.ASSIGNED]
     if waiting:
         reclaim(core, engine, waiting)
-    _interrupt(core, engine, [task.id for task in tasks], Cancel([]).grace)
+    for grace in dict.fromkeys(task.grace for task in tasks):
+        _interrupt(core, engine, [task.id for task in tasks if task.grace == grace], grace)
 
 
 def _interrupt(core: Core, engine: Engine, tasks: list[int], grace: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from attrs import frozen
 
-from ipkernel.controller import dependencies, holdings
+from ipkernel.controller import dependencies, holdings, recall
 from ipkernel.controller.core import Core, no_engine
 from ipkernel.controller.events import HostFacts
 from ipkernel.controller.folding import Folded, OldTask
@@ -134,6 +134,7 @@ def _new(core: Core, number: int, old: OldTask) -> Task | None:
         return None  # its client was thrown out, and nobody waits for it
     task = core.new_task(number, old.message, old.payload, old.submitted, old.target)
     task.attempts = old.attempts
+    task.grace = old.grace
     for when, text in old.notes:
         task.note(when, text)
     core.take_in(task)
@@ -150,7 +151,10 @@ def _queued(core: Core, number: int, old: OldTask) -> None:
     task = _new(core, number, old)
     if task is None:
         return
-    if old.target >= 0:
+    if task.cancelled:
+        task.state = State.READY
+        core.end(task, Outcome.ABORTED, recall.aborted(task))
+    elif old.target >= 0:
         engine = core.engines.get(old.target)
         task.state = State.WAITING
         if engine is None:

@@ -30,6 +30,7 @@ from ipkernel.controller.journal import (
     SessionBegan,
     SessionClosed,
     Submitted,
+    Unwanted,
 )
 from ipkernel.controller.tasks import Payload
 from ipkernel.wire.messages import Finished, Function, Message, Output, Submit
@@ -83,7 +84,7 @@ class _Ended(msgspec.Struct, array_like=True, tag=8):
 
 _Stored = Union[  # noqa: UP007 - msgspec wants a typing object here
     LifeBegan, SessionBegan, SessionClosed, _Submitted, Assigned, Again, _Printed, _Ended,
-    Forgotten, HostCame, HostWent, Over,
+    Forgotten, HostCame, HostWent, Over, Unwanted,
 ]  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -110,7 +110,8 @@ class Task(Struct, gc=False, eq=False):
         engine: The engine that it is assigned to, or -1.
         assigned: When it was assigned.
         attempts: How many engines began it and were lost.
-        cancelled: Its client wants it aborted, and its host has been asked to give it back.
+        grace: Milliseconds that it has to end in after an interrupt, once somebody wants it aborted
+            that a host has; -1 if nobody does.
         near: The host that is best for a load-balanced task because of what it needs, or 0.
         notes: Unusual steps as ``(time, text)``, oldest first.
     """
@@ -124,7 +125,7 @@ class Task(Struct, gc=False, eq=False):
     engine: int = -1
     assigned: float = 0.0
     attempts: int = 0
-    cancelled: bool = False
+    grace: int = -1
     near: int = 0
     notes: tuple[tuple[float, str], ...] = ()
 
@@ -132,6 +133,11 @@ class Task(Struct, gc=False, eq=False):
     def session(self) -> int:
         """Number of the session that submitted it."""
         return self.id >> 40
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it is to be aborted, and its host has been asked to give it back, or to end it."""
+        return self.grace >= 0
 
     @property
     def priority(self) -> int:

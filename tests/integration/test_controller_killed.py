@@ -142,6 +142,28 @@ def test_how_tasks_ended_is_known_though_their_results_were_fetched(site):
     assert site.rc.db_query({"label": "before"}) == []
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped here")
+def test_a_cancel_holds_though_its_client_has_gone_when_the_host_hears_of_it(site, tmp_path):
+    begun = tmp_path / "begun"
+    daemon = site.cluster.engine_set.launcher.pid
+    with Client(cluster_dir=str(site.cluster.directory.path), timeout=PATIENCE) as other:
+        view = other.load_balanced_view(retries=3)
+        (task,) = view.apply_async(until_there, str(tmp_path / "never"), str(begun)).msg_ids
+        wait_for(begun.exists)
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            site.another(site.kill())
+            wait_for(lambda: other.connected)
+            other.abort(task, block=False)
+            wait_for(lambda: "cancelled" in str(site.rc.explain(task)[0].story))
+            other.close()
+            site.another(site.kill())
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+    wait_for(lambda: site.rc.db_query({"msg_id": task, "status": "aborted"}))
+    assert site.engines() == site.pids
+
+
 def test_killed_twice_while_a_task_runs(site, tmp_path):
     go, begun = tmp_path / "go", tmp_path / "begun"
     running = site.rc[1].apply_async(until_there, str(go), str(begun))

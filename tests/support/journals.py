@@ -20,6 +20,7 @@ from ipkernel.controller.journal import (
     SessionBegan,
     SessionClosed,
     Submitted,
+    Unwanted,
 )
 from ipkernel.controller.rows import PIECE, Row, decode, encode, payload_bytes
 from ipkernel.wire.messages import Finished, Function, Kind, Outcome, Output, Stream, Submit
@@ -86,6 +87,7 @@ RECORDS = st.one_of(
     st.builds(HostCame, _numbers, _times, _texts, st.integers(0, 1 << 22), _texts,
               st.lists(_engines, max_size=3)),
     st.builds(HostWent, _numbers, _times),
+    st.builds(Unwanted, _times, st.lists(_ids, max_size=3), st.integers(0, 1 << 30)),
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from ipkernel.controller.journal import (
     SessionBegan,
     SessionClosed,
     Submitted,
+    Unwanted,
 )
 from ipkernel.controller.rows import encode, payload_bytes
 from ipkernel.controller.sqlitelog import Log
@@ -67,6 +68,9 @@ def pieces(records: list[Record]) -> list[Any]:
     for record in records:
         if isinstance(record, Forgotten | Over):
             continue  # said once more of tasks that were submitted with others; looked at by itself
+        if isinstance(record, Unwanted):
+            found += [("Unwanted", record.time, t, record.grace) for t in record.tasks]
+            continue
         if isinstance(record, Assigned):
             pairs = zip(record.tasks, record.engines, strict=True)
             found += [("Assigned", record.host, t, e) for t, e in pairs]
@@ -132,6 +136,9 @@ class Model:
                     for tid, engine in zip(record.tasks, record.engines, strict=True):
                         if waits(tid):
                             left.append(Assigned(record.host, [tid], [engine]))
+                case Unwanted():
+                    some = [tid for tid in record.tasks if waits(tid)]
+                    left += [Unwanted(record.time, some, record.grace)]
                 case Again() if waits(record.task):
                     left.append(record)
                 case SessionBegan() if record.session not in closed:
@@ -248,6 +255,7 @@ class LogMachine(RuleBasedStateMachine):
         self.add(Assigned(host, some, [7] * len(some)))
         if some:
             self.add(Again(some[0], self.now(), 1, "its engine was lost"))
+            self.add(Unwanted(self.now(), some[:2], host))
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data(), share=st.sampled_from([0.1, 0.9, 1.0]))

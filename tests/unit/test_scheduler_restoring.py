@@ -21,7 +21,7 @@ from ipkernel.controller.events import (
     TasksPurged,
 )
 from ipkernel.controller.instructions import Commit, ToClient, ToHost
-from ipkernel.controller.journal import Again, Forgotten, LifeBegan
+from ipkernel.controller.journal import Again, Forgotten, HostWent, LifeBegan
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.wire.messages import (
     Assign,
@@ -401,6 +401,36 @@ def test_a_cancel_that_is_asked_for_again_is_answered(w: World) -> None:
     fates = [(t - tid(0), fate) for m in answers for t, fate in zip(m.tasks, m.fates, strict=True)]
     assert sorted(fates) == [(1, Fate.INTERRUPTED), (2, Fate.DEQUEUED)]
     assert w.outcomes() == {1: Outcome.ABORTED, 2: Outcome.ABORTED}
+
+
+def test_a_cancel_holds_though_its_client_does_not_come_back(w: World) -> None:
+    w.submit(1, 2, retries=5)
+    w.submit(3)
+    w.said(1, Started([tid(1)]))
+    w.send(Cancel([tid(1), tid(2)], 5, grace=7000))
+    for _ in range(2):
+        w.restart()
+        w.back()
+        assert not [m for m in w.to_hosts.get(1, []) if isinstance(m, Interrupt | Reclaim)]
+    w.said(1, Holding(0, 1, [tid(1)]), Started([]))
+    orders = [(m.tasks, m.grace) for m in w.to_hosts[1] if isinstance(m, Interrupt)]
+    assert orders == [([tid(1)], 7000)], "what it has is to end, in the time that it was given"
+    assert w.assigned() == [3], "what it has not begun has ended"
+    assert any("cancelled" in line for line in w.scheduler.explain(tid(1)).story)
+    w.said(1, EngineLeft(0, "killed", True, [tid(1)]))
+    assert known(w, "status")[:2] == [[1, "aborted"], [2, "aborted"]]
+
+
+@pytest.mark.parametrize("target", [-1, 0])
+def test_a_cancelled_task_whose_host_is_lost_for_good_ends(w: World, target: int) -> None:
+    w.submit(1, retries=5, targets=[target] if target >= 0 else [], spread=target < 0)
+    w.send(Cancel([tid(1)]))
+    w.records.append(HostWent(1, w.now))  # and nothing more: the controller was killed here
+    w.restart()
+    assert known(w, "status") == [[1, "aborted"]]
+    w.restart()
+    assert known(w, "status") == [[1, "aborted"]]
+    assert not w.scheduler.tasks
 
 
 def test_a_client_that_does_not_come_back(w: World) -> None:
