@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 
+from ipkernel.host.endings import Endings, loss_of
 from ipkernel.host.engine import Engine
 from ipkernel.host.enginelink import EngineLink
 from ipkernel.host.interfaces import Begun
-from ipkernel.host.limits import SETTLE, Limits
+from ipkernel.host.limits import Limits
 from ipkernel.host.needs import NoObjects, Objects
 from ipkernel.host.output import LOG_BOUNDS, LogBounds
-from ipkernel.host.processes import GROUP_SIGNALS, Exit
+from ipkernel.host.processes import Exit
+from ipkernel.host.signals import Signals
 from ipkernel.host.slots import Slots
 from ipkernel.host.supervisor import (
     End,
@@ -38,21 +39,14 @@ from ipkernel.wire.messages import (
     EngineLeft,
     EngineSetup,
     Holding,
-    Reason,
 )
 
 __all__ = ["Engines"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which an idle engine ends when its link closes; then it gets a SIGTERM.
-IDLE_TIME: Final = 0.05
-#: Seconds from SIGTERM to SIGKILL.
-END_TIME: Final = 0.3
 #: Seconds in which a new process must say hello.
 HELLO_TIME: Final = 60.0
-#: Seconds that the end of the link may take after the end of the process.
-LINK_TIME: Final = 0.5
 
 
 class Engines:
@@ -97,20 +91,22 @@ class Engines:
         self._changed = changed
         self._supervisor = Supervisor()
         self._engines: dict[str, Engine] = {}
+        self._timers: set[Any] = set()
+        self._signals = Signals(starter, self._engines, self._later)
+        self._endings = Endings(self._engines, self._signals, self._later, self._account)
         self._limits = Limits(
             reactor,
             uplink,
             host,
-            interrupt=self._interrupt,
-            kill=self._end_at_once,
+            interrupt=self._signals.interrupt,
+            kill=self._signals.end_at_once,
             resume=self._resume,
         )
         self._traffic = Traffic(
             reactor, uplink, self._engines, self._said_hello, self._objects, self._limits
         )
-        self._endings: dict[str, list[Deferred[None]]] = {}
+        self._awaited: dict[str, list[Deferred[None]]] = {}
         self._next_key = 0
-        self._timers: set[Any] = set()
         self._stopping = False
         self._excused = False
         self._noted = False
@@ -259,7 +255,7 @@ class Engines:
     def _bind(self, engine: Engine, link: EngineLink) -> None:
         engine.link = link
         link.on_messages = lambda _, batch: self._traffic.arrived(engine, batch)
-        link.on_lost = lambda which: self._unlinked(engine, which)
+        link.on_lost = lambda which: self._endings.unlinked(engine, which)
         if engine.id >= 0:
             self._set_up(engine)
 
@@ -292,74 +288,18 @@ class Engines:
         engine.pid = pid  # its starter may be late to tell
         self._carry_out(self._supervisor.hello(engine.key))
 
-    def _unlinked(self, engine: Engine, link: EngineLink) -> None:
-        if engine.link is not link:
-            return
-        engine.link = None
-        if engine.exit is not None:
-            self._buried(engine)
-        else:  # user code has closed its socket, or it is about to end
-            self._later(LINK_TIME, self._terminate, engine.key, engine.epoch)
-
     def failed(self, key: str, text: str) -> None:
         """A process could not be started; called by the starter."""
         engine = self._engines.get(key)
         if engine is not None:
             engine.exit_text = text
-            self._ended(engine, Exit(None, None))
+            self._endings.ended(engine, Exit(None, None))
 
     def exited(self, key: str, ending: Exit) -> None:
         """A process has ended; called by the starter."""
         engine = self._engines.get(key)
         if engine is not None:
-            self._ended(engine, ending)
-
-    def _ended(self, engine: Engine, ending: Exit) -> None:
-        if engine.exit is not None:
-            return
-        engine.exit = ending
-        engine.memory = max(engine.memory, ending.memory)
-        if engine.link is None:
-            self._buried(engine)
-        else:  # what it has sent comes first; then the link ends by itself
-            engine.link.resume()
-            self._later(LINK_TIME, self._cut, engine.key, engine.epoch)
-
-    def _cut(self, key: str, epoch: int) -> None:
-        engine = self._engines.get(key)
-        if engine is not None and engine.epoch == epoch and engine.link is not None:
-            link, engine.link = engine.link, None
-            link.close()
-            self._buried(engine)
-
-    def _buried(self, engine: Engine) -> None:
-        """Everything of a process that has ended has arrived."""
-        if not engine.threaded:
-            self._account(engine)
-            return
-        waiting = [pipe for pipe in engine.pipes if not pipe.ended]
-        left = len(waiting)
-        epoch = engine.epoch
-        over = False
-
-        def account() -> None:
-            nonlocal over
-            if not over and engine.epoch == epoch:
-                over = True
-                self._account(engine)
-
-        def one_ended() -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                account()
-
-        for pipe in waiting:
-            pipe.when_ended(one_ended)  # type: ignore[attr-defined]
-        if waiting:  # a process that the engine has left behind may hold them open for ever
-            self._later(LINK_TIME, account)
-        else:
-            account()
+            self._endings.ended(engine, ending)
 
     def _account(self, engine: Engine) -> None:
         ending, text = engine.exit, engine.exit_text
@@ -395,19 +335,7 @@ class Engines:
             left.reason,
         )
         if engine.id >= 0:
-            ending = left.exit
-            loss = Reason(
-                "engine",
-                left.reason,
-                engine=engine.id,
-                host=self._host,
-                pid=pid,
-                exitcode=ending.code if ending is not None else None,
-                signal=ending.signal if ending is not None else None,
-                uptime=round(left.uptime, 3),
-                memory=engine.memory,
-                last_output=engine.last.lines(),
-            )
+            loss = loss_of(engine, left, self._host, pid)
             self._uplink.send(
                 EngineLeft(engine.id, left.reason, left.restarting, started, loss, self._excused)
             )
@@ -421,7 +349,7 @@ class Engines:
             elif isinstance(instruction, Wait):
                 self._later(instruction.seconds, self._waited, instruction.key)
             elif isinstance(instruction, End):
-                self._end(engine)
+                self._signals.ask_to_end(engine)
             elif isinstance(instruction, Joined):
                 self._joined(engine)
             elif isinstance(instruction, Left):
@@ -461,42 +389,19 @@ class Engines:
         self._traffic.feed(engine)
         self._note_change()
 
-    def _end(self, engine: Engine) -> None:
-        """Ask an engine to end; an idle one does so when its link closes."""
-        if engine.link is None:
-            self._terminate(engine.key, engine.epoch)
-        else:
-            self._later(IDLE_TIME, self._terminate, engine.key, engine.epoch)
-            engine.link.finish()
-
-    def _terminate(self, key: str, epoch: int) -> None:
-        engine = self._engines.get(key)
-        if engine is not None and engine.epoch == epoch and engine.exit is None:
-            self._starter.signal(key, int(signal.SIGTERM), True)
-            self._later(END_TIME, self._kill, key, epoch)
-
-    def _kill(self, key: str, epoch: int) -> None:
-        engine = self._engines.get(key)
-        if engine is not None and engine.epoch == epoch and engine.exit is None:
-            self._starter.signal(key, int(getattr(signal, "SIGKILL", signal.SIGTERM)), True)
-
     def _exceeded(self, engine: Engine, used: int) -> None:
         """End an engine that uses more memory than it may, at once: it goes on growing."""
         limit = size_text(self._slots.options.memory)
-        self._end_at_once(
+        self._signals.end_at_once(
             engine,
             f"it used {size_text(used)}, more than its limit of {limit} (slots.memory), and was ended",
         )
-
-    def _end_at_once(self, engine: Engine, text: str) -> None:
-        engine.exit_text = text
-        self._kill(engine.key, engine.epoch)
 
     def _gone(self, engine: Engine) -> None:
         del self._engines[engine.key]
         if self._traffic.by_id.get(engine.id) is engine:
             del self._traffic.by_id[engine.id]
-        for waiting in self._endings.pop(engine.key, []):
+        for waiting in self._awaited.pop(engine.key, []):
             waiting.callback(None)
         self._note_change()
 
@@ -528,7 +433,7 @@ class Engines:
         for engine in self._chosen(ids):
             gone: Deferred[None] = Deferred()
             waiting.append(gone)
-            self._endings.setdefault(engine.key, []).append(gone)
+            self._awaited.setdefault(engine.key, []).append(gone)
             now = self._reactor.seconds()
             self._carry_out(self._supervisor.end(engine.key, reason, now))
         return DeferredList(waiting)
@@ -560,30 +465,11 @@ class Engines:
             Those that there are.
         """
         chosen = [engine for engine in self._chosen(ids) if engine.pid]
-        for engine in chosen:
-            if number == signal.SIGINT and engine.aim():  # it may take a moment
-                self._later(SETTLE, self._signal_settled, engine, engine.epoch)
-            self._signal(engine, number, number in GROUP_SIGNALS)
+        self._signals.send(chosen, number)
         return [engine.id for engine in chosen]
-
-    def _interrupt(self, engine: Engine) -> None:
-        """Interrupt the task that an engine runs, and no other, even if it ends just now.
-
-        What it has started itself is interrupted too, unless that could be another task's already.
-        """
-        alone = len(engine.lane.flight) == 1
-        if engine.aim() or alone:
-            self._signal(engine, int(signal.SIGINT), alone)
-
-    def _signal_settled(self, engine: Engine, epoch: int) -> None:
-        if engine.epoch == epoch and engine.limit is None:
-            engine.aim_at_any()
 
     def _resume(self, engine: Engine) -> None:
         self._traffic.feed(engine)
-
-    def _signal(self, engine: Engine, number: int, group: bool) -> None:
-        self._starter.signal(engine.key, number, group)
 
     def stop(
         self, reason: str = "the host daemon stops", *, excused: bool = False
