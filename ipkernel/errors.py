@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ipkernel import failures
 from ipkernel.ranges import ranges_text
 from ipkernel.signals import signal_text
 from ipkernel.sizes import memory_text
@@ -296,11 +297,6 @@ class _RemoteTraceback(Exception):
         return f"\n{self.text}"
 
 
-def _engine_label(engine_info: Mapping[str, Any]) -> str:
-    engine = engine_info.get("engine", engine_info.get("engine_id"))
-    return "" if engine is None else str(engine)
-
-
 #: ename, evalue, traceback, engine_info and the pickled original of a RemoteError.
 _Fields = tuple[str, str, str, dict[str, Any], "bytes | None"]
 
@@ -346,7 +342,7 @@ class RemoteError(KernelError):
             BaseException.__setattr__(self, "__cause__", _RemoteTraceback(fields[2]))
 
     def __str__(self) -> str:
-        label = _engine_label(self.engine_info)
+        label = failures.engine_label(self.engine_info)
         prefix = f"[engine {label}] " if label else ""
         return prefix + (f"{self.ename}: {self.evalue}" if self.evalue else self.ename)
 
@@ -366,7 +362,7 @@ class RemoteError(KernelError):
 
     def _render_traceback_(self, *args: Any) -> list[str]:
         """IPython calls this to show the exception."""
-        label = _engine_label(self.engine_info)
+        label = failures.engine_label(self.engine_info)
         if not label:
             return self.render_traceback()
         method = self.engine_info.get("method", "apply")
@@ -375,9 +371,6 @@ class RemoteError(KernelError):
     def print_traceback(self, excid: int | None = None) -> None:
         """Print the remote traceback; ``excid`` only means something in a CompositeError."""
         sys.stdout.write("\n".join(self.render_traceback()) + "\n")
-
-
-_Entry = tuple[str, str, str, dict[str, Any]]
 
 
 class CompositeError(RemoteError):
@@ -402,7 +395,7 @@ class CompositeError(RemoteError):
         errors: Sequence[BaseException] = (),
     ) -> None:
         self.msg = msg
-        self.elist: list[_Entry] = [
+        self.elist: list[failures.Entry] = [
             (en, ev, tb if isinstance(tb, str) else "\n".join(tb or ()), dict(info or {}))
             for en, ev, tb, info in elist
         ]
@@ -421,38 +414,15 @@ class CompositeError(RemoteError):
     def __bool__(self) -> bool:
         return True
 
-    def _groups(self) -> list[tuple[int, list[int]]]:
-        """The errors that say the same, each group as (first index, all indices)."""
-        groups: dict[tuple[str, str], list[int]] = {}
-        for i, (ename, evalue, _, _) in enumerate(self.elist):
-            groups.setdefault((ename, evalue), []).append(i)
-        return [(indices[0], indices) for indices in groups.values()]
-
-    def _label(self, i: int) -> str:
-        info = self.elist[i][3]
-        method = info.get("method", "apply")
-        return f"[{_engine_label(info) or i}{method and ':'}{method}]: "
-
-    def _also(self, indices: list[int]) -> str:
-        if len(indices) == 1:
-            return ""
-        infos = (self.elist[i][3] for i in indices[1:])
-        others = [info.get("engine", info.get("engine_id")) for info in infos]
-        named = dict.fromkeys(other for other in others if other is not None)
-        where = f", on {ranges_text(named)}" if named else ""
-        return f"  ({len(indices) - 1} more like this{where})"
-
-    def _more(self, groups: list[tuple[int, list[int]]]) -> list[str]:
-        left = sum(len(indices) for _, indices in groups[self.tb_limit :])
-        return [f"... and {left} more exception{'s' if left > 1 else ''}"] if left else []
-
     def __str__(self) -> str:
-        groups = self._groups()
+        groups = failures.grouped(self.elist)
         lines = [self.msg]
         for first, indices in groups[: self.tb_limit]:
             ename, evalue, _, _ = self.elist[first]
-            lines.append(f"{self._label(first)}{ename}: {evalue}{self._also(indices)}")
-        return "\n".join(lines + self._more(groups))
+            label = failures.label(self.elist, first)
+            others = failures.alike(self.elist, indices)
+            lines.append(f"{label}{ename}: {evalue}{others}")
+        return "\n".join(lines + failures.left_out(groups, self.tb_limit))
 
     def _check(self, excid: int) -> int:
         count = len(self.elist)
@@ -472,15 +442,15 @@ class CompositeError(RemoteError):
         if excid is not None:
             i = self._check(excid)
             ename, evalue, text, _ = self.elist[i]
-            return [self._label(i), *(text.splitlines() or [f"{ename}: {evalue}"])]
-        groups = self._groups()
+            return [failures.label(self.elist, i), *(text.splitlines() or [f"{ename}: {evalue}"])]
+        groups = failures.grouped(self.elist)
         lines: list[str] = []
         for first, indices in groups[: self.tb_limit]:
             lines += self.render_traceback(first)
             if len(indices) > 1:
-                lines.append(self._also(indices).strip())
+                lines.append(failures.alike(self.elist, indices).strip())
             lines.append("")
-        return lines + self._more(groups)
+        return lines + failures.left_out(groups, self.tb_limit)
 
     def _render_traceback_(self, *args: Any) -> list[str]:
         return self.render_traceback()
@@ -561,7 +531,7 @@ def _build(*fields: Any) -> RemoteError:
     return plain
 
 
-def _flatten(items: Iterable[Any]) -> Iterable[tuple[_Entry, KernelError]]:
+def _flatten(items: Iterable[Any]) -> Iterable[tuple[failures.Entry, KernelError]]:
     for item in items:
         if isinstance(item, CompositeError):
             errors: Sequence[Any] = item.errors or [RemoteError(*entry) for entry in item.elist]

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -43,7 +42,6 @@ from ipkernel.wire.messages import (
     EngineLeft,
     Fate,
     Finished,
-    ForgetFunctions,
     Function,
     Held,
     Holding,
@@ -53,55 +51,20 @@ from ipkernel.wire.messages import (
     Outcome,
     Output,
     Past,
-    Reason,
-    Reclaim,
-    Returned,
     Started,
     Stream,
     Submit,
     Terms,
-    encode_reason,
 )
+from tests.support.hostmodels import EngineModel, HostModel, Said
 from tests.support.journals import restored, stored
+from tests.support.schedulerworld import machine_settings
 
 SESSION = 1
 FIRST = SESSION << 40
 DIGEST = b"D" * 16
 PICK = st.integers(0, 1 << 16)
 ENGINES = st.lists(st.integers(0, 4), max_size=2, unique=True)
-
-Said = tuple[Message, bytes]
-
-
-class EngineModel:
-    """An engine: what its host has for it, and which of that it has begun."""
-
-    def __init__(self) -> None:
-        self.ready = False
-        self.queue: list[int] = []
-        self.begun: list[int] = []
-
-
-class HostModel:
-    """A host daemon: its engines, and what it has not said or not heard.
-
-    Attributes:
-        engines: By id.
-        connected: Whether it is.
-        stale: It has not been told that the controller was started again.
-        outbox: What it has to say.
-        said: The last things that it said; they are safe, but it may not know that.
-        inbox: What was sent to it while it was away.
-    """
-
-    def __init__(self, engines: list[int]) -> None:
-        self.engines = {number: EngineModel() for number in engines}
-        self.connected = True
-        self.stale = False
-        self.outbox: list[Said] = []
-        self.said: list[Said] = []
-        self.inbox: list[Said] = []
-        self.functions: set[bytes] = set()
 
 
 class _Crash(Exception):
@@ -227,39 +190,19 @@ class Lives(RuleBasedStateMachine):
 
     def at_host(self, host: HostModel, message: Message, payload: bytes) -> None:
         if isinstance(message, Assign):
-            tid = message.task
-            assert payload == b"%d" % tid
-            assert not message.digest or message.digest in host.functions
-            assert tid not in self.ended, "it has ended"
-            host.engines[message.engine].queue.append(tid)
-        elif isinstance(message, Function):
-            assert message.digest not in host.functions
-            host.functions.add(message.digest)
-        elif isinstance(message, ForgetFunctions):
-            host.functions.difference_update(message.digests)
-        elif isinstance(message, Reclaim):
-            engine = host.engines[message.engine]
-            free = [t for t in message.tasks if t in engine.queue and t not in engine.begun]
-            engine.queue = [t for t in engine.queue if t not in free]
-            host.outbox.append((Returned(message.engine, free), b""))
-        else:
-            assert isinstance(message, Interrupt), message
-            assert self.cancelled.issuperset(message.tasks), "nobody wants them to end"
-            engine = host.engines[message.engine]
-            for tid in [t for t in message.tasks if t in engine.queue]:
-                self.ends(host, message.engine, tid, Outcome.ABORTED)
+            assert message.task not in self.ended, "it has ended"
+        if host.takes(message, payload):
+            return
+        assert isinstance(message, Interrupt), message
+        assert self.cancelled.issuperset(message.tasks), "nobody wants them to end"
+        engine = host.engines[message.engine]
+        for tid in [t for t in message.tasks if t in engine.queue]:
+            self.ends(host, message.engine, tid, Outcome.ABORTED)
 
     def ends(self, host: HostModel, number: int, tid: int, outcome: Outcome) -> None:
-        engine = host.engines[number]
-        engine.queue.remove(tid)
         if outcome is not Outcome.RETRY:  # else it may be run again
             self.ran[tid] = next(n for n, h in self.hosts.items() if h is host)
-        payload = b"r%d" % tid
-        if outcome is Outcome.ABORTED:
-            payload = encode_reason(Reason("aborted", "cancelled", fate=Fate.INTERRUPTED))
-        if tid in engine.begun:
-            engine.begun.remove(tid)
-        host.outbox.append((Done(tid, number, outcome, 1.0, 1.001, len(payload)), payload))
+        host.ends(number, tid, outcome)
 
     def flush(self, number: int, count: int = 1 << 30) -> None:
         """Let a host say some of what it has to say."""
@@ -635,9 +578,4 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(
-    deadline=None,
-    max_examples=50,
-    stateful_step_count=50,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestLives.settings = machine_settings(max_examples=50, stateful_step_count=50)

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 from types import MappingProxyType
-from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -30,53 +26,30 @@ from ipkernel.controller.events import (
     EnginesDraining,
     EnginesEnding,
     EnginesGone,
-    Event,
     FromClient,
     FromHost,
     HostFacts,
     HostJoined,
     HostLost,
     Item,
-    Result,
     SessionDetached,
     SessionHeld,
     SessionOpened,
     Tick,
 )
-from ipkernel.controller.instructions import (
-    Commit,
-    DropClient,
-    EnginesDrained,
-    SessionEnded,
-    ToAllClients,
-    ToClient,
-    ToHost,
-)
-from ipkernel.controller.journal import Ended
-from ipkernel.controller.retention import Retained
-from ipkernel.controller.scheduler import Scheduler
 from ipkernel.wire.messages import (
-    Assign,
     Cancel,
-    Cancelled,
-    Dependency,
     Done,
     Draining,
     EngineJoined,
     EngineLeft,
     Fate,
     Fetch,
-    Finished,
-    ForgetFunctions,
     Function,
-    Interrupt,
     Kind,
-    Message,
     Outcome,
     Output,
-    Past,
     Reason,
-    Reclaim,
     Recovery,
     Returned,
     Simple,
@@ -86,7 +59,7 @@ from ipkernel.wire.messages import (
     Terms,
     encode_reason,
 )
-from ipkernel.wire.records import StoreAccess
+from tests.support.schedulerworld import EngineModel, World, machine_settings
 
 ENGINES = st.integers(0, 6)
 DURATIONS = st.sampled_from([1e-6, 1e-4, 0.003, 0.03, 2.0])
@@ -106,21 +79,8 @@ TERMS = st.one_of(
 )
 
 
-class EngineModel:
-    """What a host knows of one of its engines: the tasks it was sent, in order."""
-
-    def __init__(self) -> None:
-        self.ready = False
-        self.queue: list[int] = []
-        self.begun: set[int] = set()
-        self.asked: list[list[int]] = []
-        self.doomed: set[int] = set()
-
-
-class Machine(RuleBasedStateMachine):
+class Machine(World):
     """Clients, hosts and engines at random."""
-
-    store: StoreAccess | None = None  # of every host
 
     @initialize(
         scheme=st.sampled_from(SCHEMES),
@@ -128,138 +88,12 @@ class Machine(RuleBasedStateMachine):
         passes=st.sampled_from([1, 3, keeping.PASSES]),
     )
     def start(self, scheme: str, random: Random, passes: int) -> None:
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(keeping, "PASSES", passes)
-        retained = Retained(size=1 << 30)
-        self.s = Scheduler(checked=True, retained=retained, scheme=scheme, random=random)
-        self.now = 1000.0
-        self.hosts: dict[int, dict[int, EngineModel]] = {}
-        self.known: dict[int, set[bytes]] = {}
-        self.next_host = 1
-        self.next_session = 1
-        self.counts: dict[int, int] = {}
-        self.attached: dict[int, list[Result]] = {}
-        self.held: set[int] = set()
-        self.submitted: dict[int, int] = {}  # task -> retries
-        self.begun_count: dict[int, int] = {}
-        self.ended: dict[int, Outcome] = {}
-        self.delivered: dict[int, int] = {}
-        self.cancelled: set[int] = set()
-        self.serial = 0
-        self.asking: dict[tuple[int, int], set[int]] = {}  # what each cancel has no answer for
-        self.functions: dict[int, set[bytes]] = {}
-        self.dead_sessions: set[int] = set()
-        self.leaving: set[int] = set()  # hosts
-        self.ends: dict[int, float] = {}  # hosts
-        self.draining: dict[int, set[int]] = {}  # engine -> what may still begin there
-        self.busy: set[int] = set()  # draining engines of which it was not said that they are done
+        self.begin(scheme, random, passes)
         for _ in range(2):
             self.open_session()
         self.join_host(3, [])
         self.engine_joins(0)
         self.engine_joins(0)
-
-    # ------------------------------------------------------------------- the world
-
-    def do(self, *events: Event) -> None:
-        self.now += 0.001
-        instructions = self.s.handle(*events)
-        for index, instruction in enumerate(instructions):
-            if isinstance(instruction, Commit):
-                assert index == 0
-                for record in instruction.records:
-                    if isinstance(record, Ended):
-                        for finished, _ in record.items:
-                            assert finished.task not in self.ended, "ended twice"
-                            assert finished.task in self.submitted, "never submitted"
-                            self.ended[finished.task] = finished.outcome
-            elif isinstance(instruction, ToHost):
-                self.at_host(instruction.host, instruction.items)
-            elif isinstance(instruction, ToClient):
-                self.at_client(instruction.session, instruction.items)
-            elif isinstance(instruction, ToAllClients):
-                self.at_all_clients(instruction.items)
-            elif isinstance(instruction, EnginesDrained):
-                for number in instruction.engines:
-                    assert number in self.busy, "said twice that it has drained"
-                    self.busy.discard(number)
-                    engine = self.s.engines.get(number)
-                    assert engine is None or engine.draining and engine.idle
-            elif isinstance(instruction, SessionEnded):
-                self.dead_sessions.add(instruction.session)
-                self.functions.pop(instruction.session, None)
-            else:
-                assert not isinstance(instruction, DropClient), instruction.reason
-
-    def at_host(self, host: int, items: list[Item]) -> None:
-        engines = self.hosts[host]
-        fresh = set()
-        for message, payload in items:
-            assert message.size == len(payload)
-            if isinstance(message, Assign):
-                assert message.task not in self.ended
-                engine = engines[message.engine]
-                assert engine.ready, "assigned to an engine that is not ready"
-                assert not message.digest or message.digest in self.known[host]
-                assert message.task >> 40 not in self.held
-                begins = self.draining.get(message.engine)
-                assert begins is None or message.task in begins, "an engine that drains got more"
-                engine.queue.append(message.task)
-                fresh.add(message.engine)
-            elif isinstance(message, Function):
-                assert message.digest not in self.known[host], "a function was sent twice"
-                self.known[host].add(message.digest)
-            elif isinstance(message, ForgetFunctions):
-                self.known[host].difference_update(message.digests)
-            elif isinstance(message, Reclaim):
-                engines[message.engine].asked.append(list(message.tasks))
-            elif isinstance(message, Interrupt):
-                assert engines[message.engine].ready
-                assert self.cancelled.issuperset(message.tasks), "nobody wants them to end"
-                assert set(message.tasks) <= set(engines[message.engine].queue)
-                engines[message.engine].doomed.update(message.tasks)
-            else:
-                self.about_objects_at_host(host, message)
-        for number in fresh:
-            engine = self.s.engines[number]
-            assert len(engine.assigned) <= engine.window, "more than the window allows"
-
-    def at_client(self, session: int, items: list[Item]) -> None:
-        assert session in self.attached
-        for message, payload in items:
-            assert message.size == len(payload)
-            if isinstance(message, Finished):
-                self.attached[session].append((message, payload))
-                self.delivered[message.task] = self.delivered.get(message.task, 0) + 1
-            elif isinstance(message, Cancelled):
-                self.answered(session, message)
-            else:
-                self.about_objects_at_client(session, message)
-
-    def answered(self, session: int, message: Cancelled) -> None:
-        """A client hears what became of tasks that it wanted aborted: once, and the truth."""
-        open_ones = self.asking[session, message.serial]
-        for tid, fate in zip(message.tasks, message.fates, strict=True):
-            open_ones.remove(tid)
-            assert fate is not Fate.UNKNOWN
-            assert fate is Fate.ENDED or self.ended[tid] is Outcome.ABORTED
-
-    def at_all_clients(self, items: list[Item]) -> None:
-        assert all(isinstance(m, EngineJoined | EngineLeft) for m, _ in items)
-
-    def about_objects_at_host(self, host: int, message: Message) -> None:
-        raise AssertionError(f"a host without a store got {message}")
-
-    def about_objects_at_client(self, session: int, message: Message) -> None:
-        assert isinstance(message, Output)
-
-    def ready_engines(self) -> list[tuple[int, int, EngineModel]]:
-        return [
-            (host, number, engine)
-            for host, engines in self.hosts.items()
-            for number, engine in engines.items()
-            if engine.ready
-        ]
 
     # --------------------------------------------------------------------- clients
 
@@ -271,10 +105,6 @@ class Machine(RuleBasedStateMachine):
             self.attached[number] = []
             self.functions[number] = set()
             self.do(SessionOpened(number, self.now))
-
-    def a_session(self, pick: int) -> int | None:
-        sessions = sorted(self.attached)
-        return sessions[pick % len(sessions)] if sessions else None
 
     @rule(
         pick=PICK,
@@ -329,13 +159,6 @@ class Machine(RuleBasedStateMachine):
                 )
             )
         self.do(FromClient(session, items, self.now))
-
-    def a_dependency(self, others: list[int]) -> Dependency:
-        """Depend on tasks; what has ended is named as such where the client may know it."""
-        ended = [Past(t, 0, self.ended[t] is Outcome.OK) for t in others[:1] if t in self.ended]
-        rest = others[len(ended) :]
-        mode = others[0] % 4
-        return Dependency(rest, ended, mode < 2, mode != 3, mode % 2 == 1)
 
     @precondition(lambda self: self.submitted)
     @rule(pick=PICK, other=PICK, count=st.integers(1, 20))
@@ -433,15 +256,6 @@ class Machine(RuleBasedStateMachine):
             self.ends[host] = self.now + left if left else 0.0
             self.do(HostJoined(host, f"h{host}", 1, ids, self.now, f"t{host}", self.store, facts))
 
-    def an_engine(self, pick: int, ready: bool) -> tuple[int, int, EngineModel] | None:
-        found = [
-            (host, number, engine)
-            for host, engines in sorted(self.hosts.items())
-            for number, engine in sorted(engines.items())
-            if engine.ready == ready
-        ]
-        return found[pick % len(found)] if found else None
-
     @rule(pick=PICK)
     def engine_joins(self, pick: int) -> None:
         found = self.an_engine(pick, False)
@@ -503,11 +317,6 @@ class Machine(RuleBasedStateMachine):
                 self.draining.pop(number, None)
                 self.busy.discard(number)
             self.do(EnginesEnding([number], self.now, ending))
-
-    def drain(self, number: int) -> None:
-        bound = {tid for tid, task in self.s.tasks.items() if task.target == number}
-        self.draining.setdefault(number, bound)
-        self.busy.add(number)
 
     @rule(pick=PICK, ready=st.booleans())
     def engine_is_to_drain(self, pick: int, ready: bool) -> None:
@@ -709,13 +518,5 @@ class Machine(RuleBasedStateMachine):
         self.nothing_is_lost()
 
 
-def _settings(**changes: Any) -> settings:
-    return settings(
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-        **changes,
-    )
-
-
 TestScheduler = Machine.TestCase
-TestScheduler.settings = _settings(max_examples=60, stateful_step_count=60)
+TestScheduler.settings = machine_settings(max_examples=60, stateful_step_count=60)

@@ -39,7 +39,8 @@ from ipkernel.wire.messages import (
     Submit,
 )
 from ipkernel.wire.records import StoreAccess
-from tests.unit.test_scheduler_machine import ENGINES, PICK, Machine, _settings
+from tests.support.schedulerworld import machine_settings
+from tests.unit.test_scheduler_machine import ENGINES, PICK, Machine
 
 SIZE = 1000
 
@@ -398,4 +399,4 @@ class ObjectMachine(Machine):
 
 
 TestSchedulerWithObjects = ObjectMachine.TestCase
-TestSchedulerWithObjects.settings = _settings(max_examples=60, stateful_step_count=60)
+TestSchedulerWithObjects.settings = machine_settings(max_examples=60, stateful_step_count=60)
