@@ -99,7 +99,6 @@ class Connection:
     Attributes:
         session: What is submitted goes here.
         cluster: The cluster's name.
-        controller_version: Its ipkernel version.
     """
 
     def __init__(self, reactor: Any, find: Callable[[], Furl], reconnect: float) -> None:
@@ -117,7 +116,6 @@ class Connection:
         self._waiting: list[Deferred[None]] = []
         self.session: Session
         self.cluster = ""
-        self.controller_version = ""
 
     @classmethod
     async def open(
@@ -181,7 +179,6 @@ class Connection:
                 f"client {PROTOCOL} (ipkernel {__version__}): install the same version on both sides"
             )
         self.cluster = grant.cluster
-        self.controller_version = grant.version
         courier = self._courier
         if courier is None or self._stores is None:
             self._life = grant.life

@@ -93,7 +93,6 @@ class HostDaemon:
         self._stopping: Deferred[None] | None = None
         self._all_ready = False
         self._names: list[int] = []
-        self._ending_because = ""
         self.finished: Deferred[None] = Deferred()
         self._storage = make_storage(reactor, tub.identity, self._uplink, options.store)
         directory = options.cluster_dir

@@ -75,12 +75,6 @@ class Namespace:
         """Return the names that were not put there by functions that came along."""
         return [name for name in self.ns if not self.is_weak(name)]
 
-    def clear_weak(self) -> None:
-        """Remove everything that came along."""
-        for name in [name for name in self.weak if self.is_weak(name)]:
-            del self.ns[name]
-        self.weak.clear()
-
 
 _namespace: Namespace | None = None
 #: While a function is being loaded whose globals are to be kept: where they go.

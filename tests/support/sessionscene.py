@@ -37,7 +37,6 @@ from ipkernel.controller.journal import Ended, Forgotten, MemoryJournal, Printed
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.serialize.calls import CallPayload
-from ipkernel.serialize.payload import dumps, dumps_bytes
 from ipkernel.wire.memory import memory_channels
 from ipkernel.wire.messages import (
     Assign,
@@ -323,8 +322,3 @@ class Scene:
         self.courier.stop()
         self.clients.close("the end")
         self.clock.advance(0)
-
-
-def value_of(payload: object) -> bytes:
-    """Return what a task with this value answers: its own payload."""
-    return dumps_bytes(payload)
