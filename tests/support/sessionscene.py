@@ -37,6 +37,7 @@ from ipkernel.controller.journal import Ended, Forgotten, MemoryJournal, Printed
 from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.turn import Turn
 from ipkernel.serialize.calls import CallPayload
+from ipkernel.serialize.payload import dumps
 from ipkernel.wire.memory import memory_channels
 from ipkernel.wire.messages import (
     Assign,
