@@ -128,8 +128,13 @@ class _Elsewhere:
                 self.tell(method)
                 left = self._wait(left)
         if left:
-            names = ", ".join(one.title for one, _ in left)
-            raise ClusterError(f"cannot end {names} of cluster {self._directory.name}")
+            from ipkernel.cluster.hosted import state_of
+
+            names = ", ".join(f"{one.title} ({state_of(launcher)})" for one, launcher in left)
+            raise ClusterError(
+                f"cannot end {names} of cluster {self._directory.name}; if it is gone for good, "
+                f"remove {self._directory.record_file}"
+            )
         record = self._directory.read_record()
         if any(one.kind == "controller" for one in self.programs):
             record = {**record, "controller": {"pid": 0}}

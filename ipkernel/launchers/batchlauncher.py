@@ -24,7 +24,7 @@ from ipkernel.launchers.base import Launcher, tail
 from ipkernel.launchers.batchsystem import BatchSystem, Job, JobState
 from ipkernel.launchers.interfaces import Share
 from ipkernel.launchers.jobfiles import JobFiles, check_environment
-from ipkernel.launchers.jobqueue import Wish, queue_of
+from ipkernel.launchers.jobqueue import Wish, queue_of, why_not
 from ipkernel.launchers.jobscript import exit_code, prepare, reporting
 from ipkernel.launchers.local import child_environment
 from ipkernel.launchers.template import Template
@@ -202,7 +202,9 @@ class BatchLauncher(Launcher):
         try:
             self.system.learn(self.queue.run(command))
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise LauncherError(f"cannot ask {self.system.title}: {command[0]}: {error}") from None
+            raise _no_answer(
+                f"cannot ask {self.system.title}", command[0], "query", self.system, error
+            ) from None
 
     def _values(self, job: Job) -> dict[str, str]:
         options = self.system.options
@@ -260,7 +262,7 @@ class BatchLauncher(Launcher):
             self.job = self.system.read_job(answer)
         except (LauncherError, OSError, subprocess.TimeoutExpired, ValueError) as error:
             self.files.remove_script()
-            raise _submission_error(what, command[0], self.system, error) from None
+            raise _no_answer(what, command[0], "submit", self.system, error) from None
         self.submitted, self.submitted_at = self.queue.clock(), time.time()
         self.tell({"event": "submitted", "job": self.job})
         self.queue.watch(self)
@@ -357,7 +359,8 @@ class BatchLauncher(Launcher):
         try:
             answer = self.queue.run(command)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise LauncherError(f"cannot send {name} to {self.label}: {error}") from None
+            why = why_not(command[0], error)
+            raise LauncherError(f"cannot send {name} to {self.label}: {why}") from None
         if answer.code:
             raise LauncherError(f"cannot send {name} to {self.label}: {answer.complaint}")
 
@@ -374,14 +377,16 @@ class BatchLauncher(Launcher):
         self.queue.join(1.0)
 
 
-def _submission_error(
-    what: str, command: str, system: BatchSystem, error: Exception
+def _no_answer(
+    what: str, command: str, option: str, system: BatchSystem, error: Exception
 ) -> LauncherError:
     if isinstance(error, LauncherError):
         return error
     if isinstance(error, FileNotFoundError):
         return LauncherError(
-            f"{what}: there is no command {command!r} on this host; start from one that submits "
-            f"jobs, or name the command by option 'submit' in section [{system.section}]"
+            f"{what}: {why_not(command, error)}; start from one that submits jobs, or name the "
+            f"command by option {option!r} in section [{system.section}]"
         )
-    return LauncherError(f"{what}: {command}: {error}")
+    if isinstance(error, ValueError):
+        return LauncherError(f"{what}: {command}: {error}")
+    return LauncherError(f"{what}: {why_not(command, error)}")

@@ -94,6 +94,22 @@ def run_command(
     return Answer(done.returncode, out, err)
 
 
+def why_not(command: str, error: Exception) -> str:
+    """Say why a command has no answer.
+
+    Args:
+        command: The command.
+        error: What :func:`run_command` has raised.
+    """
+    if isinstance(error, FileNotFoundError):
+        return f"there is no command {command!r} on this host"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{command} has not answered within {error.timeout:g} s"
+    if isinstance(error, OSError):
+        return f"{command} cannot be run: {error.strerror or error}"
+    return f"{command} does not answer: {error}"
+
+
 def begin_thread(run: Callable[[], None], name: str) -> threading.Thread:
     """Run something in a thread that does not keep the process alive."""
     thread = threading.Thread(target=run, name=name, daemon=True)
@@ -180,9 +196,12 @@ class JobQueue:
                 return
             states = self._ask(sorted({job.job for job in jobs}))
             self._asked, self._asked_for = self.clock(), weakref.WeakSet(jobs)
-        if states is not None:
-            for job in jobs:
+        for job in jobs:
+            if states is not None:
                 self._pass_on(job, states.get(job.job))
+            elif job.read_output():  # what its script tells of its end must do then
+                began = job.job_state.phase != "pending"
+                job.take_state(job.job_state if began else JobState("running"))
 
     # -- the thread -----------------------------------------------------------------------
 
@@ -237,7 +256,8 @@ class JobQueue:
                 try:
                     answer = self.run(command, patience=_ENDING_PATIENCE)
                 except (OSError, subprocess.TimeoutExpired) as error:
-                    logger.warning("cannot end jobs of %s: %s", self.system.title, error)
+                    why = why_not(command[0], error)
+                    logger.warning("cannot end jobs of %s: %s", self.system.title, why)
                     continue
                 if answer.code:  # most likely because a job has ended meanwhile
                     logger.info("%s: %s", command[0], answer.complaint)
@@ -252,7 +272,7 @@ class JobQueue:
         try:
             states = self.system.read_states(jobs, self.run(command))
         except (OSError, subprocess.TimeoutExpired, QueryFailed) as error:
-            trouble = f"{command[0]} does not answer: {error}"
+            trouble = why_not(command[0], error)
             if trouble != self.trouble:
                 logger.warning("%s", trouble)
             self.trouble = trouble

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipkernel.cluster.directory import ClusterDirectory
-from ipkernel.launchers.batchsystem import Answer, JobState
+from ipkernel.launchers.batchsystem import Answer, JobState, QueryFailed
+from ipkernel.launchers.jobqueue import why_not
 from ipkernel.launchers.slurm import SlurmHostLauncher
 from tests.support.batchdesk import (
     COMPLETED,
@@ -214,11 +218,39 @@ def test_trouble_with_the_queue_is_no_end(scene):
     )
     scene.desk.missing.add("squeue")
     scene.clock.now += 100
-    assert "No such file" in job.state()
+    assert job.state() == "running on n1; there is no command 'squeue' on this host"
     scene.desk.missing.clear()
     scene.desk.broken = ""
     scene.clock.now += 100
     assert job.state() == "running on n1"
+
+
+def test_while_the_queue_cannot_be_asked_what_the_script_tells_must_do(scene):
+    job = scene.make()
+    job.start()
+    scene.desk.broken = "slurm_load_jobs error"
+    write_output(job, {"event": "registered"})
+    job.queue.turn()
+    assert job.state() == "pending; squeue does not answer: slurm_load_jobs error"
+    write_output(job, {"event": "exited", "code": 0})
+    job.queue.turn()
+    assert job.running  # the system may say more about it
+    scene.clock.now += 4
+    job.queue.turn()
+    assert job.state() == "ended: exited with code 0"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file"), "there is no command 'x' on this host"),
+        (PermissionError(13, "Permission denied"), "x cannot be run: Permission denied"),
+        (subprocess.TimeoutExpired(["x", "-y"], 60.0), "x has not answered within 60 s"),
+        (QueryFailed("no server"), "x does not answer: no server"),
+    ],
+)
+def test_why_a_command_has_no_answer(error, text):
+    assert why_not("x", error) == text
 
 
 def test_jobs_that_are_ended_together_need_one_command(scene):

@@ -111,7 +111,7 @@ def test_a_launcher_asks_once(tmp_path):
         assert launcher.record()["variant"] == "pro"
     assert (tmp_path / "qstat.args").read_text() == "--version\n"
     missing = PBSHostLauncher(directory, options={"query": str(tmp_path / "nothing")})
-    with pytest.raises(LauncherError, match="cannot ask PBS: .*nothing: .*No such file"):
+    with pytest.raises(LauncherError, match="cannot ask PBS: there is no command '.*nothing' on"):
         missing.preview()
 
 
@@ -147,6 +147,17 @@ def test_directives_of_torque():
         "#PBS -l nodes=1:ppn=8",
         "#PBS -m n",
     ]
+
+
+def test_a_host_without_its_commands_says_so(tmp_path):
+    directory = ClusterDirectory(tmp_path / "cluster_p").create()
+    launcher = PBSHostLauncher(directory, options={"query": "no-qstat"})
+    with pytest.raises(LauncherError) as caught:
+        launcher.preview()
+    assert str(caught.value) == (
+        "cannot ask PBS: there is no command 'no-qstat' on this host; start from one that submits "
+        "jobs, or name the command by option 'query' in section [pbs]"
+    )
 
 
 def test_the_script_writes_its_output_itself(tmp_path):
