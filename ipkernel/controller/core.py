@@ -485,8 +485,11 @@ class Core:
         text = task.notes[-1][1] if task.notes else ""
         free = task.id not in self.waits
         targets = task.message.targets if task.target < 0 else []
+        told: dict[int, str] = {}
+        if self.refused and (refused := self.refused.get(task.id)) is not None:
+            told, refused.unwritten = refused.unwritten, told
         self.records.append(
-            Again(task.id, self.now, task.attempts, text, targets, list(past), free)
+            Again(task.id, self.now, task.attempts, text, targets, list(past), free, told)
         )
 
     def note_engines(self, host: Host) -> None:

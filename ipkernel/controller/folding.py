@@ -22,7 +22,7 @@ from ipkernel.controller.journal import (
     Submitted,
     Unwanted,
 )
-from ipkernel.controller.tasks import Origin, Payload
+from ipkernel.controller.tasks import Origin, Payload, Refused
 from ipkernel.wire.messages import Finished, Function, Output, Past, Submit
 
 
@@ -57,6 +57,7 @@ class OldTask:
         notes: Unusual steps.
         past: Others that it waited for, and that have ended.
         free: Whether it waits for no others.
+        refused: What engines said that have rejected it, or None.
     """
 
     def __init__(self, message: Submit, payload: Payload, submitted: float, target: int) -> None:
@@ -70,6 +71,7 @@ class OldTask:
         self.grace = -1
         self.notes: list[tuple[float, str]] = []
         self.past: list[Past] = []
+        self.refused: Refused | None = None
         terms = message.terms
         self.free = terms is None or (terms.after is None and terms.follow is None)
 
@@ -182,6 +184,13 @@ class Folded:
         task.attempts = record.attempts
         task.free = record.free
         task.past += record.past
+        if record.refused:
+            if task.refused is None:
+                task.refused = Refused(task.message.targets)
+            task.refused.told.update(record.refused)
+        if task.refused is not None:
+            for engine in record.targets:
+                task.refused.told.pop(engine, None)
         if record.note and (not task.notes or task.notes[-1][1] != record.note):
             task.notes.append((record.time, record.note))
         if task.target < 0 and record.targets != task.message.targets:

@@ -84,6 +84,8 @@ class Again(Struct, frozen=True, eq=False, array_like=True, tag=6):
         targets: The engines that may run it by now, if it is load-balanced; empty for any.
         past: Others that it waited for, and that have ended.
         free: Whether it waits for no others any more.
+        refused: What engines said that have rejected it since it was written down last, by their ids.
+            Whoever is among ``targets`` again after that is another engine with such an id.
     """
 
     task: int
@@ -93,6 +95,7 @@ class Again(Struct, frozen=True, eq=False, array_like=True, tag=6):
     targets: list[int] = []
     past: list[Past] = []
     free: bool = True
+    refused: dict[int, str] = {}
 
 
 class Printed(Struct, frozen=True, eq=False, array_like=True, tag=7):

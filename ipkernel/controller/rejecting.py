@@ -35,6 +35,7 @@ def reject(core: Core, engine: Engine, task: Task, payload: Payload) -> bool:
         refused = core.refused[task.id] = Refused(task.message.targets)
     told = refused.told
     told[engine.id] = f"engine {engine.id} on {engine.host.name}: {why}"
+    refused.unwritten[engine.id] = told[engine.id]
     engine.bytes -= task.message.size
     give_back(core, engine, task)
     engine.running.discard(task.id)
@@ -70,6 +71,7 @@ def offer(core: Core, engines: list[int]) -> None:
             refused.told.pop(number, None)  # that was another engine with this id
         targets = sorted({*task.message.targets, *new})
         task.message = msgspec.structs.replace(task.message, targets=targets)
+        core.note_again(task)
     for line, tasks in queued.items():
         for task in reversed(core.lines.take_out(line, tasks)):
             core.put_first(task)

@@ -138,6 +138,8 @@ def _new(core: Core, number: int, old: OldTask) -> Task | None:
     for when, text in old.notes:
         task.note(when, text)
     core.take_in(task)
+    if old.refused is not None:
+        core.refused[number] = old.refused
     for object_id in old.message.needs:
         core.objects.expect(object_id, 0)
     if old.message.needs:

@@ -185,13 +185,15 @@ class Refused:
     Attributes:
         targets: The engines that its client allows; empty for any.
         told: What those said that have rejected it, by id.
+        unwritten: What of that is not in the journal.
     """
 
-    __slots__ = ("targets", "told")
+    __slots__ = ("targets", "told", "unwritten")
 
     def __init__(self, targets: list[int]) -> None:
         self.targets = targets
         self.told: dict[int, str] = {}
+        self.unwritten: dict[int, str] = {}
 
 
 class CheckedTask(Task, gc=False, eq=False):

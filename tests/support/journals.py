@@ -75,7 +75,8 @@ RECORDS = st.one_of(
     st.builds(SessionClosed, _numbers, _times),
     st.builds(Submitted, _numbers, _times, st.lists(_items, max_size=4), _ids),
     st.builds(Assigned, _numbers, st.lists(_ids, max_size=3), st.lists(_engines, max_size=3)),
-    st.builds(Again, _ids, _times, st.integers(0, 1 << 20), _texts),
+    st.builds(Again, _ids, _times, st.integers(0, 1 << 20), _texts,
+              refused=st.dictionaries(_engines, _texts, max_size=2)),
     st.builds(Printed, st.lists(st.builds(output, _ids, _payloads, _ids), max_size=3)),
     st.lists(st.tuples(st.builds(finished, _ids, _payloads), _times), max_size=3).map(
         lambda ends: Ended(2.0, [end for end, _ in ends], [came for _, came in ends])

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from ipkernel.controller.events import (
+    EnginesAdded,
     EnginesDescribed,
+    EnginesGone,
     FromClient,
     FromHost,
     HostAway,
@@ -47,6 +49,7 @@ from ipkernel.wire.messages import (
     Stream,
     Submit,
     Terms,
+    decode_reason,
 )
 from ipkernel.wire.queries import Search, parse
 from tests.support.journals import restored, stored
@@ -68,6 +71,7 @@ class World:
         self.scheduler = Scheduler(checked=True)
         self.to_hosts: dict[int, list[Any]] = {}
         self.to_client: list[Any] = []
+        self.payloads: list[Any] = []
 
     def restart(self) -> Any:
         """End at once, and begin again with what was written down."""
@@ -90,6 +94,7 @@ class World:
                 )
             elif isinstance(instruction, ToClient):
                 self.to_client += [m for m, _ in instruction.items]
+                self.payloads += [payload for _, payload in instruction.items if payload]
         self.scheduler.validate()
 
     def host(self, number: int) -> None:
@@ -431,6 +436,59 @@ def test_a_cancelled_task_whose_host_is_lost_for_good_ends(w: World, target: int
     w.restart()
     assert known(w, "status") == [[1, "aborted"]]
     assert not w.scheduler.tasks
+
+
+def rejected(count: int, engine: int) -> Done:
+    return Done(tid(count), engine, Outcome.REJECTED, 1.0, 1.5, 0)
+
+
+def test_who_has_rejected_a_task_is_known_and_new_engines_are_asked(w: World) -> None:
+    w.submit(1)
+    w.said(1, rejected(1, 0))
+    w.restart()
+    w.client()
+    w.back()
+    w.said(1, Holding(1, 1, [tid(1)]), Started([]))
+    w.host(2)
+    w.said(1, rejected(1, 1))
+    assert w.assigned(2) == [1], "it came when there were no more than those two"
+    w.restart()
+    w.client()
+    w.back(1)
+    w.said(1, Started([]))
+    w.back(2)
+    w.said(2, Holding(2, 1, [tid(1)]), Started([]), rejected(1, 2))
+    assert (w.assigned(1), w.assigned(2)) == ([], [1])
+    w.said(2, rejected(1, 3))
+    assert w.outcomes() == {1: Outcome.IMPOSSIBLE}
+    [payload] = w.payloads
+    for engine, host in enumerate(("n1", "n1", "n2", "n2")):
+        assert f"engine {engine} on {host}" in decode_reason(payload).text
+
+
+def test_the_choice_of_a_rejected_task_stays_its_choice_after_a_restart(w: World) -> None:
+    w.submit(1, targets=[0, 1])
+    w.said(1, rejected(1, 0))
+    w.restart()
+    w.client()
+    w.back()
+    w.said(1, Holding(1, 1, [tid(1)]), Started([]))
+    w.host(2)
+    w.said(1, rejected(1, 1))
+    assert w.outcomes() == {1: Outcome.IMPOSSIBLE}
+
+
+def test_another_engine_with_the_id_of_one_that_rejected_a_task_may_run_it(w: World) -> None:
+    w.submit(1)
+    w.said(1, rejected(1, 0))
+    w.handle(EnginesGone([0], "stopped", w.now))
+    w.handle(EnginesAdded(1, w.scheduler.take_ids(1, [0]), w.now))
+    w.restart()
+    w.client()
+    w.back()
+    w.said(1, Holding(1, 1, [tid(1)]), Started([]), rejected(1, 1))
+    assert w.assigned() == [1]
+    assert w.scheduler.tasks[tid(1)].engine == 0
 
 
 def test_a_client_that_does_not_come_back(w: World) -> None:
