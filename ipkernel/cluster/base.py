@@ -216,6 +216,7 @@ class ClusterBase:
         self.engines.update((one.engine_set_id, one) for one in lived_on)
         if self.n and (lived_on or not self.engines):
             self._spawn_hosts(missing(self._entries, lived_on))
+        self._note()  # so that others see what is not there yet
         forget_old()
 
     def _forget_ended(self) -> None:

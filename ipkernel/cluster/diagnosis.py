@@ -58,6 +58,26 @@ def local_state(program: Recorded, directory: ClusterDirectory, hosts: Iterable[
     return f"died (pid {pid}), and is about to be started again"
 
 
+def launched_state(program: Recorded, directory: ClusterDirectory) -> str:
+    """Return where a program stands that is not known to be anywhere else yet.
+
+    Known is the process that was started for it, such as an ssh. Empty if that is not known, either.
+
+    Args:
+        program: A program of a launcher that starts processes of its host.
+        directory: The cluster's directory.
+    """
+    pid = program.record.get("pid")
+    if not isinstance(pid, int) or not pid:
+        return ""
+    noted = processes.Process.from_dict(program.launcher, program.record.get("process"))
+    if noted is not None:
+        alive = noted.alive
+    else:
+        alive = any(one.pid == pid for one in directory.processes())
+    return f"launched as pid {pid}, not connected yet" if alive else f"died (pid {pid})"
+
+
 def last_lines(launcher: Any) -> tuple[str, ...]:
     """Return the end of what a program wrote to its standard error, or else of its log."""
     told = getattr(launcher, "output", None)
@@ -111,7 +131,7 @@ def describe_programs(
         return
     from ipkernel.cluster.joining import standings
 
-    for one in _within(PATIENCE, lambda: standings(directory, hosts)) or ():
+    for one in _within(2 * PATIENCE, lambda: standings(directory, hosts)) or ():
         count = f"{one.program.n} engine{'' if one.program.n == 1 else 's'}"
         yield f"{one.program.title} ({count}): {one.state}"
         yield from indented(one.lines)

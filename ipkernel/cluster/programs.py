@@ -38,6 +38,8 @@ _POLL: Final = 0.02
 _BACK: Final = 10.0
 #: Seconds that a daemon has to end which the controller has started again.
 _GRACE: Final = 3.0
+#: Events after which a program elsewhere can be found by others, if that is noted.
+_PLACED: Final = ("started", "submitted")
 #: How much longer host daemons wait for a controller that has to wait in a queue itself.
 _QUEUED: Final = 2
 
@@ -250,6 +252,7 @@ class Programs:
                     self._kept.heard(event)
                 if told is not None:
                     told(name, event)
+                self._note_place(event)
 
         else:
             more = entry.arguments(hosted.share)
@@ -258,6 +261,7 @@ class Programs:
             def on_event(event: dict[str, Any]) -> None:
                 hosted.heard(event)
                 self._tell(hosted, event)
+                self._note_place(event)
 
         return entry.launcher(
             self.directory,
@@ -267,6 +271,11 @@ class Programs:
             on_event=on_event,
             **more,
         )
+
+    def _note_place(self, event: dict[str, Any]) -> None:
+        """Have noted where a program is: from now on it goes on, even if this process is killed."""
+        if event["event"] in _PLACED and self.settings.on_change is not None:
+            self.settings.on_change()
 
     def _tell(self, hosted: Hosted, event: dict[str, Any]) -> None:
         if self.settings.on_event is not None:

@@ -28,7 +28,8 @@ class Settings(NamedTuple):
             ended by itself, and is not started again.
         on_controller_lost: Called, in another thread, with a sentence when the controller has
             ended, and is not started again.
-        on_change: Called, in another thread, when a host daemon was started again, or given up.
+        on_change: Called, in another thread, when a host daemon was started again, or given up, and
+            when it is known where a program is that was launched elsewhere.
     """
 
     controller: Entry

@@ -62,6 +62,7 @@ class SSHLauncher(LocalLauncher):
         self._job: RemoteJob | None = None  # of a program that does without a connection
         self._error_file: Path | None = None
         self._place: RemoteJob | None = None  # the program, as anybody can find it
+        self._noted: dict[str, Any] = {}  # the ssh, as anybody can find it
         self.tunnels: Tunnels | None = None
         if self.entry.tunnel != "no" and os.name == "posix":
             self.tunnels = Tunnels(self.entry, self.directory.security)
@@ -128,6 +129,9 @@ class SSHLauncher(LocalLauncher):
 
     def how_ended(self) -> str:
         """Say how it ended."""
+        for said in self.events:
+            if said["event"] == "error":
+                return f"failed: {said.get('message')}"
         taken = self._talk is not None and self._talk.taken
         if self.exit_code == 255 and taken and not self._finished:
             return f"ended: {sshtext.explain_loss(self.output(), self.entry)}"
@@ -144,6 +148,7 @@ class SSHLauncher(LocalLauncher):
         place = self._place
         return {
             "pid": self.pid,
+            "process": self._noted,
             "n": self.share.n,
             "host": self.entry.record(),
             "directory": "" if place is None else place.directory,
@@ -207,6 +212,8 @@ class SSHLauncher(LocalLauncher):
             **processes.spawn_options(),
         )
         self._talk = Conversation(process, self.entry, self.output)
+        noted = processes.Process.now(process.pid, "ssh")
+        self._noted = noted.to_dict() if noted is not None else {}
         return process
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:

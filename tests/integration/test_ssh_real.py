@@ -246,6 +246,50 @@ def test_a_controller_on_a_host_is_looked_at_and_stopped_from_here(site: SshSite
 
 
 @needs_sshd
+def test_a_start_that_is_killed_leaves_a_cluster_that_can_be_stopped(
+    site: SshSite, tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    lines = "".join(f"{name} = {value}\n" for name, value in site.options().items())
+    # Nobody starts anything on host b before we say so.
+    wait = f"[[b]]\nsetup = until [ -e {go_on} ]; do sleep 0.1; done\n"
+    directory = tmp_path / "cluster"
+    words = [sys.executable, "-m", "ipkernel.cli.ipcluster"]
+
+    def ipcluster(command: str, *more: str) -> subprocess.CompletedProcess[str]:
+        given = site.command(*words, command, "--cluster-dir", directory, *more)
+        return subprocess.run(
+            given, env=site.environment(), capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    def missing() -> list[Any]:
+        done = ipcluster("status", "--json")
+        if done.returncode:
+            return []
+        found = json.loads(done.stdout)
+        return found["missing"] if [one["host"] for one in found["hosts"]] == ["a"] else []
+
+    assert ipcluster("create").returncode == 0
+    (directory / "ipcluster.ini").write_text(
+        f"[cluster]\ncontroller = ssh\n[ssh]\ncontroller_host = a\nhosts = a:1, b:1\n{lines}{wait}"
+    )
+    start = [*words, "start", "--engines", "ssh", "--daemonize", "--cluster-dir", str(directory)]
+    try:
+        with Program(*site.command(*start), **site.environment()) as program:
+            [one] = wait_for(missing)
+            assert one["title"] == "ssh, host b"
+            assert one["state"].endswith("not connected yet")
+            program.process.kill()
+        [one] = missing()
+        stopped = ipcluster("stop")
+        assert (stopped.returncode, stopped.stderr) == (0, "")
+        assert "ssh, host a" in stopped.stdout
+    finally:
+        go_on.touch()
+    assert_empty(site)
+
+
+@needs_sshd
 def test_ipkernel_comes_along_to_a_python_without_it(site: SshSite, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)

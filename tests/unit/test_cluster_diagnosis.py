@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from ipkernel.cluster.diagnosis import describe_engines, describe_programs
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.processes import Process
 from ipkernel.cluster.recorded import Recorded
+from ipkernel.launchers.sshoptions import read_host
 from ipkernel.wire.records import EngineInfo, HostInfo, Status
 
 HERE = processes.host_name()
@@ -89,6 +92,40 @@ def test_a_program_that_was_given_up(directory: ClusterDirectory, marked: list[P
     [found] = joining.standings(directory, [])
     assert found.state == "failed: ended 6 times in a row: exited with code 1:"
     assert found.lines == ("no space",)
+
+
+# -- programs that were started here, and of which nothing is known where they are to be ------------
+
+
+def by_ssh(pid: int, process: Process) -> Recorded:
+    """Return a program whose ssh has not started it yet."""
+    entry = read_host("a", {}).record()
+    record = {"pid": pid, "process": process.to_dict(), "n": 1, "host": entry, "directory": ""}
+    return Recorded("ssh", "host a", 1, record=record)
+
+
+def test_a_program_that_is_about_to_be_started_on_another_host(directory: ClusterDirectory) -> None:
+    launched(directory, by_ssh(os.getpid(), Process.this("ssh")))
+    [found] = joining.standings(directory, [])
+    assert found.state == f"launched as pid {os.getpid()}, not connected yet"
+
+
+def test_one_that_was_never_started_there(directory: ClusterDirectory) -> None:
+    ended = Process.this("ssh")._replace(started=1.0)
+    launched(directory, by_ssh(os.getpid(), ended))
+    (directory.log / "ipdaemon-a.err").write_text("Connection reset\n")
+    [found] = joining.standings(directory, [])
+    assert (found.state, found.lines) == (f"died (pid {os.getpid()})", ("Connection reset",))
+
+
+def test_an_mpi_job_that_has_no_host_yet(directory: ClusterDirectory) -> None:
+    launched(directory, Recorded("mpi", "MPI job", 2, record={"pid": os.getpid(), "n": 2}))
+    [found] = joining.standings(directory, [])
+    assert found.state == f"died (pid {os.getpid()})"
+    pid_file = directory.pid / f"mpi-{HERE}-{os.getpid()}.json"
+    pid_file.write_text(json.dumps(Process.this("mpi").to_dict()))
+    [found] = joining.standings(directory, [])
+    assert found.state == f"launched as pid {os.getpid()}, not connected yet"
 
 
 @pytest.mark.parametrize("record", [{}, {"pid": None}, {"pid": 0}, {"pid": "x"}])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipkernel.cluster import stopping
+from ipkernel.cluster import joining, stopping
 from ipkernel.cluster.arguments import Arguments, recorded_keywords
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.cluster.directory import ClusterDirectory
@@ -295,6 +297,42 @@ def test_who_has_not_joined(directory, jobs):
     assert len(not_joined(programs, [host(labels[0], connected=False)])) == 2
     failed = Recorded("local", failure="why")
     assert not_joined([failed], []) == [failed]
+
+
+def test_those_that_do_not_answer_are_not_waited_for(directory, jobs, monkeypatch):
+    asked, go_on, closed = threading.Event(), threading.Event(), []
+    state, close = KIND.state, KIND.close
+
+    class Impatient(threading.Thread):
+        def join(self, timeout=None):
+            if timeout is None:
+                super().join()
+            else:  # the time is over as soon as one of both is asked
+                assert asked.wait(30)
+
+    def ask(self):
+        if self.label == jobs[0].label:
+            asked.set()
+            assert go_on.wait(30)
+        return state(self)
+
+    def note(self):
+        closed.append(self.label)
+        close(self)
+
+    monkeypatch.setattr(KIND, "state", ask)
+    monkeypatch.setattr(KIND, "close", note)
+    monkeypatch.setattr(joining, "threading", SimpleNamespace(Thread=Impatient))
+    try:
+        first, _ = standings(directory, [], patience=7.0)
+        assert first.program.label == jobs[0].label
+        assert first.state == "unknown (no answer within 7 s)"
+        assert jobs[0].label in closed, "what was begun for it does not go on"
+    finally:
+        go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ipkernel-"):
+            threading.Thread.join(thread, 30)
 
 
 def test_where_they_stand(directory, jobs, monkeypatch):

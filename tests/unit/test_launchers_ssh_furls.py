@@ -290,3 +290,13 @@ def test_a_record_leads_back_to_the_program(directory: ClusterDirectory) -> None
     assert (there.label, there.pid, there.exit_code, there.share.n) == ("host a", 0, None, 3)
     assert (there.entry.user, there.entry.port) == ("me", 23)
     assert there.record()["directory"] == "/there"
+
+
+def test_a_failure_is_told_as_such_and_not_by_the_exit_code_of_ssh(
+    directory: ClusterDirectory,
+) -> None:
+    options = {"hosts": ["a"]}
+    (share,) = SSHHostLauncher.plan(None, options)
+    launcher = SSHHostLauncher(directory, options=options, share=share)
+    launcher.tell({"event": "error", "host": "a", "message": "there is no host of this name"})
+    assert launcher.how_ended() == "failed: there is no host of this name"
