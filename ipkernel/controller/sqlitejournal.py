@@ -23,7 +23,7 @@ from ipkernel.controller.journal import Ended, IJournal, Printed, Record, Record
 from ipkernel.controller.living import Live
 from ipkernel.controller.rows import Row, encode, payload_bytes
 from ipkernel.controller.sqlitelog import NO_ROW, Log
-from ipkernel.controller.sqlitesalvage import is_broken, replace
+from ipkernel.controller.sqlitesalvage import is_broken, replace, what_is_wrong
 from ipkernel.controller.sqlitetail import LARGE
 from ipkernel.controller.tasks import Payload
 from ipkernel.errors import JournalError
@@ -119,7 +119,7 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise
-            return self._mended(str(error))
+            return self._mended(what_is_wrong(error))
 
     def _mended(self, problem: str) -> Log:
         """Begin a new file with what can be saved from the old one."""
@@ -127,7 +127,8 @@ class SqliteJournal:
         what = f"{kept} whole rows of it were saved" if kept else "nothing of it could be saved"
         self.notice = (
             f"the journal {self.path} was broken ({problem}) and is {aside.name} now; {what}. What "
-            f"stood in {damage} damaged places is lost: tasks may be missing, or run again"
+            f"stood in {damage} damaged places is lost: tasks may be missing, or run again. A new "
+            f"journal is in use; {aside.name} may be removed"
         )
         logger.error("%s", self.notice)
         return Log(self.path, self.power)
@@ -170,7 +171,8 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if is_broken(error):
                 self._writing = True
-                mended = self._run(self._mend_and_write, str(error), records, payload)
+                problem = what_is_wrong(error)
+                mended = self._run(self._mend_and_write, problem, records, payload)
                 return mended.addBoth(self._returned).addCallbacks(self._written, _cannot_write)
             return fail(JournalError(str(error)))
         self._written(rows)
@@ -223,7 +225,7 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise
-            return self._mend_and_write(str(error), records, payload)
+            return self._mend_and_write(what_is_wrong(error), records, payload)
 
     def _mend_and_write(self, problem: str, records: Sequence[Record], payload: int) -> list[Row]:
         self._mend(problem)
@@ -312,7 +314,7 @@ class SqliteJournal:
         except sqlite3.Error as error:
             if not is_broken(error):
                 raise JournalError(f"cannot read the journal {self.path}: {error}") from None
-            self._mended_account(str(error))
+            self._mended_account(what_is_wrong(error))
         live = self._log.live
         for number, records in self._log.scan():
             kept = live.sift(number, records)

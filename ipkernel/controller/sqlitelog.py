@@ -107,6 +107,10 @@ class Log:
         self._tail = Tail(sqlitefile.tail(path))
         try:
             self._writer = sqlitefile.connect(path)
+        except BaseException:
+            self._tail.close()
+            raise
+        try:
             self._writer.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
             (last,) = self._writer.execute("SELECT max(seq) FROM log").fetchone()
             self._move_tail(last or 0)  # what another process has left there
@@ -114,6 +118,7 @@ class Log:
             last, size, count = self._writer.execute(found).fetchone()
         except BaseException:
             self._tail.close()
+            self._writer.close()  # or it would end later, and take the log of a new file with it
             raise
         self.last: int = last or 0
         self.size: int = (size or 0) + count * _OVERHEAD

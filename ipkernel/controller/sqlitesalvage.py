@@ -16,6 +16,8 @@ from ipkernel.controller.rows import PIECE
 _Row: TypeAlias = tuple[int, int, int, bytes]
 
 _BROKEN: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: How errors begin that say that tables are not those of a journal: all of ours fit these.
+_CHANGED: Final = ("no such table", "no such column", "table log has ", "table meta has ")
 _FROM: Final = "SELECT seq, crc, pieces, blob FROM log WHERE seq > ? ORDER BY seq"
 _FIRST: Final = "SELECT seq FROM log WHERE seq > ? ORDER BY seq LIMIT 1"
 _SUFFIXES: Final = ("-wal", "-shm", "")
@@ -28,7 +30,14 @@ _PLACES: Final = 1000
 def is_broken(error: Exception) -> bool:
     """Tell whether an error means that the file is no sound database, not that it cannot be used."""
     code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(code, int) and code & 0xFF in _BROKEN
+    broken = isinstance(code, int) and code & 0xFF in _BROKEN
+    return broken or str(error).startswith(_CHANGED)
+
+
+def what_is_wrong(error: Exception) -> str:
+    """Return what is wrong with a broken journal."""
+    text = str(error)
+    return f"{text}; some other program has changed it" if text.startswith(_CHANGED) else text
 
 
 def replace(path: Path, cluster: str) -> tuple[int, int, Path]:

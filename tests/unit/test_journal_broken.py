@@ -196,6 +196,58 @@ def test_a_journal_that_breaks_while_it_is_used_goes_on_in_a_new_file(opened: Op
     assert len(counts) > 250
 
 
+CHANGES = [
+    "DROP TABLE log",
+    "DROP TABLE meta",
+    "ALTER TABLE log RENAME COLUMN pieces TO parts",
+    "ALTER TABLE log ADD COLUMN more INTEGER",
+    "ALTER TABLE meta RENAME COLUMN value TO val",
+]
+
+
+def changed(path: Path, change: str) -> None:
+    """Do to the tables of a journal what some other program might do."""
+    database = sqlite3.connect(path)
+    database.execute(change)
+    database.commit()
+    database.close()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_journal_whose_tables_were_changed_is_put_aside(opened: Opened, change: str) -> None:
+    assert not opened.commit([SESSION])
+    for count in range(100):
+        assert not opened.commit(turn(count))
+    opened.journal.close()
+    changed(opened.path, change)
+    counts, notice = restored(opened.directory)
+    if "ADD COLUMN" in change:  # the rows are as they were; the next one would not fit
+        assert counts == list(range(100))
+        assert not notice
+        return
+    assert f"{opened.path} was broken (no such " in notice
+    assert "; some other program has changed it) and is journal-" in notice
+    [aside] = opened.directory.glob("journal-*.broken.sqlite")
+    assert f"{aside.name} may be removed" in notice
+    assert counts == ([] if "TABLE log" in change else list(range(100)))
+    assert restored(opened.directory) == (counts, "")
+
+
+@pytest.mark.parametrize("change", [CHANGES[0], CHANGES[3]])  # the others matter when it is opened
+def test_a_journal_whose_tables_are_changed_while_it_is_used_goes_on_in_a_new_file(
+    opened: Opened, change: str
+) -> None:
+    for count in range(100):
+        assert not opened.commit(turn(count))
+    changed(opened.path, change)
+    for count in range(100, 200):
+        assert not opened.commit(turn(count))
+    assert "some other program has changed it" in opened.journal.notice
+    counts, notice = restored(opened.killed("again"))
+    assert not notice
+    assert set(range(100, 200)) <= set(counts)
+
+
 def test_a_journal_that_another_process_writes_to_is_tried_again(opened: Opened) -> None:
     assert not opened.commit(turn(0))
     other = sqlite3.connect(opened.path, isolation_level=None)
