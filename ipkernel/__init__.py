@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
     from ipkernel import errors as error
-    from ipkernel.client.asyncresult import AsyncMapResult, AsyncResult
+    from ipkernel.client.asyncresult import AsyncHubResult, AsyncMapResult, AsyncResult
     from ipkernel.client.client import Client
     from ipkernel.client.dependency import Dependency
     from ipkernel.client.executor import ViewExecutor
@@ -82,6 +82,7 @@ if TYPE_CHECKING:
         unpack_apply_message,
     )
     from ipkernel.serialize.dependent import depend, dependent, require
+    from ipkernel.serialize.failure import unwrap_exception, wrap_exception
     from ipkernel.serialize.functions import interactive
     from ipkernel.serialize.payload import PrePickled, use_cloudpickle, use_dill, use_pickle
     from ipkernel.serialize.reference import Reference
@@ -92,7 +93,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "ipkernel.client.dependency": ("Dependency",),
     "ipkernel.client.executor": ("ViewExecutor",),
     "ipkernel.client.feeding": ("stream",),
-    "ipkernel.client.asyncresult": ("AsyncMapResult", "AsyncResult"),
+    "ipkernel.client.asyncresult": ("AsyncHubResult", "AsyncMapResult", "AsyncResult"),
     "ipkernel.client.remotefunction": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
     "ipkernel.cluster.cluster": ("Cluster",),
     "ipkernel.cluster.manager": ("ClusterManager",),
@@ -108,6 +109,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "unpack_apply_message",
     ),
     "ipkernel.serialize.dependent": ("depend", "dependent", "require"),
+    "ipkernel.serialize.failure": ("unwrap_exception", "wrap_exception"),
     "ipkernel.serialize.functions": ("interactive",),
     "ipkernel.serialize.payload": ("PrePickled", "use_cloudpickle", "use_dill", "use_pickle"),
     "ipkernel.serialize.reference": ("Reference",),
@@ -155,6 +157,7 @@ __all__ = [
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
     "AlreadyDisplayedError",
+    "AsyncHubResult",
     "AsyncMapResult",
     "AsyncResult",
     "BroadcastView",
@@ -218,10 +221,12 @@ __all__ = [
     "uncan",
     "uncan_map",
     "unpack_apply_message",
+    "unwrap_exception",
     "use_cloudpickle",
     "use_dill",
     "use_pickle",
     "version_info",
+    "wrap_exception",
 ]
 
 

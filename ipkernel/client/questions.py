@@ -313,6 +313,12 @@ class Questions:
     def spin(self) -> None:
         """Do nothing; results arrive by themselves."""
 
+    def spin_thread(self, interval: float = 1) -> None:
+        """Do nothing; results arrive by themselves."""
+
+    def stop_spin_thread(self) -> None:
+        """Do nothing; see :meth:`spin_thread`."""
+
 
 def _is_single(jobs: Any) -> bool:
     """Tell whether a user means one task, and so a value, not a list of one."""

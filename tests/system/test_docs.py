@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     "README.rst",
     "docs/tutorial.rst",
+    "docs/coming-from.rst",
     "docs/tasks.rst",
     "docs/finding.rst",
     "docs/configuration.rst",
