@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from typing import TypeVar
@@ -87,3 +89,16 @@ def _said(convert: Callable[[], _T]) -> _T:
         return convert()
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+
+
+def command_words(text: str) -> list[str]:
+    """Return the words of a command line that somebody has written down.
+
+    On Windows a backslash is part of a path, and a word with blanks stands in double quotes.
+
+    Raises:
+        ValueError: Quotes do not match.
+    """
+    if os.name != "nt":
+        return shlex.split(text)
+    return [word.strip('"') for word in shlex.split(text, posix=False)]

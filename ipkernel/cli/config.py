@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from ipkernel.arguments import command_words
 from ipkernel.cli import common
 from ipkernel.cli.tables import number, table
 from ipkernel.cluster.cluster import Cluster
@@ -136,7 +136,7 @@ def _edited_file(directory: ClusterDirectory, user: bool) -> Path:
 def _editor() -> list[str]:
     named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _EDITOR
     try:
-        return shlex.split(named)
+        return command_words(named)
     except ValueError:
         raise ConfigurationError(f"$VISUAL or $EDITOR cannot be understood: {named!r}") from None
 

@@ -22,6 +22,8 @@ from ipkernel.cluster.processes import is_copy
 from ipkernel.host.options import LOG_BACKUPS, LOG_SIZE
 from ipkernel.vitals import same_process_lives
 
+#: Whether files cannot be renamed while somebody reads them.
+_HELD: Final = os.name == "nt"
 _FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -48,7 +50,12 @@ class LogFile(RotatingFileHandler):
 
     def doRollover(self) -> None:
         """Put the file aside, or throw it away if none is to be kept."""
-        super().doRollover()
+        try:
+            super().doRollover()
+        except PermissionError:
+            if not _HELD:
+                raise
+            return  # it grows until nobody reads it any more
         if self._begin_anew:
             Path(f"{self.baseFilename}.1").unlink(missing_ok=True)
 

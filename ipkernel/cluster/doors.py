@@ -65,6 +65,12 @@ class Door:
     async def __aexit__(self, *exc: object) -> None:
         await self._tub.stopService()
 
+    async def tell(self, method: str, data: bytes) -> None:
+        """Call a method that answers nothing."""
+        from ipkernel.wire.connect import call
+
+        await call(self._reference, method, data)
+
     async def ask(self, method: str, request: Record | None, answer: type[R]) -> R:
         """Call a method with a request, or without one, and return its answer."""
         from ipkernel.wire.connect import call
@@ -139,6 +145,24 @@ def order(
     if answer.problem:
         raise ClusterError(answer.problem)
     return tuple(answer.engines)
+
+
+def shut_down(directory: ClusterDirectory) -> None:
+    """Have the controller end in good order, by the admin door.
+
+    Args:
+        directory: The cluster's directory.
+
+    Raises:
+        KernelError: It cannot be asked.
+        TimeoutError: There was no answer.
+    """
+
+    async def ask() -> None:
+        async with Door(directory, "admin") as door:
+            await door.tell("shutdown", b"the cluster is stopped")
+
+    _run("stopping the controller", ask, TIMEOUT)
 
 
 def start_engines(directory: ClusterDirectory, count: int, patience: float) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ipkernel.signals import code_text
 from ipkernel.vitals import same_process_lives
 
 if TYPE_CHECKING:
@@ -160,9 +161,10 @@ def _send(pid: int, started: float, number: int) -> bool:
     if not hasattr(os, "pidfd_open"):
         if not same_process_lives(pid, started):
             return False
-        if not POSIX and number == signal.SIGINT:  # which would end it at once there
-            number = signal.CTRL_BREAK_EVENT  # type: ignore[attr-defined]
-        os.kill(pid, number)
+        try:
+            os.kill(pid, _like(number))
+        except OSError:  # it has just ended, or on Windows has another console
+            return False
         return True
     try:
         descriptor = os.pidfd_open(pid)
@@ -227,7 +229,24 @@ def terminate_process(process: subprocess.Popen[bytes]) -> None:
     if POSIX:
         process.terminate()
     else:
-        process.send_signal(signal.CTRL_BREAK_EVENT)  # type: ignore[attr-defined]
+        signal_child(process, signal.SIGINT)
+
+
+def signal_child(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a child of ours; nothing happens if it has ended.
+
+    Raises:
+        ValueError: Windows cannot send this one.
+    """
+    with suppress(OSError):
+        process.send_signal(_like(number))
+
+
+def _like(number: int) -> int:
+    """Return what has the effect of a signal: an interrupt would end a process at once on Windows."""
+    if not POSIX and number == signal.SIGINT:
+        return int(signal.CTRL_BREAK_EVENT)  # type: ignore[attr-defined,unused-ignore]
+    return number
 
 
 def terminate_group(pid: int) -> None:
@@ -239,7 +258,7 @@ def terminate_group(pid: int) -> None:
             os.killpg(pid, signal.SIGTERM)
         else:
             os.kill(pid, signal.SIGTERM)
-    except (ProcessLookupError, PermissionError):
+    except OSError:  # it has ended, or on Windows has another console
         pass
 
 
@@ -318,11 +337,16 @@ def _is_mine(process: Any) -> bool:
     return not POSIX or process.uids().real == os.getuid()
 
 
-def spawn_options() -> dict[str, Any]:
-    """Return arguments for :class:`subprocess.Popen` that keep a terminal's Ctrl-C away."""
+def spawn_options(*, stays: bool = False) -> dict[str, Any]:
+    """Return arguments for :class:`subprocess.Popen` that keep a terminal's Ctrl-C away.
+
+    Args:
+        stays: Whether the program is to stay when the terminal goes.
+    """
     if POSIX:
         return {"start_new_session": True}
-    return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
+    api: Any = subprocess  # on Windows a console that is closed ends all programs that have it
+    return {"creationflags": api.CREATE_NEW_PROCESS_GROUP | (api.CREATE_NO_WINDOW if stays else 0)}
 
 
 def wait_process(process: subprocess.Popen[bytes], timeout: float) -> bool:
@@ -369,7 +393,7 @@ def describe_exit(code: int | None) -> str:
             return f"was killed by {signal.Signals(-code).name}"
         except ValueError:
             return f"was killed by signal {-code}"
-    return f"exited with code {code}"
+    return f"exited with {code_text(code)}"
 
 
 def cpu_count() -> int:

@@ -11,7 +11,7 @@ from ipkernel.cluster.base import ClusterBase
 from ipkernel.cluster.either import either
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.errors import ClusterError, ConfigurationError
-from ipkernel.signals import signal_name
+from ipkernel.signals import signal_here, signal_name
 
 if TYPE_CHECKING:
     from ipkernel.cluster.hosted import Hosted
@@ -201,9 +201,7 @@ class RunningCluster(ClusterBase):
                 return
             process = self.directory.controller()
             if process is not None and process.here:
-                import signal
-
-                process.signal(signal.Signals[name])
+                process.signal(signal_here(name))
                 return
             recorded = Recorded.from_dict(
                 self.directory.read_record().get("controller"), "controller"

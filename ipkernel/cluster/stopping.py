@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -166,7 +167,7 @@ def _end_local(
     Raises:
         ClusterError: One of them is still there.
     """
-    killed = _in_order(local, timeout)
+    killed = _in_order(directory, local, timeout)
     for process in killed:
         say(f"{process.role} (pid {process.pid}) did not end when asked to; it is killed")
         process.kill()
@@ -177,15 +178,29 @@ def _end_local(
     return tuple(killed)
 
 
-def _in_order(local: list[Process], timeout: float) -> list[Process]:
+def _in_order(directory: ClusterDirectory, local: list[Process], timeout: float) -> list[Process]:
     """Ask the controller, then everybody; return who is left."""
     controller = [p for p in local if p.role == "ipcontroller"]
-    for process in controller or local:
-        process.terminate()
+    if not controller or not _asked(directory):
+        for process in controller or local:
+            process.terminate()
     left = processes.wait_gone(local, timeout * _ORDERLY)
     for process in left:
         process.terminate()
     return processes.wait_gone(left, timeout * _TERMINATE) if left else []
+
+
+def _asked(directory: ClusterDirectory) -> bool:
+    """Ask the controller to end through its door, where a signal does not reach other consoles."""
+    if processes.POSIX and os.environ.get("IPKERNEL_PORTABLE") != "1":
+        return False
+    from ipkernel.cluster import doors
+
+    try:
+        doors.shut_down(directory)
+    except (KernelError, TimeoutError, OSError):
+        return False
+    return True
 
 
 def _end_strays(directory: ClusterDirectory, say: Callable[[str], object]) -> tuple[Process, ...]:

@@ -18,6 +18,8 @@ __all__ = ["LOG_BOUNDS", "EngineLog", "LastLines", "LogBounds", "Markers"]
 
 logger = logging.getLogger(__name__)
 
+#: Whether files cannot be renamed while somebody reads them.
+_HELD: Final = os.name == "nt"
 _START: Final = b"\x1b]ipk;"
 _STOP: Final = b"\x07"
 #: The longest marker: a task id of 62 bits has 16 hexadecimal digits.
@@ -193,6 +195,17 @@ class EngineLog:
 
     def _rotate(self) -> None:
         self.close()
+        try:
+            self._put_aside()
+        except PermissionError:
+            if not _HELD:
+                raise
+            self._open()  # it grows until nobody reads it any more
+            self._written = 0
+        else:
+            self._open()
+
+    def _put_aside(self) -> None:
         if not self._backups:
             self._path.unlink(missing_ok=True)
         for number in range(self._backups, 0, -1):
@@ -204,7 +217,6 @@ class EngineLog:
             )
             if newer.exists():
                 os.replace(newer, older)
-        self._open()
 
     def close(self) -> None:
         """Close the file; the next write opens it again."""

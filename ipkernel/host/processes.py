@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from ipkernel.signals import code_text, signal_here
+
 __all__ = [
     "GROUP_SIGNALS",
     "Exit",
@@ -63,7 +65,7 @@ class Exit:
     def text(self) -> str:
         """How it ended, such as ``"killed by SIGKILL (9)"``."""
         if self.signal is None:
-            return f"exited with code {self.code}"
+            return f"exited with {code_text(self.code or 0)}"
         try:
             name = signal.Signals(self.signal).name
         except ValueError:
@@ -87,10 +89,10 @@ def signal_number(name: str) -> int:
             return int(signal.Signals(int(text)))
         except ValueError:
             raise ValueError(f"there is no signal {name} on {sys.platform}") from None
-    number = getattr(signal, text if text.startswith("SIG") else f"SIG{text}", None)
-    if not isinstance(number, signal.Signals):
-        raise ValueError(f"there is no signal {name!r} on {sys.platform}")
-    return int(number)
+    try:
+        return int(signal_here(text if text.startswith("SIG") else f"SIG{text}"))
+    except ValueError:
+        raise ValueError(f"there is no signal {name!r} on {sys.platform}") from None
 
 
 def kill_group(pid: int) -> None:

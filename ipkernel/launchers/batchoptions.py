@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from attrs import frozen
 
+from ipkernel.arguments import command_words
 from ipkernel.errors import ConfigurationError
 from ipkernel.launchers.interfaces import Share
 from ipkernel.spans import clock_text, parse_span, parse_walltime
@@ -202,7 +202,7 @@ def _lines(value: Any) -> tuple[str, ...]:
 
 def _command(section: str, name: str, value: Any) -> tuple[str, ...]:
     try:
-        words = tuple(shlex.split(str(value)))
+        words = tuple(command_words(str(value)))
     except ValueError as error:
         raise wrong(section, name, value, f"it is no command line ({error})") from None
     if not words:

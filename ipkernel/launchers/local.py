@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import site
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import LauncherError
 from ipkernel.launchers.base import Launcher
 from ipkernel.launchers.interfaces import ILauncher, ILauncherClass, Share
+from ipkernel.signals import signal_here
 
 _LOG_LIMIT: Final = 5_000_000
 
@@ -137,7 +137,7 @@ class LocalLauncher(Launcher):
             stderr=errors,
             env=child_environment(self.directory, self._environment),
             bufsize=0,
-            **processes.spawn_options(),
+            **processes.spawn_options(stays=not self.lifeline),
         )
 
     def _open_errors(self) -> IO[bytes]:
@@ -187,9 +187,13 @@ class LocalLauncher(Launcher):
             processes.kill_group(self.pid)
 
     def signal(self, name: str) -> None:
-        """Send the child a signal by name, such as ``"SIGTERM"``."""
+        """Send the child a signal by name, such as ``"SIGTERM"``.
+
+        Raises:
+            ValueError: This system has no such signal, or cannot send it.
+        """
         if self.running and self._process is not None:
-            self._process.send_signal(signal.Signals[name])
+            processes.signal_child(self._process, signal_here(name))
 
     def close(self) -> None:
         """Close the lifeline and wait a moment for the thread that reads."""

@@ -192,6 +192,18 @@ def test_status_is_quick():
     assert not directory.question_socket.exists()
 
 
+def test_stop_where_signals_do_not_reach_other_consoles(monkeypatch):
+    """As on Windows, the controller is asked through its door, and ends in good order."""
+    monkeypatch.setenv("IPKERNEL_PORTABLE", "1")
+    good("start", "-n", "1", "--daemonize")
+    directory = ClusterDirectory.named()
+    good("stop")
+    assert directory.processes() == []
+    assert (
+        "asked to stop: the cluster is stopped" in (directory.log / "ipcontroller.log").read_text()
+    )
+
+
 def test_status_after_the_controller_was_killed():
     """Its socket is still there, and nobody takes it for a controller; the next one does."""
     good("start", "-n", "1", "--daemonize", "--set", "controller.restart=no")

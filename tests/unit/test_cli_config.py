@@ -511,6 +511,12 @@ def test_editors_that_fail(run, directory, monkeypatch, command, text):
     assert files_in(directory.path) == ["ipcluster.ini"]
 
 
+def test_editors_of_windows(monkeypatch):
+    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setenv("EDITOR", r'"C:\Program Files\Vim\gvim.exe" --nofork')
+    assert config._editor() == [r"C:\Program Files\Vim\gvim.exe", "--nofork"]
+
+
 def test_editor_that_fails_after_changes(run, directory, editor):
     editor(write("x") + "; sys.exit(1)")
     code, _, err = run("config", "edit", "--cluster", "big")

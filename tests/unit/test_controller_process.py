@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ipkernel.cli import process
 from ipkernel.cli.process import (
     AlreadyRunning,
     Lifeline,
@@ -74,6 +75,26 @@ def test_log_files_are_rotated(tmp_path: Path, clean_logging, backups: int) -> N
     assert names == ["prog.log", *(f"prog.log.{n + 1}" for n in range(backups))]
     assert all(p.stat().st_size <= 1000 for p in tmp_path.iterdir())
     assert all(p.stat().st_mode & 0o777 == 0o600 for p in tmp_path.iterdir())
+
+
+def test_log_files_grow_while_somebody_reads_them(tmp_path: Path, monkeypatch) -> None:
+    handler = LogFile(tmp_path / "prog.log", size=100)
+    logger = logging.Logger("x")
+    logger.addHandler(handler)
+    with monkeypatch.context() as patch:
+
+        def refuse(source, target):
+            raise PermissionError(13, "it is being used by another process")
+
+        patch.setattr(process, "_HELD", True)  # as on Windows
+        patch.setattr(os, "rename", refuse)
+        for number in range(9):
+            logger.error("%d %s", number, "." * 48)
+    assert not handler.given_up
+    assert len((tmp_path / "prog.log").read_text().splitlines()) == 9
+    logger.error("after")
+    handler.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prog.log", "prog.log.1"]
 
 
 class Full:

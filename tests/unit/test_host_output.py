@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipkernel.engine.streams import END, MARKER
+from ipkernel.host import output
 from ipkernel.host.engine import Engine
 from ipkernel.host.output import EngineLog, LastLines, Markers
 from ipkernel.host.pipes import LAST_READ, NativePipe
@@ -139,6 +140,28 @@ def test_the_log_is_private_and_rotated(tmp_path: Path) -> None:
     assert (tmp_path / "e.log").read_bytes().startswith(b"010")
     assert (tmp_path / "e.log.2").read_bytes().startswith(b"006")
     assert (tmp_path / "e.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_log_grows_while_it_cannot_be_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    log = EngineLog(tmp_path / "e.log", size=100, backups=1, complain=said.append)
+    with monkeypatch.context() as patch:
+
+        def refuse(source: object, target: object) -> None:
+            raise PermissionError(13, "it is being used by another process")
+
+        patch.setattr(output, "_HELD", True)  # as on Windows
+        patch.setattr(os, "replace", refuse)
+        for number in range(6):
+            log.write(b"%03d" % number + b"." * 47)
+    assert said == []
+    assert (tmp_path / "e.log").stat().st_size == 300
+    for number in range(6, 9):
+        log.write(b"%03d" % number + b"." * 47)
+    log.close()
+    assert sorted(os.listdir(tmp_path)) == ["e.log", "e.log.1"]
 
 
 def test_the_log_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from ipkernel.arguments import command_words
 from ipkernel.cluster import processes
 from ipkernel.host import processes as host_processes
 from ipkernel.host import starters, zygotes
+from ipkernel.signals import signal_name
 
 #: Modules that are for Linux, or for systems with UNIX sockets and signals, alone, with who loads
 #: them where they can be used. Everywhere else they are not imported.
@@ -292,14 +294,66 @@ def test_groups_are_asked_to_end_by_a_ctrl_break(windows: Sent) -> None:
 
 def test_children_have_a_group_of_their_own(windows: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x8000000, raising=False)
     assert processes.spawn_options() == {"creationflags": 0x200}
+    assert processes.spawn_options(stays=True) == {"creationflags": 0x8000200}
 
 
 @pytest.mark.usefixtures("windows")
-def test_signals_that_windows_does_not_have() -> None:
-    with pytest.raises(ValueError, match="there is no signal 'SIGKILL'"):
-        host_processes.signal_number("SIGKILL")
+def test_signals_that_windows_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGUSR1")
+    with pytest.raises(ValueError, match="there is no signal 'usr1' on"):
+        host_processes.signal_number("usr1")
+    assert host_processes.signal_number("SIGKILL") == signal.SIGTERM
     assert host_processes.signal_number("int") == signal.SIGINT
+    assert signal_name("usr1") == "SIGUSR1"  # other hosts may have it
+
+
+def test_what_another_console_has_is_not_reached(
+    windows: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise OSError(22, "The parameter is incorrect")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    this = processes.Process.this("ipcontroller")
+    assert not this.terminate()
+    assert not this.signal(signal.SIGINT)
+    processes.terminate_group(this.pid)
+    child: Any = SimpleNamespace(send_signal=lambda number: os.kill(1, number))
+    processes.terminate_process(child)
+
+
+def test_a_child_is_interrupted_by_a_ctrl_break(windows: Sent) -> None:
+    asked: list[int] = []
+    child: Any = SimpleNamespace(send_signal=asked.append)
+    processes.signal_child(child, signal.SIGINT)
+    processes.signal_child(child, signal.SIGTERM)
+    assert asked == [1, signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (3221225477, "exited with code 0xC0000005 (access violation)"),
+        (3221225786, "exited with code 0xC000013A (ended by Ctrl-C, or its console was closed)"),
+        (3758096385, "exited with code 0xE0000001"),
+        (15, "exited with code 15"),
+    ],
+)
+def test_exit_codes_of_windows(code: int, text: str) -> None:
+    assert processes.describe_exit(code) == text
+    assert host_processes.Exit.of_returncode(code).text == text
+
+
+def test_paths_of_windows_in_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = r'"C:\Program Files\HPC\job.exe" /scheduler:head D:\x'
+    monkeypatch.setattr(os, "name", "nt")
+    assert command_words(text) == [r"C:\Program Files\HPC\job.exe", "/scheduler:head", r"D:\x"]
+    with pytest.raises(ValueError, match="No closing quotation"):
+        command_words('"C:')
+    monkeypatch.setattr(os, "name", "posix")
+    assert command_words("a 'b c' d\\ e") == ["a", "b c", "d e"]
 
 
 def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
