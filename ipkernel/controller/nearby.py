@@ -9,12 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
@@ -24,6 +22,9 @@ from ipkernel.decoding import decode
 from ipkernel.errors import KernelError
 from ipkernel.wire.nearby import QUESTION_LIMIT, Answer, Question, framed, short_path, supported
 from ipkernel.wire.peers import peer_user
+
+if TYPE_CHECKING:
+    from ipkernel.controller.nearport import NearPort
 
 __all__ = ["Inquirer", "NearDoor"]
 
@@ -100,17 +101,6 @@ class Inquirer(Int32StringReceiver):
         self._door.closed(self)
 
 
-class _Port(unix.Port):
-    """A port whose socket may have been removed by others, and has a long path perhaps."""
-
-    path: Path
-
-    def connectionLost(self, reason: Any) -> None:
-        with suppress(OSError):
-            self.path.unlink()
-        tcp.Port.connectionLost(self, reason)
-
-
 class NearDoor:
     """Listens, and answers the controller's own user.
 
@@ -124,7 +114,7 @@ class NearDoor:
     ) -> None:
         self._reactor = reactor
         self._methods = methods
-        self._port: _Port | None = None
+        self._port: NearPort | None = None
         #: All connections, oldest first.
         self._open: dict[Inquirer, None] = {}
 
@@ -141,10 +131,12 @@ class NearDoor:
             return False
         factory = Factory.forProtocol(lambda: Inquirer(self, self._reactor))
         factory.noisy = False
+        from ipkernel.controller.nearport import NearPort  # here, as Windows cannot import it
+
         try:
             path.unlink(missing_ok=True)
             with short_path(path) as name:
-                port = _Port(os.fsencode(name), factory, BACKLOG, 0o600, self._reactor)
+                port = NearPort(os.fsencode(name), factory, BACKLOG, 0o600, self._reactor)
                 port.path = path
                 port.startListening()
         except (OSError, CannotListenError) as error:

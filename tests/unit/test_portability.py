@@ -22,6 +22,7 @@ from ipkernel.signals import signal_name
 #: Modules that are for Linux, or for systems with UNIX sockets and signals, alone, with who loads
 #: them where they can be used. Everywhere else they are not imported.
 NATIVE = {
+    "ipkernel.controller.nearport": "where there are UNIX sockets",
     "ipkernel.controller.splicing": "where there is os.splice",
     "ipkernel.host.ranks": "for the ranks of MPI jobs",
     "ipkernel.objects.window": "for mappings of descriptors",
@@ -51,6 +52,7 @@ GONE = {
     mmap: " ".join(name for name in dir(mmap) if name.startswith(("MAP_", "PROT_", "MADV_"))),
 }
 BLOCKED = {"fcntl", "resource", "pwd", "termios", "grp", "_posixshmem", "pty", "tty", "syslog"}
+BLOCKED |= {f"twisted.internet.{name}" for name in ("unix", "process", "epollreactor")}
 
 
 class Blocked(importlib.abc.MetaPathFinder):
@@ -61,6 +63,9 @@ class Blocked(importlib.abc.MetaPathFinder):
 
 for name in BLOCKED:
     sys.modules.pop(name, None)
+    package, _, last = name.rpartition(".")
+    if package:
+        vars(sys.modules[package]).pop(last, None)
 sys.meta_path.insert(0, Blocked())
 for module, names in GONE.items():
     for name in names.split():
