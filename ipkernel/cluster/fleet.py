@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ipkernel.wire.records import HostInfo, Status
 
 #: States of engines that are there, or will be in a moment.
-_THERE = ("starting", "ready", "restarting")
+_THERE = ("starting", "ready", "restarting", "away")
 
 
 class Job(NamedTuple):

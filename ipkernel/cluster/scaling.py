@@ -45,9 +45,10 @@ class Scaler:
         """
         picture = self.look()
         before = picture.load.total
-        decision = Policy(Rules(n, max(n, 1), idle_after=0.0)).decide(0.0, picture.load)
-        if n == 0 and decision is not None:  # a policy has a maximum of at least 1
-            load = picture.load
+        load, decision = picture.load, None
+        if n:
+            decision = Policy(Rules(n, n, idle_after=0.0)).decide(0.0, load)
+        elif load.total:  # a policy has a maximum of at least 1
             decision = Shrink(load.coming, tuple(one.engine for one in load.engines))
         return before, self.do(decision, picture)
 

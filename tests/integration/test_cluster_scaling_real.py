@@ -57,6 +57,32 @@ def test_no_task_is_lost_when_it_is_scaled(make):
         wait_for(lambda: rc.ids == [])
 
 
+def until(path):
+    """Work until there is a file."""
+    while not path.exists():
+        time.sleep(0.01)
+    return 1
+
+
+def test_none_while_the_last_one_works(make, tmp_path):
+    cluster = make(1)
+    with cluster.start_and_connect() as rc:
+        begun = rc[0].apply_async(until, tmp_path / "end")
+        wait_for(lambda: cluster.status().engines[0].running)
+        result = rc.load_balanced_view().map_async(slowly, range(5), chunksize=1)
+        bound = rc[0].apply_async(slowly, 60)
+        scaling = threading.Thread(target=cluster.scale_sync, args=(0,))
+        scaling.start()
+        wait_for(lambda: cluster.status().engines[0].state == "draining")
+        (tmp_path / "end").touch()
+        scaling.join(60)
+        assert cluster.status().engines == []
+        assert (begun.get(60), bound.get(60)) == (1, 60)
+        assert not result.ready()
+        cluster.scale(1)
+        assert result.get(60) == list(range(5))
+
+
 def test_some_engines_of_several(make):
     """By ids, from the object that started them and from another one."""
     cluster = make(3, cluster="x")

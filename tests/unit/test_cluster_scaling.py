@@ -173,6 +173,18 @@ def test_none():
     assert Scaler(cluster, drain=False).to(0) == (6, -6)
     assert cluster.done == [("end", ["slurm, fake job 1"]), ("stop", (0, 1), False, 0.0)]
     assert Scaler(FakeCluster()).to(0) == (0, 0)
+    assert Scaler(FakeCluster(ready=3)).to(0) == (0, 0)
+    for busy in (engine(0, running=1), engine(0, "starting")):
+        cluster = FakeCluster(busy, running=1)
+        assert Scaler(cluster).to(0) == (1, -1)
+        assert cluster.done == [("stop", (0,), True, 0.0)]
+
+
+def test_engines_that_are_away_for_a_moment_are_not_replaced():
+    cluster = FakeCluster(engine(0, "away"), engine(1, "away"), engine(2))
+    assert Scaler(cluster).to(3) == (3, 0)
+    assert Scaler(cluster).to(2) == (3, -1)
+    assert cluster.done == [("stop", (2,), True, 0.0)]
 
 
 def test_jobs_are_cancelled_first_the_last_one_before_the_others():
