@@ -42,8 +42,10 @@ def signal_name(signum: int | str) -> str:
         ValueError: There is no such signal.
     """
     try:
-        if isinstance(signum, int):
+        if isinstance(signum, int) and not isinstance(signum, bool):
             return signal.Signals(signum).name
+        if not isinstance(signum, str):
+            raise ValueError
         name = signum.upper()
         name = name if name.startswith("SIG") else f"SIG{name}"
         return name if name in _ELSEWHERE else signal.Signals[name].name

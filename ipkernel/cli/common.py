@@ -32,8 +32,8 @@ class NotRunning(ClusterError):
     """The cluster that a command is about does not run."""
 
 
-def count(text: str) -> int:
-    """Convert the number of engines on a command line; at least 1.
+def count(text: str, least: int = 1) -> int:
+    """Convert the number of engines on a command line; at least ``least``.
 
     Raises:
         argparse.ArgumentTypeError: It is not one.
@@ -41,9 +41,10 @@ def count(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if not 1 <= number <= 4096:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of engines from 1 to 4096")
+        number = -1
+    if not least <= number <= 4096:
+        what = f"a number of engines from {least} to 4096"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return number
 
 

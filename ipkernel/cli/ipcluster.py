@@ -240,7 +240,7 @@ def make_parser() -> Parser:
 
 def _change_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     scale = _command(commands, "scale", "have more or fewer engines", _SCALE)
-    scale.add_argument("n", type=_count_or_none, metavar="N", help="number of engines")
+    scale.add_argument("n", type=_count_from_0, metavar="N", help="number of engines")
     scale.add_argument(
         "--limit",
         type=span,
@@ -251,7 +251,7 @@ def _change_commands(commands: argparse._SubParsersAction[Parser]) -> None:
     scale.add_argument("--now", action="store_true", help="do not let engines finish their tasks")
 
     adapt = _command(commands, "adapt", "have as many engines as there are tasks", _ADAPT)
-    adapt.add_argument("minimum", type=_count_or_none, metavar="MIN", help="so many at least")
+    adapt.add_argument("minimum", type=_count_from_0, metavar="MIN", help="so many at least")
     adapt.add_argument("maximum", type=common.count, metavar="MAX", help="so many at most")
     for name, default, text in (
         ("--interval", 2.0, "time between two looks"),
@@ -291,8 +291,8 @@ def _engine_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def _count_or_none(text: str) -> int:
-    return 0 if text == "0" else common.count(text)
+def _count_from_0(text: str) -> int:
+    return common.count(text, least=0)
 
 
 def _directory_commands(commands: argparse._SubParsersAction[Parser]) -> None:

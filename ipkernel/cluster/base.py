@@ -256,6 +256,8 @@ class ClusterBase:
             while f"engines-{number}" in taken:
                 number += 1
             return f"engines-{number}"
+        if not isinstance(engine_set_id, str) or not engine_set_id:
+            raise ConfigurationError(f"an engine set is named by a text, not {engine_set_id!r}")
         if engine_set_id in self.engines:
             raise ClusterError(f"there is an engine set {engine_set_id!r} already")
         return engine_set_id
@@ -379,8 +381,7 @@ class ClusterBase:
         drain: bool = False,
         limit: float = 0.0,
     ) -> tuple[int, ...]:
-        if not 0.0 <= limit < float("inf"):
-            raise ConfigurationError(f"limit must be a number of seconds from 0, not {limit!r}")
+        engines, limit = options.check_ids(engines), options.check_limit(limit)
         from ipkernel.cluster import doors
 
         with self._explained():

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from ipkernel.client.reactor_thread import run_in_reactor, start_reactor
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.errors import ClusterError, LauncherError
+from ipkernel.ranges import ranges_text
 from ipkernel.wire.records import (
     EngineAnswer,
     EngineInfo,
@@ -143,7 +144,8 @@ def order(
     patience = _WORK + limit if not drain or limit else None  # a lost connection ends it
     answer = _run(method.replace("_", " "), ask, patience)
     if answer.problem:
-        raise ClusterError(answer.problem)
+        done = f" (it was done for {ranges_text(answer.engines)})" if answer.engines else ""
+        raise ClusterError(f"{answer.problem}{done}")
     return tuple(answer.engines)
 
 

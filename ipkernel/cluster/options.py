@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ IGNORED: Final = (
 )
 _LEVELS: Final = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 MAX_ENGINES: Final = 4096
+_MAX_ID: Final = 1 << 31
 
 
 def check_count(n: Any, *, least: int = 0) -> int:
@@ -47,6 +49,34 @@ def check_seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
     return float(value)
+
+
+def check_limit(limit: Any) -> float:
+    """Return how many seconds something may take, 0 for any number.
+
+    Raises:
+        ConfigurationError: It is not a number from 0.
+    """
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if not number or not 0.0 <= limit < float("inf"):
+        raise ConfigurationError(f"limit must be a number of seconds from 0, not {limit!r}")
+    return float(limit)
+
+
+def check_ids(engines: Any) -> list[int]:
+    """Return ids of engines.
+
+    Raises:
+        ConfigurationError: They are none.
+    """
+    if isinstance(engines, str | bytes) or not isinstance(engines, Iterable):
+        raise ConfigurationError(f"give ids of engines as a list such as [0, 1], not {engines!r}")
+    found = list(engines)
+    for one in found:
+        whole = hasattr(one, "__index__") and not isinstance(one, bool)
+        if not whole or not 0 <= operator.index(one) < _MAX_ID:
+            raise ConfigurationError(f"ids of engines are whole numbers from 0, not {one!r}")
+    return [operator.index(one) for one in found]
 
 
 def store_arguments(

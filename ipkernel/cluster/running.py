@@ -227,6 +227,8 @@ class RunningCluster(ClusterBase):
                 self._order(method, _ids(engines, engine_set_id), name)
                 return
             ids = [e for s in self._chosen(engine_set_id) for e in s.engines]
+            if engine_set_id is not None and not ids:  # to name no engine would mean all of them
+                raise ClusterError(f"engine set {engine_set_id!r} has no engines")
             self._order(method, ids if engine_set_id is not None else [], name)
 
     # -- scale ----------------------------------------------------------------------------
@@ -250,6 +252,7 @@ class RunningCluster(ClusterBase):
             TimeoutError: They were not ready within ``engine_timeout``.
         """
         options.check_count(n)
+        options.check_limit(limit)
         self._end_adapting()
         with self._lock:
             self._check_running()
@@ -326,7 +329,7 @@ class RunningCluster(ClusterBase):
 
 
 def _ids(engines: Iterable[int], engine_set_id: str | None) -> list[int]:
-    found = list(engines)
+    found = options.check_ids(engines)
     if engine_set_id is not None:
         raise ConfigurationError("give either an engine set or ids of engines, not both")
     if not found:

@@ -185,6 +185,24 @@ def test_orders_about_unknown_engines(make):
         cluster.signal_engine("INT", 77)
     with pytest.raises(ValueError, match="there is no signal"):
         cluster.signal_engine("HUH", 0)
+    with pytest.raises(ClusterError, match=r"no engine 77 \(it was done for 0\)"):
+        cluster.signal_engines("CONT", engines=[0, 77])
+
+
+def test_an_order_to_a_set_that_has_no_engines_any_more_is_not_for_all(make):
+    cluster = make(1)
+    with cluster as rc:
+        name = cluster.start_engines(1)
+        cluster.stop_engine(1)
+        pid = rc[0].apply_sync(os.getpid)
+        for order in (
+            lambda: cluster.signal_engines("KILL", name),
+            lambda: cluster.restart_engines(name),
+        ):
+            with pytest.raises(ClusterError, match=f"engine set '{name}' has no engines"):
+                order()
+        assert rc[0].apply_sync(os.getpid) == pid
+        assert cluster.status().engines[0].restarts == 0
 
 
 def test_engine_killed(make):

@@ -113,6 +113,8 @@ def test_version(arguments, capsys):
         (["stop", "--al"], "did you mean '--all'?"),
         (["stop", "now"], "unknown argument 'now'"),
         (["start", "-n", "0"], "'0' is not a number of engines from 1 to 4096"),
+        (["scale", "--", "-1"], "'-1' is not a number of engines from 0 to 4096"),
+        (["adapt", "x", "2"], "'x' is not a number of engines from 0 to 4096"),
         (["start", "-n", "many"], "'many' is not a number of engines"),
         (["start", "-n", "5000"], "'5000' is not a number of engines"),
         (["start", "-n"], "expected one argument"),

@@ -40,6 +40,31 @@ def test_seconds():
             options.check_seconds("x", bad)
 
 
+def test_limits():
+    assert options.check_limit(0) == 0.0
+    assert options.check_limit(2.5) == 2.5
+    for bad in (-1, None, "3", True, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="limit must be a number of seconds from 0"):
+            options.check_limit(bad)
+
+
+class Whole:
+    """A whole number of another library."""
+
+    def __index__(self):
+        return 7
+
+
+def test_ids_of_engines():
+    assert options.check_ids(iter((3, 0, Whole()))) == [3, 0, 7]
+    for bad in ("01", b"01", 5, None):
+        with pytest.raises(ConfigurationError, match="give ids of engines as a list"):
+            options.check_ids(bad)
+    for bad in (-1, 1.0, "a", True, None, 1 << 70):
+        with pytest.raises(ConfigurationError, match="are whole numbers from 0, not"):
+            options.check_ids([0, bad])
+
+
 class Thing:
     """Has one method in two forms."""
 

@@ -72,7 +72,7 @@ def test_signal_names(value):
     assert signal_name(value) == "SIGINT"
 
 
-@pytest.mark.parametrize("value", [0, -3, 4711, "", "HUH", "SIGHUH"])
+@pytest.mark.parametrize("value", [0, -3, 4711, "", "HUH", "SIGHUH", True, None, 2.0, b"INT"])
 def test_no_such_signal(value):
     with pytest.raises(ValueError, match="there is no signal"):
         signal_name(value)
