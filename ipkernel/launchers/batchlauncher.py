@@ -31,6 +31,8 @@ from ipkernel.launchers.template import Template
 
 #: Seconds for which the batch system may call a job running whose script has ended.
 _LAG: Final = 3.0
+#: How many lines of a job's output may be events.
+_MOST_EVENTS: Final = 1000
 #: Variables of this process that a job needs as well.
 _INHERITED: Final = ("PYTHONPATH", "IPKERNEL_CLUSTER", "SPT_NOENV")
 
@@ -139,8 +141,12 @@ class BatchLauncher(Launcher):
         return self.files.spooled
 
     def output(self, lines: int = 20) -> list[str]:
-        """Return the last lines of its standard error or, if there are none, of its output."""
-        return super().output(lines) or tail(self.files.output, lines)
+        """Return the last lines of its standard error or, if there are none, of its output.
+
+        Events, which are in its output as well, are left out.
+        """
+        said = super().output(lines) or tail(self.files.output, _MOST_EVENTS + lines)
+        return [line for line in said if not line.startswith('{"event": ')][-lines:]
 
     @property
     def template_file(self) -> Path:

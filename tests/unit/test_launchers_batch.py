@@ -217,6 +217,18 @@ def test_a_failure_shows_the_last_lines_of_the_errors(scene):
     assert job.files.error.exists()
 
 
+def test_what_a_job_has_said_are_not_its_events(scene):
+    job = scene.make()
+    job.start()
+    write_output(job, {"event": "registered", "engines": [0]}, {"event": "ready"})
+    assert job.output() == []
+    write_output(job, rest=b"a word of the site\n")
+    write_output(job, *[{"event": "engines"}] * 30)
+    assert job.output() == ["a word of the site"]
+    job.files.error.write_text("an error\n")
+    assert job.output() == ["an error"]
+
+
 def test_an_error_event_is_the_reason(scene):
     job = scene.make()
     job.start()
