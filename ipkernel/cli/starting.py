@@ -6,13 +6,14 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from ipkernel.cli import common
 from ipkernel.cli.settings import chosen_settings
 from ipkernel.cli.tables import harmless, number, span
 from ipkernel.cluster.cluster import Cluster
-from ipkernel.cluster.hosted import state_of, why_ended
+from ipkernel.cluster.hosted import Hosted, state_of, why_ended
 from ipkernel.errors import KernelError
 from ipkernel.ranges import ranges_text
 
@@ -124,12 +125,26 @@ def _start(cluster: Cluster, line: _Line, options: argparse.Namespace) -> None:
 def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) -> None:
     programs = [one for s in cluster.engines.values() for one in s.programs]
     back = sum(len(s.engines) for s in cluster.engines.values() if not s.programs)
-    jobs = [one for one in programs if not one.ready and not one.entry.immediate]
+    jobs = _jobs(programs)
     there = back + sum(one.share.n for one in programs) - sum(one.share.n for one in jobs)
     print(
         f"cluster {cluster.cluster_id} is ready: {number(there, 'engine')} "
         f"in {seconds:.1f} s, {cluster.directory.path}"
     )
+    _say_jobs(jobs)
+    if options.daemonize:
+        print(f"stop it with: {cluster.directory.command('stop')}")
+    else:
+        print("Ctrl-C stops it")
+    sys.stdout.flush()
+
+
+def _jobs(programs: Iterable[Hosted]) -> list[Hosted]:
+    return [one for one in programs if not one.ready and not one.entry.immediate]
+
+
+def _say_jobs(jobs: Iterable[Hosted]) -> None:
+    """Tell where batch jobs stand whose engines are not there."""
     for one in jobs:
         count, state = number(one.share.n, "engine"), state_of(one.launcher)
         if one.launcher.running:
@@ -137,11 +152,6 @@ def _say_ready(cluster: Cluster, seconds: float, options: argparse.Namespace) ->
         else:
             why = harmless(why_ended(one.launcher))
             sys.stderr.write(f"ipcluster: {count} will not come: {why}\n")
-    if options.daemonize:
-        print(f"stop it with: {cluster.directory.command('stop')}")
-    else:
-        print("Ctrl-C stops it")
-    sys.stdout.flush()
 
 
 def _foreground(cluster: Cluster, line: _Line, quiet: bool) -> int:
@@ -196,6 +206,9 @@ def engines_command(options: argparse.Namespace) -> int:
     cluster = Cluster.from_directory(directory.path, **given)
     name = cluster.start_engines_sync(options.n)
     if not options.quiet:
-        ids = cluster.engines[name].engines
-        print(f"added {number(len(ids), 'engine')} to cluster {directory.name}: {ranges_text(ids)}")
+        added = cluster.engines[name]
+        if ids := added.engines:
+            count = number(len(ids), "engine")
+            print(f"added {count} to cluster {directory.name}: {ranges_text(ids)}")
+        _say_jobs(_jobs(added.programs))
     return common.OK

@@ -432,6 +432,47 @@ def test_hosts_that_failed_are_not_counted_when_a_cluster_is_ready(capsys, home)
     assert capsys.readouterr().out.startswith("cluster x is ready: 1 engine in 1.0 s, ")
 
 
+def a_job(number, running, state):
+    """Return a batch job whose two engines are not there."""
+    from types import SimpleNamespace
+
+    told = f"ipdaemon (slurm job {number}) exited with code 127; it said: \x1bno python"
+    launcher = SimpleNamespace(running=running, state=lambda: state, problem=lambda: told)
+    entry = SimpleNamespace(immediate=False)
+    share, title = Share(2), f"slurm job {number}"
+    return SimpleNamespace(share=share, ready=False, entry=entry, launcher=launcher, title=title)
+
+
+@pytest.mark.parametrize(
+    ("ids", "jobs", "said"),
+    [
+        ((), [1], "2 engines to come: slurm job 1, pending\n"),
+        ((3, 4), [], "added 2 engines to cluster default: 3-4\n"),
+        (
+            (3, 4),
+            [7],
+            "added 2 engines to cluster default: 3-4\n2 engines to come: slurm job 7, pending\n",
+        ),
+    ],
+)
+def test_engines_that_are_added_may_be_in_a_queue(monkeypatch, capsys, home, ids, jobs, said):
+    from types import SimpleNamespace
+
+    from ipkernel.cli import starting
+    from ipkernel.cluster.directory import ClusterDirectory
+
+    programs = [a_job(number, True, "pending") for number in jobs]
+    added = {"b": SimpleNamespace(engines=ids, programs=programs)}
+    cluster = SimpleNamespace(engines=added, start_engines_sync=lambda n: "b")
+    classes = SimpleNamespace(from_directory=lambda path, **given: cluster)
+    directory = ClusterDirectory.named()
+    monkeypatch.setattr(starting, "Cluster", classes)
+    monkeypatch.setattr(starting.common, "running_directory", lambda options: directory)
+    options = argparse.Namespace(n=2, quiet=False, log_level=None)
+    assert starting.engines_command(options) == common.OK
+    assert capsys.readouterr().out == said
+
+
 def test_a_job_that_has_ended_at_once_brings_no_engines(capsys, home):
     from types import SimpleNamespace
 
@@ -439,16 +480,7 @@ def test_a_job_that_has_ended_at_once_brings_no_engines(capsys, home):
     from ipkernel.cluster.directory import ClusterDirectory
     from ipkernel.cluster.engineset import EngineSet
 
-    def job(number, running, state):
-        told = f"ipdaemon (slurm job {number}) exited with code 127; it said: \x1bno python"
-        launcher = SimpleNamespace(running=running, state=lambda: state, problem=lambda: told)
-        entry = SimpleNamespace(immediate=False)
-        share, title = Share(2), f"slurm job {number}"
-        return SimpleNamespace(
-            share=share, ready=False, entry=entry, launcher=launcher, title=title
-        )
-
-    jobs = [job(1, True, "pending (Priority)"), job(2, False, "ended: exited with code 127")]
+    jobs = [a_job(1, True, "pending (Priority)"), a_job(2, False, "ended: exited with code 127")]
     engine_set = EngineSet("engines-0", 4, programs=jobs)
     cluster = SimpleNamespace(
         cluster_id="x", directory=ClusterDirectory.named(), engines={"0": engine_set}
