@@ -79,6 +79,12 @@ def find_log(directory: ClusterDirectory, words: list[str]) -> Path:
         if candidate in files:
             return files[candidate]
     known = ", ".join(files) or "none"
+    number = name.removeprefix("ipengine-")
+    if number != name and number.isdecimal():  # its log begins with the first line
+        raise ClusterError(
+            f"no engine {number} of cluster {directory.name} has printed anything; the logs that "
+            f"there are: {known}"
+        )
     raise ClusterError(f"cluster {directory.name} has no log {name!r}; there are: {known}")
 
 

@@ -261,7 +261,7 @@ class PidFile:
         stale = self.read()
         self._refuse_if_taken()
         try:
-            os.rename(self.path, old)
+            os.replace(self.path, old)
         except FileNotFoundError:
             return
         moved = PidFile(old)

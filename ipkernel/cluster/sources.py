@@ -68,9 +68,10 @@ def from_given(given: Mapping[str, Any]) -> Layer:
                 _take(layer, (_SECTIONS.get(name, name), str(key)), inner, "")
         else:
             known = [*spec.CLUSTER.options, *spec.section_names()]
-            if name in known:
+            if name in known or name in _SECTIONS:
                 raise ConfigurationError(
-                    f"{name} must be a mapping with options of [{name}], not {value!r}"
+                    f"{name} must be a mapping with options of [{_SECTIONS.get(name, name)}], not "
+                    f"{value!r}"
                 )
             raise ConfigurationError(f"unknown option {name!r}{nearest(name, known)}")
     return layer
@@ -268,6 +269,11 @@ def _option_at(place: Place, before: str) -> Option:
     if place[-2] == "environment" and not re.fullmatch(r"[^=\0]+", place[-1]):
         raise ConfigurationError(f"{before}{place[-1]!r} cannot be an environment variable")
     option = known.option(place[-1])
+    if option is None and place[-1] in known.sections:
+        raise ConfigurationError(
+            f"{before}{place[-1]!r} in [{'.'.join(place[:-1])}] is no option but a section: write "
+            f"[[{place[-1]}]] in a file, and a mapping in Python"
+        )
     if option is None:
         raise ConfigurationError(
             f"{before}unknown option {place[-1]!r} in [{'.'.join(place[:-1])}]"

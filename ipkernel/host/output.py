@@ -189,7 +189,7 @@ class EngineLog:
             self._complain(f"{self._path} cannot be written any more: {error.strerror}")
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self._file = os.open(self._path, flags, 0o600)
         self._written = os.fstat(self._file).st_size
 

@@ -353,7 +353,7 @@ def test_log_files(capsys, home):
     assert main(["logs", "ipdaemon"]) == common.OK
     assert main(["logs", "engine", "9"]) == common.FAILURE
     err = capsys.readouterr().err
-    assert "has no log 'ipengine-9'; there are:" in err
+    assert "no engine 9 of cluster default has printed anything; the logs that there are:" in err
     assert main(["logs", "a", "b"]) == common.FAILURE
     assert "give one log" in capsys.readouterr().err
     assert main(["logs", "../../secret"]) == common.FAILURE

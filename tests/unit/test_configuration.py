@@ -198,6 +198,7 @@ def test_no_two_options_share_a_variable():
         ('[environment]\n"A=B" = 1', 2, "'A=B' cannot be an environment variable"),
         ("[environment]\nX = pb://abc@tcp:1.2.3.4:5/x", 2, "'X' has a FURL, which is a secret"),
         ("[cluster]\nengine_args = a, pb://x", 2, "has a FURL"),
+        ("[slots]\nenvironment = A", 2, "is no option but a section: write [[environment]] in a"),
         ("[cluster]\nn = 1\nn = 2", 3, "'n' is there twice, first in line 2"),
     ],
 )
@@ -253,6 +254,11 @@ def test_mistakes_in_the_environment(directory, monkeypatch, name, text, what):
         ),
         ({"hots": ["a"]}, "unknown option 'hots'; did you mean 'hosts'?"),
         ({"slots": "x"}, "slots must be a mapping with options of [slots], not 'x'"),
+        (
+            {"controller_options": 3},
+            "controller_options must be a mapping with options of [controller]",
+        ),
+        ({"slots": {"environment": "A=1"}}, "'environment' in [slots] is no option but a section"),
         ({"n": {"a": 1}}, "n must be a whole number from 0 to 4096, not {'a': 1}"),
         ({"hosts": {}}, "hosts must be a list of texts, separated by commas, not {}"),
         ({"slrum": {"queue": "a"}}, "unknown section [slrum]; did you mean 'slurm'?"),

@@ -339,17 +339,31 @@ def test_who_finds_a_dead_process_does_not_push_aside_one_that_was_faster(
     dead = {"pid": os.getpid(), "started": 1.0, "host": "", "name": "prog"}
     file.path.write_text(json.dumps(dead))
     faster = {"pid": os.getppid(), "started": psutil.Process(os.getppid()).create_time()}
-    rename = os.rename
+    replace = os.replace
 
     def late(source, target):
-        monkeypatch.setattr(os, "rename", rename)
+        monkeypatch.setattr(os, "replace", replace)
         file.path.write_text(json.dumps({**faster, "host": "", "name": "other"}))
-        rename(source, target)
+        replace(source, target)
 
-    monkeypatch.setattr(os, "rename", late)
+    monkeypatch.setattr(os, "replace", late)
     with pytest.raises(AlreadyRunning, match=f"other with pid {os.getppid()}"):
         file.claim("c", "prog")
     assert file.read()["pid"] == os.getppid()  # type: ignore[index]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_what_an_interrupted_claim_has_left_is_in_nobodys_way(tmp_path: Path, monkeypatch) -> None:
+    def as_on_windows(source, target):
+        if os.path.lexists(target):
+            raise FileExistsError(17, "it exists")
+
+    file = PidFile(tmp_path / "x.json")
+    file.path.write_text(json.dumps({"pid": os.getpid(), "started": 1.0, "host": "", "name": "x"}))
+    (tmp_path / ".x.json.old").write_text("left over")
+    monkeypatch.setattr(os, "rename", as_on_windows)
+    file.claim("c", "prog")
+    assert file.state() == "alive"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
