@@ -24,6 +24,7 @@ class Engine:
             ``"dead"``.
         reason: Why it is not ready.
         host_id: The host's number, 0 if not known.
+        began: When its process was asked for, by its host's clock; 0 if not known.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Engine:
     state: str = "ready"
     reason: str = ""
     host_id: int = 0
+    began: float = 0.0
 
     def __str__(self) -> str:
         where = f" on {self.host}" if self.host else ""
@@ -87,7 +89,13 @@ class Engines:
                 if info.state == "away" and before is not None and before.state == "ready":
                     continue
                 self._known[info.engine] = Engine(
-                    info.engine, info.host, info.pid, info.state, info.reason, info.host_id
+                    info.engine,
+                    info.host,
+                    info.pid,
+                    info.state,
+                    info.reason,
+                    info.host_id,
+                    info.began,
                 )
             self._refresh()
 
@@ -106,7 +114,11 @@ class Engines:
         """Take note that an engine is ready."""
         with self.changed:
             self._known[message.engine] = Engine(
-                message.engine, message.host, message.pid, host_id=message.host_id
+                message.engine,
+                message.host,
+                message.pid,
+                host_id=message.host_id,
+                began=message.began,
             )
             self.hopeless = ""
             self._refresh()

@@ -83,7 +83,7 @@ def describe(record: TaskRecord, engines: Mapping[int, Engine] = MappingProxyTyp
         started=moment(message.started) if message else None,
         completed=moment(message.completed) if message else None,
         received=moment(record.received),
-        engine_uuid=None,
+        engine_uuid=process(record, engines),
         engine_id=record.engine if record.engine >= 0 else None,
         host=host(record, engines),
         follow=[],
@@ -106,15 +106,38 @@ def describe(record: TaskRecord, engines: Mapping[int, Engine] = MappingProxyTyp
 
 def host(record: TaskRecord, engines: Mapping[int, Engine]) -> str | None:
     """Return the name of the host on which a task ran or is to run, as far as that is known."""
-    if record.cell is not None and not record.succeeded:
-        failure = record.load()[1]
-        said = getattr(failure, "host", None)
-        if said is None and isinstance(failure, RemoteError):
-            said = failure.engine_info.get("host")
-        if said:
-            return str(said)
+    said = _said(record, "host")
+    if said:
+        return str(said)
     engine = engines.get(record.engine)
     return engine.host if engine is not None else None
+
+
+def process(record: TaskRecord, engines: Mapping[int, Engine]) -> str | None:
+    """Return what names the process that ran a task, or is to run it, as far as that is known.
+
+    That is its host and its process id. Of a process that there is no more it is known only if the
+    task has failed there.
+    """
+    where, pid = _said(record, "host"), _said(record, "pid")
+    if where and pid:
+        return f"{where}:{pid}"
+    engine = engines.get(record.engine)
+    if engine is None or not engine.pid:
+        return None
+    if record.message is not None and record.message.started < engine.began:
+        return None  # it was another process
+    return f"{engine.host}:{engine.pid}"
+
+
+def _said(record: TaskRecord, name: str) -> Any:
+    """Return what the error of a task that has failed says of its engine, or None."""
+    if record.cell is None or record.succeeded:
+        return None
+    failure = record.load()[1]
+    if isinstance(failure, RemoteError):  # which may have attributes of the user's exception
+        return failure.engine_info.get(name)
+    return getattr(failure, name, None)
 
 
 def status(record: TaskRecord) -> str | None:

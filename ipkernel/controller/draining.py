@@ -10,7 +10,7 @@ from ipkernel.controller.instructions import EnginesDrained
 from ipkernel.controller.registry import Host
 from ipkernel.controller.slots import AWAY, READY, Engine
 from ipkernel.controller.tasks import State, Task
-from ipkernel.wire.messages import EngineJoined, EngineLeft
+from ipkernel.wire.messages import EngineLeft
 
 
 def engines_draining(core: Core, event: EnginesDraining) -> None:
@@ -36,8 +36,7 @@ def keep(core: Core, engine: Engine) -> None:
         engine.draining = ""
         core.draining.pop(engine, None)
         if _is_known(engine):
-            host = engine.host
-            core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
+            core.tell_all((losses.joined_message(engine), b""))
 
 
 def _begin(core: Core, engine: Engine, reason: str) -> None:

@@ -109,10 +109,17 @@ def engine_joined(core: Core, host: Host, message: EngineJoined) -> None:
     engine.reason = ""
     engine.pid = message.pid
     engine.epoch = message.epoch
+    engine.born = message.began
     engine.since = core.now
     away.resume(core, engine)
     if not engine.draining:
-        core.tell_all((EngineJoined(engine.id, host.name, engine.pid, host_id=host.id), b""))
+        core.tell_all((joined_message(engine), b""))
+
+
+def joined_message(engine: Engine) -> EngineJoined:
+    """Return what clients are told of an engine that is ready."""
+    host = engine.host
+    return EngineJoined(engine.id, host.name, engine.pid, host_id=host.id, began=engine.born)
 
 
 # ------------------------------------------------------------------------------- going

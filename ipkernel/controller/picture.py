@@ -159,4 +159,5 @@ def engine_info(engine: Engine, now: float) -> EngineInfo:
         files=vitals.files,
         started=vitals.started,
         last_loss=engine.last_loss,
+        began=engine.born,
     )

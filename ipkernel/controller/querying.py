@@ -121,7 +121,7 @@ def _engine_uuid(row: Row) -> str | None:
     engine = row.core.engines.get(number) if number is not None else None
     if engine is None or not engine.pid:
         return None
-    if row.message is not None and row.message.started < engine.since:
+    if row.message is not None and row.message.started < (engine.born or engine.since):
         return None  # it was another process
     return f"{engine.host.name[: MAX_SHOWN - 24]}:{engine.pid}"
 

@@ -51,6 +51,7 @@ class Engine:
         pid: Its process, or 0.
         epoch: Which of the processes with this id it is; assignments name it.
         since: When it became what it is.
+        born: When its process was asked for, by its host's clock; 0.0 if that is not known.
         assigned: Tasks that were sent to its host, oldest first.
         running: Those of them that its host reported as running.
         direct: Tasks bound to this engine that wait for room.
@@ -77,6 +78,7 @@ class Engine:
         "assigned",
         "before",
         "began",
+        "born",
         "bytes",
         "completed",
         "direct",
@@ -114,6 +116,7 @@ class Engine:
         self.pid = 0
         self.epoch = 0
         self.since = now
+        self.born = 0.0
         self.assigned: dict[int, Task] = {}
         self.running: set[int] = set()
         self.began = now

@@ -385,7 +385,10 @@ class Engines:
         if engine.id < 0 or engine.joined:
             return
         engine.joined = True
-        self._uplink.send(EngineJoined(engine.id, self._host, engine.pid, engine.epoch))
+        joined = EngineJoined(
+            engine.id, self._host, engine.pid, engine.epoch, began=max(0.0, engine.began)
+        )
+        self._uplink.send(joined)
         self._traffic.feed(engine)
         self._note_change()
 

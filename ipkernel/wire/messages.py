@@ -400,6 +400,8 @@ class EngineJoined(Message, tag=7):
         pid: Its process.
         epoch: Counts the processes that the host has started for this id, from 1.
         host_id: The host's number (controller to client only).
+        began: When that process was asked for, seconds since the epoch by the host's clock, as the
+            times of tasks are; 0 if that is not known.
     """
 
     engine: EngineId
@@ -407,6 +409,7 @@ class EngineJoined(Message, tag=7):
     pid: Pid
     epoch: Annotated[int, Meta(ge=0)] = 0
     host_id: HostNumber = 0
+    began: Seconds = 0.0
 
 
 class EngineLeft(Message, tag=8):

@@ -116,6 +116,8 @@ class EngineInfo(Record):
         files: Open files and sockets, -1 if that is not known.
         started: When its process was started, seconds since the epoch; 0 if that is not known.
         last_loss: How its last process was lost, and when it was; empty if none was.
+        began: When its process was asked for, by its host's clock, as the times of tasks are; 0 if
+            that is not known.
     """
 
     engine: EngineId
@@ -134,6 +136,7 @@ class EngineInfo(Record):
     files: int = -1
     started: float = 0.0
     last_loss: Text = ""
+    began: float = 0.0
 
 
 class SessionGrant(Record):

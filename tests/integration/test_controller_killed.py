@@ -129,12 +129,15 @@ def test_how_tasks_ended_is_known_though_their_results_were_fetched(site):
     with view.temp_flags(label="before"):
         results = [view.apply_async(divmod, 7, divisor) for divisor in (1, 2, 0)]
     site.rc.wait(results, PATIENCE)
-    keys = ["submitted", "started", "completed", "received", "status", "engine_id", "label"]
+    keys = ["submitted", "started", "completed", "received", "status", "engine_uuid", "label"]
     before = site.rc.db_query({"label": "before"}, keys)
+    assert [row["engine_uuid"] for row in before] == [result.engine_uuid for result in results]
+    assert {int(result.engine_uuid.split(":")[1]) for result in results} <= set(site.pids)
     assert [row["status"] for row in before] == ["ok", "ok", "error"]
     for _ in range(2):
         site.back(site.kill())
         assert site.rc.db_query({"label": "before"}, keys) == before
+        assert [row["engine_uuid"] for row in before] == [result.engine_uuid for result in results]
     ids = [row["msg_id"] for row in before]
     assert set(ids) <= set(site.rc.hub_history())
     site.rc.purge_results(results)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ipkernel import errors
-from ipkernel.wire.messages import Finished, Outcome, Reason, encode_reason
+from ipkernel.wire.messages import EngineJoined, Finished, Outcome, Reason, encode_reason
 from tests.support.clients import lv, rc
 from tests.support.fakecontroller import FakeController
 
@@ -169,3 +169,17 @@ def test_metadata_name_the_host(fake, rc, lv):
     assert (good.host, bound.host) == (None, "h")
     fake.release()
     assert (good.host, bad.host, rc[:].apply_async(int).host) == ("h", "h", ["h"] * 3)
+
+
+def test_metadata_name_the_process(fake, rc, lv):
+    bound, lost = rc[1].apply_async(int), lv.apply_async(int)
+    assert (bound.engine_uuid, lost.engine_uuid) == ("h:101", None)
+    payload = encode_reason(Reason("engine", "killed", 1, "h", 77))
+    ended = Finished(lost.msg_ids[0], Outcome.LOST, 1, 5.0, 7.5, len(payload))
+    fake.session.received([(ended, payload)])
+    fake.release()
+    assert (bound.engine_uuid, lost.engine_uuid) == ("h:101", "h:77")
+    began = bound.completed.timestamp() + 1.0
+    fake.session.received([(EngineJoined(1, "h", 300, 2, began=began), b"")])
+    assert (bound.engine_uuid, lost.engine_uuid) == (None, "h:77"), "it was another process"
+    assert rc[1].apply_async(int).engine_uuid == "h:300"

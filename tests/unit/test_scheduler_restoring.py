@@ -104,7 +104,8 @@ class World:
 
     def joined(self, number: int) -> None:
         engines = self.scheduler.hosts[number].engines
-        self.said(number, *[EngineJoined(one, f"n{number}", 100 + one, 1) for one in engines])
+        name = f"n{number}"
+        self.said(number, *[EngineJoined(one, name, 100 + one, 1, began=0.5) for one in engines])
 
     def back(self, number: int = 1) -> None:
         """The host is connected, and has said which engines are ready, but not what they have."""
@@ -259,6 +260,18 @@ def test_how_tasks_ended_is_known_whether_or_not_their_results_were_fetched(w: W
             [2, 1002.0, 1003.0, "ok", "fit", 1, True],
             [3, None, 1003.0, "error", None, None, True],
         ]
+
+
+def test_which_process_ran_a_task_is_known_while_there_is_that_process(w: World) -> None:
+    w.submit(1, 2)
+    w.said(1, done(1, 0), done(2, 1))
+    assert known(w, "engine_uuid") == [[1, "n1:100"], [2, "n1:101"]]
+    w.restart()
+    assert known(w, "engine_uuid") == [[1, None], [2, None]], "it has not been heard of"
+    w.back()
+    assert known(w, "engine_uuid") == [[1, "n1:100"], [2, "n1:101"]]
+    w.said(1, EngineLeft(0, "killed", True), EngineJoined(0, "n1", 200, 2, began=2.0))
+    assert known(w, "engine_uuid") == [[1, None], [2, "n1:101"]]
 
 
 def test_what_was_purged_is_not_known_after_a_restart(w: World) -> None:
