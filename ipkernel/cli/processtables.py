@@ -59,7 +59,12 @@ def hosts_table(status: Status, now: float) -> str:
         for host in status.hosts
         if host.draining
     ]
-    return "\n".join([shown, *leaving])
+    kept = [
+        f"host {host.host}: it has no engines, but {number(host.sole, 'object')} that nobody else has"
+        for host in status.hosts
+        if host.label and host.sole and not host.engines
+    ]
+    return "\n".join([shown, *leaving, *kept])
 
 
 def _host_state(host: HostInfo) -> str:

@@ -175,7 +175,8 @@ class Programs:
         """Tell whether the controller, and not this process, starts a daemon again."""
         both_here = not starts_elsewhere(self.settings.controller.launcher)
         launcher = hosted.launcher
-        return both_here and isinstance(launcher, LocalHostLauncher) and not launcher.lifeline
+        local = hosted.entry.immediate and isinstance(launcher, LocalHostLauncher)
+        return both_here and local and not launcher.lifeline
 
     def _returns(self, hosted: Hosted) -> bool:
         return self._is_for_controller(hosted) and daemonnotes.returns(

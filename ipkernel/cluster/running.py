@@ -92,6 +92,11 @@ class RunningCluster(ClusterBase):
         with self._lock:
             for engine_set in self.engines.values():
                 engine_set.discard(stopped)
+        self._release_unused()
+
+    def _release_unused(self) -> None:
+        """End the programs elsewhere that have no engines left, and note that."""
+        with self._lock:
             self._release_empty()
             self._note()
 
@@ -338,6 +343,10 @@ def _ids(engines: Iterable[int], engine_set_id: str | None) -> list[int]:
 
 
 def _is_empty(program: Recorded, hosts: Sequence[HostInfo]) -> bool:
-    """Tell whether a program elsewhere has joined, with one host or several, and has no engine."""
+    """Tell whether a program elsewhere has joined, with one host or several, and is of no use.
+
+    It has no engine then, and nothing that others want.
+    """
     mine = [host for host in hosts if program.label and host.label == program.label]
-    return not program.here and bool(mine) and not any(host.engines for host in mine)
+    used = any(host.engines or host.sole for host in mine)
+    return not program.here and bool(mine) and not used

@@ -50,6 +50,8 @@ class Scaler:
             decision = Policy(Rules(n, n, idle_after=0.0)).decide(0.0, load)
         elif load.total:  # a policy has a maximum of at least 1
             decision = Shrink(load.coming, tuple(one.engine for one in load.engines))
+        if decision is None:
+            self.release(picture)
         return before, self.do(decision, picture)
 
     def do(self, decision: Grow | Shrink | None, picture: Picture) -> int:
@@ -60,6 +62,16 @@ class Scaler:
         if isinstance(decision, Shrink):
             return -self._shrink(decision, picture)
         return 0
+
+    def release(self, picture: Picture) -> None:
+        """End programs elsewhere that had to stay for their objects when their engines went.
+
+        Args:
+            picture: What there is now.
+        """
+        hosts = picture.status.hosts
+        if any(one.label and not one.engines and not one.sole for one in hosts):
+            self._cluster._release_unused()
 
     def _shrink(self, decision: Shrink, picture: Picture) -> int:
         left = decision.coming
@@ -160,6 +172,7 @@ class Adapting:
         load = picture.load
         decision = self._policy.decide(time.monotonic(), load)
         if decision is None or self._over.is_set():
+            self._scaler.release(picture)
             return
         changed = self._scaler.do(decision, picture)
         if changed:

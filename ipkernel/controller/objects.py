@@ -357,3 +357,8 @@ class Directory:
         """Return how many objects a host has, and how many bytes they have together."""
         there = self.at_host.get(host, {})
         return len(there), sum(entry.length for entry in there.values())
+
+    def sole(self, host: int) -> int:
+        """Return how many objects are wanted that would be lost with a host."""
+        there = self.at_host.get(host, {}).values()
+        return sum(one.wanted and len(one.holders) == 1 and not one.client for one in there)

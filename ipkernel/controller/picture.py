@@ -84,7 +84,12 @@ class Picture:
             uptime=now - self._began,
             version=__version__,
             hosts=[
-                host_info(host, number in connected, scheduler.objects.usage(number))
+                host_info(
+                    host,
+                    number in connected,
+                    scheduler.objects.usage(number),
+                    scheduler.objects.sole(number),
+                )
                 for number, host in sorted(scheduler.hosts.items())
             ],
             engines=self.engines(),
@@ -107,13 +112,14 @@ class Picture:
         return [engine_info(engine, now) for _, engine in sorted(self._scheduler.engines.items())]
 
 
-def host_info(host: Host, connected: bool, usage: tuple[int, int]) -> HostInfo:
+def host_info(host: Host, connected: bool, usage: tuple[int, int], sole: int) -> HostInfo:
     """Return what people are told of a host.
 
     Args:
         host: Which.
         connected: Whether its connection is there.
         usage: How many objects are in its store, and their bytes.
+        sole: How many of them would be lost with it.
     """
     vitals = host.vitals or _UNKNOWN
     return HostInfo(
@@ -134,6 +140,7 @@ def host_info(host: Host, connected: bool, usage: tuple[int, int]) -> HostInfo:
         files=vitals.files,
         started=vitals.started,
         restarts=host.facts.restarts,
+        sole=sole,
     )
 
 

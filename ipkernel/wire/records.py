@@ -322,6 +322,7 @@ class HostInfo(Record):
         files: Open files and sockets, -1 if that is not known.
         started: When it was started, seconds since the epoch; 0 if that is not known.
         restarts: How often it has been started again.
+        sole: How many of its objects are wanted and nowhere else.
     """
 
     host_id: int
@@ -341,6 +342,7 @@ class HostInfo(Record):
     files: int = -1
     started: float = 0.0
     restarts: int = 0
+    sole: int = 0
 
 
 class QueueCounts(Record):

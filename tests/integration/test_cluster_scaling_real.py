@@ -156,6 +156,30 @@ def test_a_client_waits_for_the_jobs(make):
         assert cluster.running
 
 
+def ones():
+    return bytearray(b"1") * 1_000_000
+
+
+def test_a_job_stays_as_long_as_others_want_what_it_has(make, capsys):
+    cluster = make(cluster="x", engines=["local:1", (QueuedHost, 1)])
+    cluster.start_cluster()
+    (job,) = QueuedHost.submitted
+    job.let_go()
+    with cluster.connect_client_sync() as rc:
+        rc.wait_for_engines(2, timeout=60)
+        with rc[1].temp_flags(keep=True):
+            kept = rc[1].apply_async(ones).get(60)
+        cluster.stop_engine(1)
+        assert job.running
+        cluster.scale(1)
+        assert job.running
+        assert main(["status", "--cluster", "x"]) == common.OK
+        assert "has no engines, but 1 object that nobody else has" in capsys.readouterr().out
+        assert rc[0].apply_async(len, kept).get(60) == 1_000_000
+        del kept
+        wait_for(lambda: cluster.scale(1) or not job.running)
+
+
 def test_a_queue_that_is_full(make, capsys):
     cluster = make(cluster="x", engines=["local:1", (QueuedHost, 2)], engine_timeout=60)
     cluster.start_cluster()

@@ -56,6 +56,7 @@ class FakeCluster:
         self.done = []
         self.problems = []
         self.changed = threading.Event()
+        self.released = threading.Event()
 
     def _status(self):
         if self.problems:
@@ -69,6 +70,10 @@ class FakeCluster:
     def _stop_some(self, engines, *, drain, limit):
         self.done.append(("stop", engines, drain, limit))
         self.changed.set()
+
+    def _release_unused(self):
+        self.done.append("release")
+        self.released.set()
 
     def _end_hosts(self, hosts):
         self.done.append(("end", [one.title for one in hosts]))
@@ -185,6 +190,18 @@ def test_engines_that_are_away_for_a_moment_are_not_replaced():
     assert Scaler(cluster).to(3) == (3, 0)
     assert Scaler(cluster).to(2) == (3, -1)
     assert cluster.done == [("stop", (2,), True, 0.0)]
+
+
+def test_hosts_that_had_to_stay_for_their_objects_go_when_these_are_released():
+    cluster = FakeCluster(engine(0))
+    cluster.now.hosts.append(host("fake job 1", sole=1))
+    assert Scaler(cluster).to(1) == (1, 0)
+    assert cluster.done == []
+    cluster.now.hosts[0] = host("fake job 1")
+    assert Scaler(cluster).to(1) == (1, 0)
+    assert cluster.done == ["release"]
+    with Adapting(cluster, Rules(1, 1), 0.01, Scaler(cluster)):
+        assert cluster.released.wait(60)
 
 
 def test_jobs_are_cancelled_first_the_last_one_before_the_others():
@@ -331,11 +348,12 @@ def test_programs_of_others_that_end_without_engines_are_forgotten(tmp_path, mon
 
     monkeypatch.setattr(running, "_ENDING", 0.0)
     cluster = Attached()
-    empty, used = (cluster.add_job(2, recorded=True).launcher for _ in range(2))
+    empty, used, kept = (cluster.add_job(2, recorded=True).launcher for _ in range(3))
     if not ends:
         empty.request_stop = lambda: None
     cluster.now = status(hosts=[host(empty.label), host(used.label, 2, engines=[3])])
+    cluster.now.hosts.append(host(kept.label, 3, sole=1))  # others want what it has
     RunningCluster._release_empty(cluster)
     left = [one.label for s in cluster.engines.values() for one in s.recorded]
-    assert left == ([used.label] if ends else [empty.label, used.label])
+    assert left == ([used.label, kept.label] if ends else [empty.label, used.label, kept.label])
     assert used.running

@@ -227,6 +227,17 @@ def test_hosts_report_their_usage() -> None:
     assert w.d.usage(77) == (0, 0)
 
 
+def test_what_would_be_lost_with_a_host() -> None:
+    w = Places()
+    w.at(1, X, Y, Z)
+    w.copied(2, X)
+    w.kept_by(ALICE, Y)
+    assert (w.d.sole(1), w.d.sole(2), w.d.sole(77)) == (1, 0, 0)
+    w.d.release(ALICE, [Z])
+    w.settle()
+    assert w.d.sole(1) == 0
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (65536, "65.5 KB"), (5e6, "5.0 MB"), (2e13, "20.0 TB")],
