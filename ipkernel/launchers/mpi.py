@@ -18,7 +18,7 @@ from ipkernel.engine.rank import JOB
 from ipkernel.errors import ConfigurationError
 from ipkernel.host.options import SLOTS
 from ipkernel.launchers.interfaces import ILauncher, ILauncherClass, Share
-from ipkernel.launchers.local import LocalLauncher
+from ipkernel.launchers.local import LocalLauncher, child_environment
 from ipkernel.launchers.mpicommand import hosts_of, job_command
 
 __all__ = ["MPIControllerLauncher", "MPILauncher"]
@@ -88,8 +88,10 @@ python = string(default="")
             )
         python = self.options.get("python") or sys.executable
         program = [python, "-P", "-m", "ipkernel.engine.rank", *self.arguments]
-        names = dict.fromkeys((*_PASSED, SLOTS, *self._environment))
-        return job_command(self.share.n, program, self.options, list(names))
+        known = {*child_environment(self.directory, self._environment), JOB}
+        wanted = dict.fromkeys((*_PASSED, SLOTS, *self._environment))
+        names = [name for name in wanted if name in known]  # Open MPI complains of others
+        return job_command(self.share.n, program, self.options, names)
 
     def command(self) -> list[str]:
         """Return the command line of what keeps the job going."""

@@ -6,6 +6,7 @@ so far as to work, or fails again and again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -32,10 +33,13 @@ STOPPING: Final = 1.0
 KEPT: Final = 65536
 FIRST: Final = 6
 LAST: Final = 6
-
-
 #: The signals with which MPI ends ranks.
 _ENDED_BY_MPI: Final = (9, 15)
+#: How Open MPI and Slurm say that there are too few cores, and what to do then.
+_CROWDED: Final = re.compile(r"not enough slots|more processors requested", re.IGNORECASE)
+_REMEDY: Final = (
+    ": MPI has no cores for so many engines; ask for fewer, or write oversubscribe = yes in [mpi]"
+)
 
 
 @frozen
@@ -181,7 +185,9 @@ class Course:
         """What there is to say about a job that has ended by itself."""
         if not self._died:
             how = describe_exit(code)
-            return self._judge(f"{self._command}, which ran this MPI job, {how}", self._last())
+            crowded = _REMEDY if _CROWDED.search(self._errors) else ""
+            text = f"{self._command}, which ran this MPI job, {how}{crowded}"
+            return self._judge(text, self._last())
         words = read_words(self._errors)
         if words is not None and words.rank not in (-1, self._rank):
             words = None  # it speaks of one that it has ended itself

@@ -33,6 +33,28 @@ SLURM = {
 }
 
 
+def test_ranks_are_passed_the_variables_that_there_are(tmp_path, monkeypatch):
+    mpiexec = tmp_path / "mpiexec"
+    mpiexec.write_text("#!/bin/sh\necho 'mpiexec (OpenRTE) 4.1.4'\n")
+    mpiexec.chmod(0o700)
+    monkeypatch.delenv("IPKERNEL_SLOTS", raising=False)
+
+    def passed(**environment):
+        launcher = MPILauncher(
+            ClusterDirectory(tmp_path / "cluster_x"),
+            [],
+            environment=environment,
+            options={"command": str(mpiexec)},
+            share=Share(2),
+        )
+        words = launcher.job()
+        return {after for word, after in zip(words, words[1:], strict=False) if word == "-x"}
+
+    assert {"IPKERNEL_CLUSTER", "IPKERNEL_MPI_JOB"} <= passed()
+    assert "IPKERNEL_SLOTS" not in passed(), "Open MPI would complain of it"
+    assert passed() | {"IPKERNEL_SLOTS", "MINE"} == passed(IPKERNEL_SLOTS="{}", MINE="1")
+
+
 class TestPlace:
     def test_open_mpi(self):
         assert find_place(OPENMPI) == RankPlace(5, 8, 1, 4)
@@ -306,7 +328,8 @@ class TestCourse:
         course.begun()
         course.complained("-----\nThere are not enough slots\n")
         text = (
-            "mpiexec, which ran this MPI job, exited with code 1; "
+            "mpiexec, which ran this MPI job, exited with code 1: MPI has no cores for so many "
+            "engines; ask for fewer, or write oversubscribe = yes in [mpi]; "
             "it said: There are not enough slots"
         )
         assert course.ended(1, 1.0) == [
