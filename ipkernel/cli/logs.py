@@ -12,6 +12,7 @@ from pathlib import Path
 from ipkernel.cli import common
 from ipkernel.cli.tables import size, span, table
 from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.cluster.recorded import programs_of
 from ipkernel.errors import ClusterError
 
 _POLL = 0.2
@@ -49,12 +50,24 @@ def _list(directory: ClusterDirectory) -> int:
         status = path.stat()
         age = time.time() - status.st_mtime
         rows.append((path.name, size(status.st_size), f"{span(age)} ago"))
-    if not rows:
+    if rows:
+        print(f"logs in {directory.log}:")
+        print(table(("NAME", "SIZE", "CHANGED"), rows, indent="  ", right="SIZE"))
+    else:
         print(f"there are no logs in {directory.log}")
-        return common.OK
-    print(f"logs in {directory.log}:")
-    print(table(("NAME", "SIZE", "CHANGED"), rows, indent="  ", right="SIZE"))
+    if away := logs_elsewhere(directory):
+        print("on other hosts, while the cluster runs:")
+        print("\n".join(f"  {one}" for one in away))
     return common.OK
+
+
+def logs_elsewhere(directory: ClusterDirectory) -> list[str]:
+    """Return where the logs of programs are that ssh has started: hosts, each with a directory."""
+    return [
+        f"{one.label}: {one.record['directory']}/log"
+        for one in programs_of(directory)
+        if one.record.get("directory")
+    ]
 
 
 def find_log(directory: ClusterDirectory, words: list[str]) -> Path:
@@ -79,13 +92,12 @@ def find_log(directory: ClusterDirectory, words: list[str]) -> Path:
         if candidate in files:
             return files[candidate]
     known = ", ".join(files) or "none"
+    away = "".join(f"; on {one}" for one in logs_elsewhere(directory))
     number = name.removeprefix("ipengine-")
+    what = f"cluster {directory.name} has no log {name!r} here"
     if number != name and number.isdecimal():  # its log begins with the first line
-        raise ClusterError(
-            f"no engine {number} of cluster {directory.name} has printed anything; the logs that "
-            f"there are: {known}"
-        )
-    raise ClusterError(f"cluster {directory.name} has no log {name!r}; there are: {known}")
+        what = f"no engine {number} of cluster {directory.name} has printed anything here"
+    raise ClusterError(f"{what}; there are: {known}{away}")
 
 
 def show_tail(path: Path, lines: int) -> None:

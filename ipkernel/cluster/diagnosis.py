@@ -88,10 +88,13 @@ def last_lines(launcher: Any) -> tuple[str, ...]:
 
 
 def engine_lines(directory: ClusterDirectory, engine: EngineInfo) -> list[str]:
-    """Return the end of the log of an engine whose process was lost, if it is to be found here."""
+    """Return the last lines that an engine printed whose process was lost.
+
+    The controller knows them from the engine's host; of what it does not know, the log may be here.
+    """
     if engine.state not in _LOST:
         return []
-    return tail(directory.log / f"ipengine-{engine.engine}.log", LINES)
+    return engine.last_output or tail(directory.log / f"ipengine-{engine.engine}.log", LINES)
 
 
 def describe_engines(
@@ -108,8 +111,7 @@ def describe_engines(
             continue
         why = f": {one.reason}" if one.reason else ""
         yield f"engine {one.engine} on {one.host or 'unknown host'}: {one.state}{why}"
-        if directory is not None:
-            yield from indented(engine_lines(directory, one))
+        yield from indented(one.last_output if directory is None else engine_lines(directory, one))
 
 
 def describe_programs(

@@ -140,6 +140,8 @@ def _engine_story(engine: Engine) -> list[str]:
         told.append(f"started again {times}")
     if engine.last_loss:
         told.append(f"last lost at {engine.last_loss}")
+        if engine.last_output:
+            told += ["it had printed last:", *(f"    {line}" for line in engine.last_output)]
     if engine.completed:
         mean = f", lately {span_text(engine.mean)} each" if engine.mean else ""
         told.append(f"{engine.completed} tasks ended on it{mean}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Set as AbstractSet
+from typing import Final
 
 import msgspec
 from attrs import frozen
@@ -33,6 +34,9 @@ from ipkernel.wire.messages import (
     Reason,
     encode_reason,
 )
+
+#: Lines of what an engine printed last that are kept for people to see.
+_LINES: Final = 8
 
 
 @frozen
@@ -133,6 +137,8 @@ def engine_left(core: Core, host: Host, message: EngineLeft) -> None:
     excused = message.excused and bool(host.draining)
     loss = Loss(message.reason, "engine", frozenset(message.started), message.loss, excused)
     engine.last_loss = f"{clock(core.now)}: {message.reason}"[:4000]
+    if message.loss is not None:
+        engine.last_output = message.loss.last_output[-_LINES:]
     restarting = message.restarting and not engine.ending
     _leave(core, engine, loss, RESTARTING if restarting else DEAD)
     expected = bool(engine.draining)

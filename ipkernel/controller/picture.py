@@ -11,7 +11,7 @@ from ipkernel._version import __version__
 from ipkernel.controller import away
 from ipkernel.controller.registry import Host
 from ipkernel.controller.scheduler import Scheduler
-from ipkernel.controller.slots import READY, Engine
+from ipkernel.controller.slots import DEAD, READY, RESTARTING, Engine
 from ipkernel.vitals import Gauge, Reading
 from ipkernel.wire.messages import Vitals
 from ipkernel.wire.records import EngineInfo, HostInfo, Status, Stuck
@@ -167,4 +167,5 @@ def engine_info(engine: Engine, now: float) -> EngineInfo:
         started=vitals.started,
         last_loss=engine.last_loss,
         began=engine.born,
+        last_output=engine.last_output if engine.state in (RESTARTING, DEAD) else [],
     )

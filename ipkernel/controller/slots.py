@@ -72,6 +72,7 @@ class Engine:
         kept: For tasks that ask for this, what they ask for is kept free; None for none.
         vitals: What its process used when it was measured last, or None.
         last_loss: How its last process was lost, with the time; empty if none was.
+        last_output: The last lines that this process printed.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class Engine:
         "id",
         "kept",
         "last_loss",
+        "last_output",
         "mean",
         "near_turn",
         "pid",
@@ -138,6 +140,7 @@ class Engine:
         self.kept: Demand | None = None
         self.vitals: Vitals | None = None
         self.last_loss = ""
+        self.last_output: list[str] = []
 
     @property
     def usable(self) -> bool:

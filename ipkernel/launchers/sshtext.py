@@ -9,6 +9,14 @@ from typing import Any, Final
 
 from ipkernel.launchers.sshoptions import HostEntry
 
+#: What ssh says when a host has none of the keys that it was shown.
+_DENIED: Final = (
+    r"permission denied \(|no supported authentication|too many authentication failures"
+)
+#: What it says of keys that it cannot use.
+_UNUSED: Final = re.compile(
+    r"identity file .* not accessible|permissions \d+ for .* are too open|^load key", re.IGNORECASE
+)
 #: What ssh says (any case), and what that means. The first one that is found counts.
 _SAYINGS: Final[tuple[tuple[str, str], ...]] = (
     (
@@ -33,7 +41,7 @@ _SAYINGS: Final[tuple[tuple[str, str], ...]] = (
         ),
     ),
     (
-        r"permission denied \(|no supported authentication|too many authentication failures",
+        _DENIED,
         (
             "it does not let {user} log in without a password: check the name, put your public key "
             "there ('ssh-copy-id {login}'), or name the right key with key = FILE in [ssh]"
@@ -89,7 +97,9 @@ def explain(lines: Sequence[str], entry: HostEntry, code: int | None) -> str:
     for line in lines:
         for pattern, meaning in _SAYINGS:
             if re.search(pattern, line, re.IGNORECASE):
-                return _filled(meaning, entry, line)
+                unused = [one.strip() for one in lines if _UNUSED.search(one)]
+                why = f" (ssh: {unused[0]})" if unused and pattern == _DENIED else ""
+                return _filled(meaning, entry, line) + why
     said = f": {lines[-1].strip()}" if lines else ", without a word"
     if code == 255:
         return f"the ssh connection ended before anything could be started{said}"

@@ -118,6 +118,7 @@ class EngineInfo(Record):
         last_loss: How its last process was lost, and when it was; empty if none was.
         began: When its process was asked for, by its host's clock, as the times of tasks are; 0 if
             that is not known.
+        last_output: The last lines which that process printed, while there is no other one.
     """
 
     engine: EngineId
@@ -137,6 +138,7 @@ class EngineInfo(Record):
     started: float = 0.0
     last_loss: Text = ""
     began: float = 0.0
+    last_output: Lines = []
 
 
 class SessionGrant(Record):

@@ -353,7 +353,7 @@ def test_log_files(capsys, home):
     assert main(["logs", "ipdaemon"]) == common.OK
     assert main(["logs", "engine", "9"]) == common.FAILURE
     err = capsys.readouterr().err
-    assert "no engine 9 of cluster default has printed anything; the logs that there are:" in err
+    assert "no engine 9 of cluster default has printed anything here; there are:" in err
     assert main(["logs", "a", "b"]) == common.FAILURE
     assert "give one log" in capsys.readouterr().err
     assert main(["logs", "../../secret"]) == common.FAILURE
@@ -516,3 +516,22 @@ def test_ctrl_c_before_anything_was_asked_leaves_nothing(monkeypatch, home):
         with pytest.raises(KeyboardInterrupt):
             ask()
     assert [inspect.iscoroutinefunction(one) for one in given] == [True] * 3
+
+
+def test_logs_of_programs_that_ssh_has_started(capsys, home):
+    from ipkernel.cluster.directory import ClusterDirectory
+    from ipkernel.cluster.recorded import Recorded
+
+    directory = ClusterDirectory.named().create()
+    there = Recorded("ssh", "host a", record={"directory": "/home/me/.ipython/ssh/default-1"})
+    programs = [there, Recorded("ssh", "host b", record={"directory": ""}), Recorded("local")]
+    content = [one.to_dict() for one in programs]
+    directory.write_record({"engines": {"x": {"programs": content}}})
+    assert main(["logs"]) == common.OK
+    where = "host a: /home/me/.ipython/ssh/default-1/log"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "on other hosts, while the cluster runs:",
+        f"  {where}",
+    ]
+    assert main(["logs", "engine", "0"]) == common.FAILURE
+    assert capsys.readouterr().err.endswith(f"here; there are: none; on {where}\n")

@@ -154,6 +154,16 @@ def test_engines_that_were_lost_with_what_they_printed(
     assert len(list(describe_engines([lost], None))) == 1
 
 
+def test_what_an_engine_of_another_host_printed_is_known_to_the_controller(
+    directory: ClusterDirectory,
+) -> None:
+    (directory.log / "ipengine-1.log").write_text("of an earlier engine of this host\n")
+    lost = engine(1, "dead", reason="killed by SIGKILL (9)", last_output=["out of memory"])
+    told = ["engine 1 on h: dead: killed by SIGKILL (9)", "    out of memory"]
+    assert list(describe_engines([lost], directory)) == told
+    assert list(describe_engines([lost], None)) == told
+
+
 def test_engines_on_their_way_have_no_last_words(directory: ClusterDirectory) -> None:
     (directory.log / "ipengine-0.log").write_text("of an earlier one\n")
     assert list(describe_engines([engine(0, "starting", host="")], directory)) == [

@@ -78,6 +78,22 @@ def test_a_changed_key_is_not_taken_for_an_unknown_one() -> None:
     assert "accept-new" not in sshtext.explain(lines, entry(), 255)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Warning: Identity file /no/such not accessible: No such file or directory.",
+        "Permissions 0644 for '/home/me/key' are too open.",
+        'Load key "/home/me/key.pub": error in libcrypto',
+    ],
+)
+def test_a_key_that_cannot_be_used_is_named_if_it_was_needed(line: str) -> None:
+    said = sshtext.explain([line, "me@a: Permission denied (publickey)."], entry(), 255)
+    assert "does not let user 'me' log in" in said
+    assert said.endswith(f"(ssh: {line})")
+    refused = "ssh: connect to host a port 22: Connection refused"
+    assert line not in sshtext.explain([line, refused], entry(), 255)
+
+
 def test_what_is_not_known_is_repeated() -> None:
     said = sshtext.explain(["something", "  else {odd}  "], entry("a"), 255)
     assert said.endswith("ended before anything could be started: else {odd}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipkernel.controller.picture import engine_info
 from ipkernel.wire.messages import EngineJoined, EngineLeft, Outcome, Reason, decode_reason
 from tests.support.scheduling import Cluster
 
@@ -105,6 +106,22 @@ def test_clients_are_told_of_engines_that_come_and_go() -> None:
     joined = [m for m, _ in c.told if isinstance(m, EngineJoined)]
     assert [(m.engine, m.host) for m in joined] == [(0, "host-1")] * 2
     assert c.scheduler.engines[0].restarts == 1
+
+
+def test_what_a_lost_engine_printed_last_is_shown_while_there_is_no_other() -> None:
+    c = Cluster(engines=1)
+    engine = c.scheduler.engines[0]
+    printed = [f"line {n}" for n in range(40)]
+    killed = Reason("engine", "killed", last_output=printed)
+    c.leave(0, "killed", started=[], restarting=True, loss=killed)
+    assert engine_info(engine, c.now).last_output == printed[-8:]
+    # A host that comes back tells only that the engine is gone.
+    c.from_host((EngineLeft(0, "killed", restarting=True), b""))
+    assert engine_info(engine, c.now).last_output == printed[-8:]
+    c.join(0)
+    assert engine_info(engine, c.now).last_output == [], "they are of another process"
+    story = c.scheduler.explain_engine(0).story
+    assert story[story.index("it had printed last:") + 1].strip() == "line 32"
 
 
 def test_a_long_reason_of_a_host_does_not_make_a_result_unreadable() -> None:
