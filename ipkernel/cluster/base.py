@@ -216,7 +216,7 @@ class ClusterBase:
         self.engines.update((one.engine_set_id, one) for one in lived_on)
         if self.n and (lived_on or not self.engines):
             self._spawn_hosts(missing(self._entries, lived_on))
-        self._note()  # so that others see what is not there yet
+        self._note(starting=True)  # so that others see what is not there yet
         forget_old()
 
     def _forget_ended(self) -> None:
@@ -439,14 +439,19 @@ class ClusterBase:
         if not self._private:
             self._note()
         elif spoiled:
+            self._note()  # nothing of it is anywhere any more
             self.directory.keep_logs()
             logs = self.directory.log
             sys.stderr.write(f"ipkernel: {spoiled}; the logs are kept for a day, in {logs}\n")
         else:
             self.directory.remove()
 
-    def _note(self) -> None:
-        """Keep :attr:`cluster_file` up to date; a cluster works without it as well."""
+    def _note(self, *, starting: bool = False) -> None:
+        """Keep :attr:`cluster_file` up to date; a cluster works without it as well.
+
+        Args:
+            starting: Whether it is this process yet that the cluster depends on, whatever comes.
+        """
         with self._noting:
             before = self.directory.read_record()
             record = self.to_dict()
@@ -459,7 +464,7 @@ class ClusterBase:
                 self._noted |= sets.keys()
             if self._attached:
                 record = {**before, "engines": record["engines"]}
-            elif not self.daemonize:
+            elif starting or not self.daemonize:
                 record["owner"] = Process.this("owner").to_dict()
             try:
                 self.directory.write_record(record)

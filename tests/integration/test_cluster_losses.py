@@ -31,6 +31,8 @@ def test_controller_that_fails(make, capfd):
     assert cluster.directory.exists
     err = capfd.readouterr().err
     assert f"the logs are kept for a day, in {cluster.directory.log}" in err
+    record = cluster.directory.read_record()
+    assert (record["controller"], record["engines"]) == ({"pid": 0}, {}), "nobody asks after them"
 
 
 def test_controller_that_crashes(make):

@@ -14,7 +14,7 @@ from ipkernel.cluster.directory import ClusterDirectory, ipython_dir
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry
 from ipkernel.errors import ClusterError, ConfigurationError, SecurityError
-from tests.integration.standins import Controller, Host
+from tests.integration.standins import HOST, Controller, Host, standin
 from tests.integration.standins_support import home, make
 
 __all__ = ["home", "make"]
@@ -284,6 +284,24 @@ def test_daemonized(make):
     assert cluster not in ending._running
     assert "--lifeline" not in cluster.controller.command()
     assert "owner" not in cluster.directory.read_record()
+
+
+WATCHING = """
+record = os.path.join(argument("--cluster-dir"), "cluster.json")
+while not os.path.exists(record):
+    time.sleep(0.01)
+with open(record) as file, open(record + ".seen", "w") as seen:
+    seen.write(file.read())
+"""
+
+
+def test_what_is_started_is_noted_before_it_is_there(make):
+    cluster = make(cluster="x", daemonize=True, engines=standin("ipdaemon", WATCHING + HOST))
+    cluster.start_cluster()
+    seen = json.loads((cluster.directory.path / "cluster.json.seen").read_text())
+    (programs,) = [one["programs"] for one in seen["engines"].values()]
+    assert [one["record"]["pid"] for one in programs] == [cluster.engine_set.launcher.pid]
+    assert seen["owner"]["pid"] == os.getpid(), "until it is there, it is nobody else's"
 
 
 def test_many_cycles_leave_nothing(make):
