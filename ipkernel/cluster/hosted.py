@@ -157,6 +157,8 @@ class Hosted:
             self.ready = self.ready or kind == "ready"
         elif kind == "engines":
             self._added.update(one for one in ids if one not in self.engines)
+        elif kind == "stopped":
+            self.discard(ids)
 
     def discard(self, engines: Collection[int]) -> None:
         """Forget engines that were stopped."""

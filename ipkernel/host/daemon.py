@@ -93,6 +93,7 @@ class HostDaemon:
         self._stopping: Deferred[None] | None = None
         self._all_ready = False
         self._names: list[int] = []
+        self._known: list[int] = []
         self.finished: Deferred[None] = Deferred()
         self._storage = make_storage(reactor, tub.identity, self._uplink, options.store)
         directory = options.cluster_dir
@@ -290,6 +291,13 @@ class HostDaemon:
             self._report("engines", engines=new, pids=pids)
         else:
             self._names = [one for one in self._names if one in ready]
+        known = self.engines.ids
+        gone = [one for one in self._known if one not in known]
+        self._known = known
+        if (
+            gone and self.job is None
+        ):  # on request, perhaps of somebody else than who has started this daemon
+            self._report("stopped", engines=gone)
 
     # --------------------------------------------------------------- ending
 

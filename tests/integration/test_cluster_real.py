@@ -243,6 +243,20 @@ def test_host_daemon_killed(make, capfd):
     assert "the logs are kept for a day, in" in capfd.readouterr().err
 
 
+def test_a_host_daemon_comes_again_with_the_engines_that_others_have_left_it(make):
+    cluster = make(3)
+    with cluster as rc:
+        attached = Cluster.from_directory(cluster.directory.path)
+        attached.stop_engines(engines=[0])
+        attached.scale(1)
+        (left,) = rc.status().engines
+        wait_for(lambda: cluster.engine_set.engines == (left.engine,))
+        os.kill(cluster.engine_set.launcher.pid, signal.SIGKILL)
+        wait_for(lambda: [host.restarts for host in rc.status().hosts] == [1])
+        wait_for(lambda: [e.state for e in rc.status().engines] == ["ready"])
+        assert [e.engine for e in rc.status().engines] == [left.engine]
+
+
 def _noted_restarts(cluster):
     sets = cluster.directory.read_record()["engines"].values()
     return [program["restarts"] for s in sets for program in s["programs"]]
