@@ -321,7 +321,8 @@ class HostDaemon:
             logger.info("stopping: %s", reason)
             self._report("stopping", message=reason)
             self._stopping = Deferred()
-            self._run(self._stop(None, reason if excused else ""))
+            told = reason if excused else f"the host daemon stops: {reason}"
+            self._run(self._stop(None, told[:500], excused=excused))
         return self._stopping
 
     def _fail(self, message: str) -> None:
@@ -330,20 +331,19 @@ class HostDaemon:
             self._stopping = Deferred()
             self._run(self._stop(JoinFailed(message)))
 
-    async def _stop(self, error: JoinFailed | None, excuse: str = "") -> None:
+    async def _stop(
+        self, error: JoinFailed | None, told: str = "the host daemon stops", excused: bool = False
+    ) -> None:
         stopping = self._stopping
         assert stopping is not None
         self._walltime.stop()
         self._joining.stop()
         if self._reviver is not None:
             self._reviver.stop()
-        if excuse:
-            await self.engines.stop(excuse, excused=True)
-        else:
-            await self.engines.stop()
+        await self.engines.stop(told, excused=excused)
         channel, self._channel = self._channel, None
         if channel is not None:
-            channel.send(Closing("the host daemon stops"))  # so that nobody waits for it
+            channel.send(Closing(told))  # so that nobody waits for it
             channel.flush_now()
             channel.close("the host daemon stops")
         if self._storage is not None:

@@ -293,6 +293,17 @@ async def test_it_ends_when_the_controller_stays_away(
 
 
 @with_daemon()
+async def test_what_is_lost_says_why_the_daemon_stops(
+    controller: HostController, daemon: Daemon
+) -> None:
+    daemon.process.terminate()
+    await daemon.output()
+    await controller.until(lambda: len(controller.left) == 2)
+    reasons = {left.reason for left in controller.left}
+    assert reasons == {"the host daemon stops: received SIGTERM"}
+
+
+@with_daemon()
 async def test_two_terminations_are_as_good_as_one(
     controller: HostController, daemon: Daemon
 ) -> None:
