@@ -8,6 +8,7 @@ numpy arrays that are no plain   strided ones, subclasses, structured dtypes, da
 contiguous arrays of numbers     mapped ones, which arrive as plain arrays; masked ones
 memoryview, mmap                 arrive as memoryview of the received memory
 array.array                      arrives as one
+arrays of ctypes' numbers        arrive as such over the received memory
 pyarrow arrays                   slices do not take along the memory of the whole; neither do they in
                                  pandas, nor are they copied there
 ================================ =====================================================================
@@ -28,6 +29,7 @@ from typing import Any
 
 __all__ = [
     "rebuild_array",
+    "rebuild_ctypes",
     "rebuild_mapped",
     "rebuild_masked",
     "rebuild_typed",
@@ -52,6 +54,8 @@ _OTHER_KINDS = frozenset("mMV")
 _FORMATS = frozenset("bBhHiIlLqQnNfdcP?")
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 _INTEGERS = ("bhilqn", "BHILQNP")
+#: ctypes' numbers and characters, which are no addresses.
+_CTYPES = frozenset("cbBhHiIlLqQfdg?u")
 
 
 # ---------------------------------------------------------------- which types
@@ -307,6 +311,35 @@ def rebuild_typed(code: str, machine: int, buffer: Any) -> Any:
     return array._array_reconstructor(array.array, code, machine, bytes(buffer))  # type: ignore[attr-defined]
 
 
+def _reduce_ctypes(items: Any) -> Any:
+    """Reduce an array of numbers; its class is made as needed and has no name to be found by."""
+    cls, lengths = type(items), []
+    array = sys.modules["ctypes"].Array
+    while issubclass(cls, array):
+        lengths.append(cls._length_)
+        cls = cls._type_
+    if getattr(cls, "_type_", None) not in _CTYPES or _array_type(cls, lengths) is not type(items):
+        return NotImplemented
+    return rebuild_ctypes, (cls, lengths, pickle.PickleBuffer(items))
+
+
+def _array_type(cls: Any, lengths: list[int]) -> Any:
+    for length in reversed(lengths):
+        cls *= length
+    return cls
+
+
+def rebuild_ctypes(cls: Any, lengths: list[int], buffer: Any) -> Any:
+    """Make an array of ctypes' over received memory; called by pickle.
+
+    Args:
+        cls: the type of its numbers.
+        lengths: its length, and those of the arrays in it.
+        buffer: its memory.
+    """
+    return _array_type(cls, lengths).from_buffer(buffer)
+
+
 # ---------------------------------------------------------------- pyarrow
 
 
@@ -341,7 +374,8 @@ def _register_numpy(numpy: Any) -> None:
     _register(numpy.memmap, _reduce_memmap)
     _register(numpy.ndarray, _reduce_subclass, family=True)
     for kind in vars(numpy.dtypes).values():
-        if isinstance(kind, type):  # the common ones; this is quicker than the way to find it out
+        # The common ones; this is quicker than the way to find it out. Strings of any length have their own.
+        if isinstance(kind, type) and "__reduce__" not in vars(kind):
             _register(kind, numpy.dtype.__reduce__)
 
 
@@ -353,6 +387,7 @@ def _register_pandas(arrays: Any) -> None:
 _register(memoryview, _reduce_view)
 _absent.update(
     {
+        "ctypes": lambda ctypes: _register(ctypes.Array, _reduce_ctypes, family=True),
         "array": lambda array: _register(array.array, _reduce_typed),
         "mmap": lambda mmap: _register(mmap.mmap, _reduce_mmap),
         "numpy": _register_numpy,

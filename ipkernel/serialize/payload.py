@@ -257,13 +257,16 @@ def dump_value(obj: Any, *, mark_references: bool = False) -> Pieces:
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < BUFFER_THRESHOLD:
+        if shortest <= raw.nbytes < BUFFER_THRESHOLD:
             return True
         buffers.append(raw)
         return False
 
     file = _Collector()
     pickler = new_pickler(file, keep_in_band)
+    # Picklers in Python, such as dill's, take a buffer for the bytes that it contains; and of bytes of
+    # length 0 or 1 there is one object each, which may be in the pickle already.
+    shortest = 2 if isinstance(pickler, pickle._Pickler) else 0
     pickler.dump(obj)
     flags = DILL if _mode == "dill" else 0
     # Of a pickler that does not say so we do not know.

@@ -517,10 +517,49 @@ class OwnArray(array.array):
     pass
 
 
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="it came with numpy 2")
+@pytest.mark.parametrize("count", [3, N])
+def test_arrays_of_strings_of_any_length(pickler, count):
+    words = np.array(["a", "b" * 100, ""] * count, np.dtypes.StringDType())
+    again, _ = received(words)
+    assert again.dtype == words.dtype
+    assert again.tolist() == words.tolist()
+
+
 def test_subclasses_of_typed_arrays_survive():
     again, _ = received(OwnArray("i", [1, 2]))
     assert type(again) is OwnArray
     assert again.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [ctypes.c_double, ctypes.c_char, ctypes.c_int16 * 3])
+@pytest.mark.parametrize("length", [0, 5, N])
+def test_arrays_of_ctypes(pickler, kind, length):
+    items = (kind * length)()
+    size = ctypes.sizeof(items)
+    ctypes.memmove(items, (bytes(range(251)) * (size // 251 + 1))[:size], size)
+    again, data = received([items, items])
+    assert again[0] is again[1]
+    assert type(again[0]) is type(items)
+    assert bytes(again[0]) == bytes(items)
+    if length == N:
+        assert is_sent_as_it_is(items, memoryview(items).cast("B"))
+        assert within(again[0], data)
+
+
+def test_arrays_of_addresses_are_refused():
+    with pytest.raises(SerializationError):
+        dumps((ctypes.c_void_p * 3)())
+
+
+@pytest.mark.parametrize("content", [b"", b"1"])
+def test_buffers_that_are_as_good_as_nothing(pickler, content):
+    value = [content, bytearray(content), np.frombuffer(content, "u1"), memoryview(content)] * 2
+    value += [np.zeros((0, 5)), np.zeros(0, "M8[s]"), content]
+    again, _ = received(value)
+    for one, other in zip(value, again, strict=True):
+        assert type(one) is type(other)
+        assert np.array_equal(one, other)
 
 
 # ---------------------------------------------------------------- libraries
