@@ -72,7 +72,10 @@ class Values:
             SerializationError: A value cannot be loaded here.
         """
         may_block("fetching values")
-        found = self._session.objects.values_of(_listed(refs), timeout)
+        listed = _listed(refs)
+        for ref in listed:
+            ref.check()
+        found = self._session.objects.values_of(listed, timeout)
         return found[0] if isinstance(refs, ObjectRef) else found
 
     def free(self, refs: ObjectRef | Iterable[ObjectRef]) -> None:

@@ -20,6 +20,8 @@ __all__ = ["MAX_NEEDS", "Binding", "Loader", "ObjectRef", "collecting", "note", 
 
 #: The most objects that one call may need; the wire takes a few more.
 MAX_NEEDS: Final = 1000
+#: Bytes of an object's id.
+ID_LENGTH: Final = 16
 
 Loader: TypeAlias = Callable[[], "memoryview | bytes | bytearray"]
 """Returns the bytes of an object when they are needed; called once at most."""
@@ -67,6 +69,9 @@ class ObjectRef:
         where: Name of the host that has it, for people; empty if none is known.
         inner: References within the object's value; they live as long as this one.
 
+    Raises:
+        ValueError: That is no id.
+
     Attributes:
         id: As given.
         size: As given.
@@ -79,6 +84,8 @@ class ObjectRef:
     def __init__(
         self, id: bytes, size: int, where: str = "", *, inner: Iterable[ObjectRef] = ()
     ) -> None:
+        if len(id) != ID_LENGTH:
+            raise ValueError(f"the id of an object has {ID_LENGTH} bytes, not {len(id)}")
         self.id = id
         self.size = size
         self.where = where
@@ -143,9 +150,17 @@ class ObjectRef:
         self._freed = True
         binding.free(self)
 
-    def _client(self) -> Binding:
+    def check(self) -> None:
+        """Refuse to go on if it was freed.
+
+        Raises:
+            UnknownObject: It was.
+        """
         if self._freed:
             raise UnknownObject(f"{self!r}: it was freed, so its value cannot be had any more")
+
+    def _client(self) -> Binding:
+        self.check()
         if self._binding is None:
             raise ObjectError(
                 f"{self!r} belongs to no client, as it was unpickled outside of a call; "
@@ -174,7 +189,9 @@ class ObjectRef:
     def __reduce__(self) -> tuple[Any, ...]:
         if _here.found is not None:
             note((self,))
-        return restore, (self.id, self.size, self.where)
+            return restore, (self.id, self.size, self.where)
+        inner = (self.inner,) if self.inner else ()
+        return restore, (self.id, self.size, self.where, *inner)
 
 
 # ---------------------------------------------------------------- pickling
@@ -213,7 +230,11 @@ def note(refs: Iterable[ObjectRef]) -> None:
             if ref._freed:
                 raise UnknownObject(f"{ref!r}: it was freed, so it cannot be sent any more")
             found[ref.id] = ref
-            note(ref.inner)
+            try:
+                note(ref.inner)
+            except UnknownObject:
+                del found[ref.id]  # whoever tries again is to hear of it again
+                raise
 
 
 # ---------------------------------------------------------------- loading
@@ -275,8 +296,8 @@ class resolving:  # noqa: N801 - reads as a verb where it is used
         _here.scope = self._outer
 
 
-def restore(object_id: bytes, size: int, where: str) -> Any:
+def restore(object_id: bytes, size: int, where: str, inner: tuple[ObjectRef, ...] = ()) -> Any:
     """Make what a pickled ObjectRef stands for here: its value, or a reference; called by pickle."""
-    ref = ObjectRef(object_id, size, where)
+    ref = ObjectRef(object_id, size, where, inner=inner)
     scope = _here.scope
     return ref if scope is None else scope.value(object_id, ref)

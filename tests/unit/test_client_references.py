@@ -252,7 +252,10 @@ def test_free(fake, rc):
     fake.release()
     assert running.get() == BIG
     assert is_empty(fake)
-    for use in (ref.get, lambda: rc.fetch([ref]), lambda: rc[0].apply_async(len, ref)):
+    for use in (ref.get, lambda: rc.fetch(ref), lambda: rc.fetch([ref])):
+        with pytest.raises(errors.UnknownObject, match="it was freed"):
+            use()
+    for use in (lambda: rc[0].apply_async(len, ref), lambda: rc.put([ref])):
         with pytest.raises(errors.KernelError, match="freed"):
             use()
     assert "freed" in repr(ref)

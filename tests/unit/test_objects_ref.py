@@ -95,6 +95,12 @@ def test_the_value_is_had_through_the_client():
     assert client.asked == [(bound.id, None), (bound.id, 3.5)]
 
 
+@pytest.mark.parametrize("id", [b"", b"short", bytes(17)])
+def test_what_is_no_id_is_refused(id):
+    with pytest.raises(ValueError, match="16 bytes"):
+        ObjectRef(id, 5)
+
+
 def test_it_has_one_client():
     bound = new().bind(Client())
     with pytest.raises(RuntimeError, match="belongs to a client already"):
@@ -283,6 +289,15 @@ def test_prepickled_values_keep_their_references():
     assert client.released == [A.id]
 
 
+def test_those_in_the_value_of_one_that_was_pickled_are_noted():
+    inner = ObjectRef(B.id, 5, inner=[new(7)])
+    outer = ObjectRef(A.id, 5, inner=[inner, C])
+    again = pickle.loads(pickle.dumps(outer))
+    assert again.inner == (B, C)
+    assert dumps_with_needs(again) == dumps_with_needs(outer)
+    assert dumps_with_needs(again)[1] == (A.id, B.id, new(7).id, C.id)
+
+
 def test_too_many_for_one_call_are_refused():
     many = [ObjectRef(new_object_id(), 1) for _ in range(MAX_NEEDS + 1)]
     assert len(dumps_with_needs(many[:-1])[1]) == MAX_NEEDS
@@ -327,6 +342,15 @@ def test_which_argument_was_freed_is_told():
     gone.free()
     with pytest.raises(SerializationError, match=r"cannot send argument 2: .*it was freed"):
         dump_call(print, (A, gone), {}, FunctionCache())
+
+
+@pytest.mark.parametrize("call", [lambda ref: (ref,), lambda ref: ([ref],)])
+def test_what_refers_to_something_that_was_freed_cannot_be_sent(call):
+    inner = new(7).bind(Client())
+    outer = ObjectRef(A.id, 5, inner=[ObjectRef(B.id, 5, inner=[inner])])
+    inner.free()
+    with pytest.raises(SerializationError, match=f"{inner.id[:4].hex()}.*it was freed"):
+        dump_call(print, call(outer), {}, FunctionCache())
 
 
 def test_what_was_freed_cannot_be_sent():
