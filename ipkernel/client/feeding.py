@@ -145,8 +145,7 @@ class _Feed:
         self._opened = True
         attempt.when_over(self._over)
         iterable, self._iterable = self._iterable, None
-        iterator = _repeated() if iterable is None else iter(iterable)
-        self._flows.run("ipkernel-stream", lambda: self._feed(attempt, iterator))
+        self._flows.run("ipkernel-stream", lambda: self._feed(attempt, iterable))
 
     def stopped(self) -> None:
         """The engine wants no more."""
@@ -163,10 +162,11 @@ class _Feed:
 
     # ------------------------------------------------- a thread of its own
 
-    def _feed(self, attempt: Attempt, iterator: Iterator[Any]) -> None:
+    def _feed(self, attempt: Attempt, iterable: Iterable[Any] | None) -> None:
         from ipkernel.objects.flow import FlowStopped
         from ipkernel.objects.items import RecordWriter
 
+        iterator = _begin(iterable)
         try:
             records = RecordWriter(attempt.writer(attempt.check))
             try:
@@ -195,7 +195,7 @@ def _send_all(iterator: Iterator[Any], records: RecordWriter) -> None:
         except StopIteration:
             records.finish()
             return
-        except Exception as problem:  # noqa: BLE001 - it is the engine's to deal with
+        except BaseException as problem:  # noqa: BLE001 - it is the engine's to deal with
             from ipkernel.serialize import failure
 
             records.finish(failure.encode(failure.describe(problem, hide_until=__file__)))
@@ -204,8 +204,19 @@ def _send_all(iterator: Iterator[Any], records: RecordWriter) -> None:
         del item, pieces  # they may be large
 
 
-def _repeated() -> Iterator[Any]:
-    raise ValueError("this stream was begun when the call was run before, and cannot be repeated")
+def _begin(iterable: Iterable[Any] | None) -> Iterator[Any]:
+    """Return what iterates over an iterable; if there is nothing, it raises why."""
+    if iterable is None:
+        again = "this stream was begun when the call was run before, and cannot be repeated"
+        return _failing(ValueError(again))
+    try:
+        return iter(iterable)
+    except BaseException as problem:  # noqa: BLE001 - as what its items raise
+        return _failing(problem)
+
+
+def _failing(problem: BaseException) -> Iterator[Any]:
+    raise problem
     yield
 
 
@@ -213,5 +224,5 @@ def _close(iterator: Iterator[Any]) -> None:
     """Close a generator; what it raises then has nobody to go to."""
     close = getattr(iterator, "close", None)
     if close is not None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             close()

@@ -181,7 +181,8 @@ class RemoteItems(Iterator[Any]):
     """Iterates over what an engine yields; made by ``view.stream``.
 
     The engine is a little ahead. When this is closed, or nobody refers to it any more, the engine's
-    generator is closed too. It can be used as a context, which closes it at the end.
+    generator is closed too. It can be used as a context, which closes it at the end. Threads may share
+    it: each item goes to one of them.
 
     Args:
         coming: The flow.
@@ -190,6 +191,7 @@ class RemoteItems(Iterator[Any]):
     def __init__(self, coming: _Coming) -> None:
         self._coming = coming
         self._closed = False
+        self._reading = threading.Lock()
         self._finalizer = weakref.finalize(self, coming.drop_soon)
         self._finalizer.atexit = False
 
@@ -210,16 +212,17 @@ class RemoteItems(Iterator[Any]):
             EngineError: The engine was lost.
             TransferError, ConnectError: The items cannot be moved here.
         """
-        if self._closed:
-            raise StopIteration
-        try:
-            return loads(self._coming.take())
-        except (EOFError, FlowFailed, FlowStopped):
-            return self._end()
-        except (ObjectError, ConnectError):
-            if self.result.wait(NEWS):
-                return self._end()  # the engine is lost, and its store with it perhaps
-            raise
+        with self._reading:
+            if self._closed:
+                raise StopIteration
+            try:
+                return loads(self._coming.take())
+            except (EOFError, FlowFailed, FlowStopped):
+                return self._end()
+            except (ObjectError, ConnectError):
+                if self.result.wait(NEWS):
+                    return self._end()  # the engine is lost, and its store with it perhaps
+                raise
 
     def _end(self) -> Any:
         """Raise what has ended the items."""

@@ -106,7 +106,8 @@ class Opening:
 class Items:
     """Iterates over what a client feeds; made where a stream was among the arguments of a call.
 
-    The first item is asked for when the first one is wanted. It is good for the task that got it.
+    The first item is asked for when the first one is wanted. It is good for the task that got it, and
+    for several threads of it: each item goes to one of them.
 
     Args:
         master: The key that the client has made.
@@ -118,11 +119,16 @@ class Items:
         self._opening: Opening | None = None
         self._records: RecordReader | None = None
         self._closed = False
+        self._reading = threading.Lock()
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
+        with self._reading:
+            return self._next()
+
+    def _next(self) -> Any:
         if self._closed:
             raise StopIteration
         if state.task != self._task:

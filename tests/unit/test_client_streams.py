@@ -6,6 +6,7 @@ import copy
 import gc
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,6 +23,21 @@ from tests.support.flowstore import FlowStore
 def scene(monkeypatch):
     with FlowScene(monkeypatch) as made:
         yield made
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """Have threads fail that take an item while another one does."""
+    take, busy = items.RecordReader.take, threading.Lock()
+
+    def taken(reader):
+        assert busy.acquire(blocking=False), "there is another one"
+        try:
+            return take(reader)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(items.RecordReader, "take", taken)
 
 
 class Watched:
@@ -122,6 +138,11 @@ class TestFromEngines:
         thread.start()
         assert list(found) == []
         thread.join()
+
+    def test_each_item_goes_to_one_of_several_threads(self, scene, one_at_a_time):
+        slow = _Slow(40)
+        found = scene.view.stream(_call, _Reference(slow))
+        assert slow.shared(found) == list(range(40))
 
     def test_an_exception_comes_after_all_items_and_as_what_it_is(self, scene):
         def fail():
@@ -275,6 +296,38 @@ class TestToEngines:
         found, text, note = scene.view.apply_sync(f, ipkernel.stream(fail()))
         assert (found, text) == ([1], "'here'")
         assert "on the client" in note
+
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+    def test_nor_does_one_that_would_end_a_program_keep_the_engine(self, scene, kind):
+        def fail():
+            yield 1
+            raise kind(3)
+
+        def f(s):
+            try:
+                return list(s)
+            except kind as error:
+                return error.args
+
+        assert scene.view.apply(f, ipkernel.stream(fail())).get(20) == (3,)
+
+    def test_an_iterable_that_fails_to_begin(self, scene):
+        class Once:
+            begun = False
+
+            def __iter__(self):
+                if self.begun:
+                    raise KeyError("not again")
+                self.begun = True
+                return iter(())
+
+        with pytest.raises(KeyError, match="not again"):
+            scene.view.apply(list, ipkernel.stream(Once())).get(20)
+
+    def test_each_item_goes_to_one_of_several_threads(self, scene, one_at_a_time):
+        slow = _Slow(40)
+        shared = scene.view.apply(_share, ipkernel.stream(slow()), _Reference(slow))
+        assert shared.get(20) == list(range(40))
 
     def test_and_comes_back_if_nobody_takes_it(self, scene):
         def fail():
@@ -475,8 +528,35 @@ class _Reference:
         return _referred[self.number]
 
 
+class _Slow:
+    """A generator of numbers that goes on after the first when several threads wait for more."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._begin = threading.Event()
+
+    def __call__(self):
+        yield 0
+        assert self._begin.wait(20)
+        yield from range(1, self._count)
+
+    def shared(self, found):
+        """Take the items by several threads; return those of all, sorted."""
+        assert next(found) == 0
+        timer = threading.Timer(0.05, self._begin.set)
+        timer.start()
+        with ThreadPoolExecutor(4) as pool:
+            parts = list(pool.map(list, [found] * 4))
+        timer.join()
+        return sorted(itertools.chain([0], *parts))
+
+
 def _call(reference):
     return reference.get()()
+
+
+def _share(found, reference):
+    return reference.get().shared(found)
 
 
 def _forgotten(s, flows, one):
