@@ -14,7 +14,7 @@ from ipkernel.client.task import TaskRecord
 from ipkernel.engine import files as engine_files
 from ipkernel.errors import ConnectError, RemoteError, UnknownObject
 from ipkernel.objects.chunks import Flag
-from ipkernel.objects.filetree import Source, expand
+from ipkernel.objects.filetree import Source
 from ipkernel.objects.filewriter import TreeWriter
 from ipkernel.objects.flow import FlowReader, FlowStopped, closing
 from ipkernel.objects.transfer import Transfer
@@ -39,7 +39,7 @@ def send_file(
     block: bool,
 ) -> Any:
     """Send a file or directory; see ``DirectView.send_file``."""
-    source = Source(expand(os.fsdecode(local)))
+    source = Source(os.fsdecode(local))
     wanted = None if remote is None else os.fsdecode(remote)
     result = FileResult(view, "send_file")
     arguments = (source.name, wanted, overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipkernel.engine.flows import Opening, exception_of
 from ipkernel.objects.chunks import Flag
-from ipkernel.objects.filetree import Source, expand, place_of
+from ipkernel.objects.filetree import Source, place_of
 from ipkernel.objects.filewriter import TreeWriter
 from ipkernel.objects.flow import FlowFailed, closing
 from ipkernel.objects.transfer import Transfer
@@ -63,7 +63,7 @@ def send(master: bytes, path: str) -> str:
         TransferError: The client has given up, or it cannot be sent.
         UnknownObject: The client is gone.
     """
-    source = Source(expand(path))
+    source = Source(path)
     opening = Opening(master, source.size())
     with closing(opening.writer()) as flow:
         opening.tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from ipkernel.objects.archive import (
 from ipkernel.objects.flow import CHUNK
 from ipkernel.objects.interfaces import Buffer
 from ipkernel.objects.transfer import Transfer
+from ipkernel.objects.unfinished import named
 
 __all__ = ["Source", "destination", "expand", "place_of"]
 
@@ -89,10 +91,10 @@ class Source:
     sent as links; what others lead to is sent in their place.
 
     Args:
-        path: Its path, absolute. A link is taken for what it leads to.
+        path: Its path. A link is taken for what it leads to.
 
     Attributes:
-        path: As given.
+        path: The same, absolute.
         name: What it is called.
         is_directory: Whether it is one.
 
@@ -102,7 +104,9 @@ class Source:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        if not path:  # which would be the current directory
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.path = path = expand(path)
         found = os.stat(path)
         self.is_directory = stat.S_ISDIR(found.st_mode)
         if not self.is_directory and not stat.S_ISREG(found.st_mode):
@@ -169,12 +173,18 @@ class Source:
                 if room is None:
                     yield packer.take()
                     continue
-                count = file.readinto(room)
+                with named(place.path):
+                    count = file.readinto(room)
                 if not count:
                     break
                 digest.update(room[:count])
                 packer.wrote(count)
                 transfer.advance(count)
+            now = os.fstat(file.fileno()).st_size
+            if now < found.st_size:
+                raise TransferError(
+                    f"cannot send {place.path}: it was cut from {found.st_size} to {now} bytes meanwhile"
+                )
         yield from _add(packer, Part.END, digest.digest())
 
     def _read_directory(

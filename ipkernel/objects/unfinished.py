@@ -15,7 +15,7 @@ from xxhash import xxh3_128
 from ipkernel.errors import TransferError
 from ipkernel.objects.archive import Entry, EntryKind, name_of
 
-__all__ = ["PartFile", "PartTree", "can_be_nameless", "check", "hidden"]
+__all__ = ["PartFile", "PartTree", "can_be_nameless", "check", "hidden", "named"]
 
 #: Errors that say that a file without a name cannot be made here.
 _NAMELESS_REFUSED: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
@@ -57,7 +57,7 @@ def can_be_nameless() -> bool:
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
     """Name the file in errors that are about a descriptor."""
     try:
         yield
@@ -102,7 +102,7 @@ class PartFile:
     def write(self, content: memoryview) -> None:
         """Append a stretch of it."""
         self._digest.update(content)
-        with _named(self._path):
+        with named(self._path):
             while content:
                 content = content[os.write(self._fd, content) :]
 
@@ -110,7 +110,7 @@ class PartFile:
         """Close it, when all of it is there and right; one without a name is still to be placed."""
         if self._digest.digest() != digest:
             raise TransferError(f"{self._path} has arrived damaged: its digest is wrong")
-        with _named(self._path):
+        with named(self._path):
             if hasattr(os, "fchmod"):
                 os.fchmod(self._fd, self._entry.mode)
             if os.utime in os.supports_fd:
@@ -240,19 +240,22 @@ class PartTree:
 
     def _merge(self, path: str) -> None:
         """Move everything into a directory that is there already, and keep what else is in it."""
-        for entry in self._directories[1:]:
-            inner = self._path(entry, path)
-            check(inner, True, True)
-            if not os.path.lexists(inner):
-                os.mkdir(inner, 0o700)
+        moves = []
         for entry in self._directories:
             before, after = self._path(entry, self._hidden), self._path(entry, path)
+            check(after, True, True)
             with os.scandir(before) as found:
                 names = [one.name for one in found if not one.is_dir(follow_symlinks=False)]
             for name in names:
-                target = os.path.join(after, name)
-                check(target, False, True)
-                os.replace(os.path.join(before, name), target)
+                check(os.path.join(after, name), False, True)
+            moves += [(os.path.join(before, name), os.path.join(after, name)) for name in names]
+        # Nothing is touched before it is known that all can be.
+        for entry in self._directories[1:]:
+            inner = self._path(entry, path)
+            if not os.path.lexists(inner):
+                os.mkdir(inner, 0o700)
+        for old, new in moves:
+            os.replace(old, new)
 
     def _set_modes(self, path: str) -> None:
         # The innermost first: what is in a directory that may not be written to cannot be changed.

@@ -288,6 +288,21 @@ class TestTree:
         assert after == before
         assert os.listdir(here) == ["tree"]
 
+    @pytest.mark.parametrize("name", ["sub/run.sh", "sub"])
+    def test_nothing_is_replaced_where_something_cannot_be(self, here, tree, name):
+        (here / "tree" / "sub").mkdir(parents=True)
+        (here / "tree" / "a.txt").write_bytes(b"old")
+        if name == "sub":  # a file where a directory is to be
+            (here / "tree" / "sub").rmdir()
+            (here / "tree" / "sub").write_bytes(b"file")
+        else:
+            (here / "tree" / name).mkdir()
+        before = snapshot(here)
+        with pytest.raises((IsADirectoryError, NotADirectoryError)) as caught:
+            copy(tree, None)
+        assert caught.value.filename == str(here / "tree" / name)
+        assert snapshot(here) == before
+
     def test_or_not(self, here, tree):
         (here / "tree").mkdir()
         with pytest.raises(FileExistsError):
@@ -439,6 +454,16 @@ class TestSource:
             Source(str(here / "f"))
         assert caught.value.filename == str(here / "f")
 
+    def test_no_name_is_not_the_current_directory(self, here):
+        with pytest.raises(FileNotFoundError):
+            Source("")
+
+    @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file is known to fail")
+    def test_what_fails_while_it_is_read_is_named(self):
+        with pytest.raises(OSError, match="/proc/self/mem") as caught:
+            list(Source("/proc/self/mem").payloads(Transfer()))
+        assert caught.value.errno == errno.EIO
+
     def test_sockets_and_pipes_are_refused(self, here):
         os.mkfifo(here / "pipe")
         with pytest.raises(TransferError, match="pipe is neither a file nor a directory"):
@@ -468,6 +493,18 @@ class TestSource:
                     grown = True
             writer.finish()
         assert (here / "g").read_bytes() == bytes(100_000) + b"more"
+
+    @pytest.mark.parametrize("left", [0, 50_000])
+    def test_a_file_that_becomes_shorter_is_not_sent(self, here, left):
+        (here / "f").write_bytes(bytes(100_000))
+        with TreeWriter("g", True, Transfer()) as writer:
+            payloads = Source(str(here / "f")).payloads(Transfer(), 1 << 14)
+            writer.feed(next(payloads))
+            os.truncate(here / "f", left)
+            with pytest.raises(TransferError, match=f"f: it was cut from 100000 to {left} bytes"):
+                for payload in payloads:
+                    writer.feed(payload)
+        assert os.listdir(here) == ["f"]
 
 
 def _files(top):
