@@ -14,9 +14,7 @@ from ipkernel.cli.common import level, said
 from ipkernel.cli.journal import add_journal_options, make_retained, open_journal
 from ipkernel.cli.parser import Parser, add_version
 from ipkernel.cli.process import (
-    AlreadyRunning,
     Lifeline,
-    PidFile,
     emit,
     set_title,
     start_logging,
@@ -24,6 +22,7 @@ from ipkernel.cli.process import (
 )
 from ipkernel.cluster import restarting
 from ipkernel.cluster.directory import ClusterDirectory, find_directory
+from ipkernel.cluster.pidfile import AlreadyRunning, PidFile
 from ipkernel.controller.defaults import HOST_GRACE, RESTART_GRACE, SCHEMES, WATCHDOG
 from ipkernel.errors import ConnectError, IPythonError
 from ipkernel.host.options import add_log_options, add_restarts_option

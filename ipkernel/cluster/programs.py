@@ -9,12 +9,14 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ipkernel.cluster import daemonnotes, processes, restarting, stopping
+from ipkernel.cluster.claiming import claim
 from ipkernel.cluster.directory import ClusterDirectory, private_name
 from ipkernel.cluster.engineset import EngineSet
 from ipkernel.cluster.entries import Entry, starts_elsewhere
 from ipkernel.cluster.gathering import Failure, gather, report
 from ipkernel.cluster.hosted import Hosted, how_ended, named, state_of, where, why_ended
 from ipkernel.cluster.kept import KeptController
+from ipkernel.cluster.pidfile import PidFile
 from ipkernel.cluster.processes import Process, describe_exit, host_name
 from ipkernel.cluster.recorded import Recorded
 from ipkernel.cluster.settings import Settings
@@ -64,6 +66,7 @@ class Programs:
         self.settings = settings
         self.hosts: list[Hosted] = []
         self.survivors: list[EngineSet] = []
+        self._starting: PidFile | None = None
         self.spoiled = ""
         self._private = private
         self._kept: KeptController | None = None
@@ -94,6 +97,21 @@ class Programs:
         while self._private and self.controller is None and self.directory.exists:
             self.directory = ClusterDirectory.named(private_name())
         self.directory.create()
+        self._starting = claim(self.directory)
+        try:
+            self._start_controller()
+        except BaseException:
+            self._started()
+            raise
+
+    def _started(self) -> None:
+        """Let others start the cluster: it is ready, and so they see that it runs, or has failed."""
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            with suppress(OSError):
+                starting.remove()
+
+    def _start_controller(self) -> None:
         self.survivors = []
         if not any(host.running for host in self.hosts):
             self.survivors = survivors(self.directory)
@@ -127,6 +145,7 @@ class Programs:
         restart = restarting.Restart(command, host_name(), again=again, owner=owner)
         with suppress(OSError):
             restarting.note(self.directory, restart)
+        self._started()
 
     def _may_restart(self) -> bool:
         noted = restarting.noted(self.directory) if self.settings.lifeline else None
@@ -518,6 +537,7 @@ class Programs:
         if controller and self._kept is not None:
             self._kept.give_up()
             restarting.forbid(self.directory)
+            self._started()
             launchers.append(self.controller)
         for one in launchers:
             if one.running or one.exit_code is None:

@@ -84,7 +84,8 @@ def _say_over(options: Options) -> None:
 
 def _settle(options: Options) -> Any:
     """Log, title and pid file."""
-    from ipkernel.cli.process import PidFile, set_title, start_logging
+    from ipkernel.cli.process import set_title, start_logging
+    from ipkernel.cluster.pidfile import PidFile
 
     directory = options.cluster_dir
     start_logging(

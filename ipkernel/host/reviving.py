@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from ipkernel.cli.process import AlreadyRunning, PidFile
 from ipkernel.cluster import processes, restarting
 from ipkernel.cluster.directory import ClusterDirectory
+from ipkernel.cluster.pidfile import AlreadyRunning, PidFile
 from ipkernel.tries import Tries
 
 __all__ = ["Reviver"]

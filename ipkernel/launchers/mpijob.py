@@ -25,7 +25,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final
 
-from ipkernel.cli.process import Lifeline, PidFile, emit, set_title
+from ipkernel.cli.process import Lifeline, emit, set_title
+from ipkernel.cluster.pidfile import PidFile
 from ipkernel.cluster.processes import read_pid_file
 from ipkernel.engine.rank import JOB
 from ipkernel.launchers.mpicourse import Action, Begin, Course, EndIt, Finish, Judge, Tell

@@ -204,6 +204,23 @@ def test_stop_where_signals_do_not_reach_other_consoles(monkeypatch):
     )
 
 
+def test_of_several_starts_at_once_one_succeeds():
+    """The others do not harm it: they neither end its host daemon nor its controller."""
+    command = [*COMMAND, "start", "-n", "1", "--daemonize"]
+    starts = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [one.communicate(timeout=100) for one in starts]
+    assert sorted(one.returncode for one in starts) == [0, 1, 1], said
+    for one, (_, error) in zip(starts, said, strict=True):
+        assert one.returncode == 0 or "is being started" in error or "already run" in error
+    assert "1 engine on 1 host" in good("status")
+    directory = ClusterDirectory.named()
+    assert not (directory.state / "starting.json").exists()
+    good("stop")
+
+
 def test_status_after_the_controller_was_killed():
     """Its socket is still there, and nobody takes it for a controller; the next one does."""
     good("start", "-n", "1", "--daemonize", "--set", "controller.restart=no")

@@ -16,15 +16,14 @@ import pytest
 
 from ipkernel.cli import process
 from ipkernel.cli.process import (
-    AlreadyRunning,
     Lifeline,
     LogFile,
-    PidFile,
     emit,
     set_title,
     start_logging,
     stop_logging,
 )
+from ipkernel.cluster.pidfile import AlreadyRunning, PidFile
 from ipkernel.cluster.processes import read_pid_file
 from ipkernel.vitals import same_process_lives
 
