@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ipkernel.cluster.adapting import Load, Seen
 from ipkernel.cluster.hosted import where
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from ipkernel.cluster.running import RunningCluster
     from ipkernel.wire.records import HostInfo, Status
 
+#: Seconds for which a daemon is waited for that is being started again, and between two looks.
+_BACK: Final = 10.0
+_POLL: Final = 0.05
 #: States of engines that are there, or will be in a moment.
 _THERE = ("starting", "ready", "restarting", "away")
 
@@ -77,13 +81,19 @@ class Fleet:
         self._found: dict[str, Any] = {}
 
     def look(self) -> Picture:
-        """Return what there is now.
+        """Return what there is now; a daemon that is being started again is waited for.
+
+        Others would be started in its place, and be too many when it is there.
 
         Raises:
             ClusterError: The cluster does not run.
             ConnectError: The controller cannot be reached.
         """
+        deadline = time.monotonic() + _BACK
         status = self._cluster._status()
+        while self._cluster._coming_back(status) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+            status = self._cluster._status()
         return Picture(status, self._jobs(status.hosts))
 
     def _jobs(self, hosts: list[HostInfo]) -> list[Job]:

@@ -120,6 +120,13 @@ class Hosted:
         return bool(self.launcher.running) or (self._over and not self.over)
 
     @property
+    def comes_back(self) -> bool:
+        """Whether its process was started again from here, or will be."""
+        thread = self._thread
+        again = bool(self.restarts) or (thread is not None and thread.is_alive())
+        return again and self.wanted and not self.over and not self.share.label
+
+    @property
     def over(self) -> bool:
         """Whether its process has ended, or was never there, and none will come by itself."""
         return self._over and not (self.wanted and self._returns(self))

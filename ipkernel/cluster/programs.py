@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -196,6 +196,17 @@ class Programs:
         launcher = hosted.launcher
         local = hosted.entry.immediate and isinstance(launcher, LocalHostLauncher)
         return both_here and local and not launcher.lifeline
+
+    def coming_back(self, pids: Container[int]) -> bool:
+        """Tell whether a daemon of this host is being started again, here or by the controller.
+
+        Args:
+            pids: The process ids of the daemons that have joined.
+        """
+        noted = daemonnotes.noted(self.directory)
+        return any(not one.failure and one.process.pid not in pids for one in noted) or any(
+            hosted.comes_back and hosted.launcher.pid not in pids for hosted in self.hosts
+        )
 
     def _returns(self, hosted: Hosted) -> bool:
         return self._is_for_controller(hosted) and daemonnotes.returns(

@@ -16,7 +16,7 @@ from ipkernel.signals import signal_here, signal_name
 if TYPE_CHECKING:
     from ipkernel.cluster.hosted import Hosted
     from ipkernel.cluster.scaling import Adapting
-    from ipkernel.wire.records import HostInfo
+    from ipkernel.wire.records import HostInfo, Status
 
 #: Seconds for which the end of what was launched elsewhere is waited for.
 _ENDING: Final = 5.0
@@ -308,6 +308,10 @@ class RunningCluster(ClusterBase):
             self._check_running()
             self._adapting = Adapting(self, rules, interval, Scaler(self), told)
             return self._adapting
+
+    def _coming_back(self, status: Status) -> bool:
+        """Tell whether a host daemon of this host is being started again."""
+        return self._programs.coming_back({one.pid for one in status.hosts if one.connected})
 
     def _grow(self, count: int) -> None:
         """Start more engines: by batch jobs, on the hosts that are there, or on new ones."""

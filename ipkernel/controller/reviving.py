@@ -151,9 +151,9 @@ class HostReviver:
             self._give_up(noted, f"it cannot be started: {error}")
             return
         logger.warning(
-            "the host daemon is started again (pid %d) with %d engines",
+            "the host daemon is started again (pid %d) with engines %s",
             process.pid,
-            len(revival.engines),
+            revival.engines,
         )
         self._later(_LOOK, self._look, origin, revival)
 

@@ -255,6 +255,11 @@ def test_a_host_daemon_comes_again_with_the_engines_that_others_have_left_it(mak
         wait_for(lambda: [host.restarts for host in rc.status().hosts] == [1])
         wait_for(lambda: [e.state for e in rc.status().engines] == ["ready"])
         assert [e.engine for e in rc.status().engines] == [left.engine]
+        os.kill(cluster.engine_set.launcher.pid, signal.SIGKILL)
+        wait_for(lambda: not rc.status().hosts)
+        cluster.scale(2)  # which waits for it, and starts no other
+        assert [host.restarts for host in rc.status().hosts] == [2]
+        assert len(rc.status().engines) == 2
 
 
 def _noted_restarts(cluster):

@@ -15,6 +15,7 @@ from ipkernel.cli.ipcluster import main
 from ipkernel.cluster import processes
 from ipkernel.cluster.cluster import Cluster
 from ipkernel.errors import ClusterError, ConfigurationError, EngineError, LauncherError
+from ipkernel.objects.ref import ObjectRef
 from tests.integration.clusters_support import clusters
 from tests.integration.faults_support import wait_for
 from tests.integration.queuelauncher import QueuedHost
@@ -167,8 +168,10 @@ def test_a_job_stays_as_long_as_others_want_what_it_has(make, capsys):
     job.let_go()
     with cluster.connect_client_sync() as rc:
         rc.wait_for_engines(2, timeout=60)
-        with rc[1].temp_flags(keep=True):
-            kept = rc[1].apply_async(ones).get(60)
+        view = rc[1]
+        with view.temp_flags(keep=True):
+            kept = view.apply_async(ones).get(60)
+        assert isinstance(kept, ObjectRef)
         cluster.stop_engine(1)
         assert job.running
         cluster.scale(1)

@@ -107,6 +107,16 @@ def test_it_has_the_engines_that_it_had_in_the_end(directory):
         assert rc[:].apply_async(abs, -1).get(PATIENCE) == [1]
 
 
+def test_scaling_meanwhile_starts_no_other(directory):
+    cluster = Cluster.from_directory(directory.path)
+    with cluster.connect_client_sync() as rc:
+        kill(directory)
+        wait_for(lambda: not rc.status().hosts)
+        cluster.scale_sync(3)
+        wait_for(lambda: [e.state for e in rc.status().engines] == ["ready"] * 3)
+        assert [(h.restarts, h.engines) for h in rc.status().hosts] == [(1, [0, 1, 2])]
+
+
 def test_it_and_the_controller_keep_each_other_alive(directory):
     cluster = Cluster.from_directory(directory.path)
     for count in (1, 2):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ipkernel.client.engines import Engines
-from ipkernel.cluster import running
+from ipkernel.cluster import fleet, running
 from ipkernel.cluster.adapting import Grow, Rules, Shrink
 from ipkernel.cluster.directory import ClusterDirectory
 from ipkernel.cluster.engineset import EngineSet
@@ -55,6 +55,7 @@ class FakeCluster:
         self.engines = {}
         self.done = []
         self.problems = []
+        self.coming = []
         self.changed = threading.Event()
         self.released = threading.Event()
 
@@ -70,6 +71,9 @@ class FakeCluster:
     def _stop_some(self, engines, *, drain, limit):
         self.done.append(("stop", engines, drain, limit))
         self.changed.set()
+
+    def _coming_back(self, status):
+        return bool(self.coming) and self.coming.pop()
 
     def _release_unused(self):
         self.done.append("release")
@@ -152,6 +156,19 @@ def test_records_that_lead_nowhere_are_no_jobs():
 
 
 # ---------------------------------------------------------------------------------------- scaling
+
+
+def test_a_daemon_that_is_started_again_is_waited_for(monkeypatch):
+    monkeypatch.setattr(fleet, "_POLL", 0.0)
+    cluster = FakeCluster()
+    cluster.coming = [True, True]
+    asked = []
+    monkeypatch.setattr(cluster, "_status", lambda: asked.append(1) or cluster.now)
+    assert Scaler(cluster).to(0) == (0, 0)
+    assert len(asked) == 3
+    monkeypatch.setattr(fleet, "_BACK", 0.0)  # but not for ever
+    cluster.coming = [True]
+    assert Scaler(cluster).to(1) == (0, 1)
 
 
 def test_more():
