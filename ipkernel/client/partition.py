@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import accumulate, chain, islice, pairwise, zip_longest
 from typing import Any, Final
 
 from ipkernel.client.wholes import Rows, is_memory, is_pandas, is_table, whole_of
@@ -52,11 +52,21 @@ def _were_dealt(parts: Sequence[Any]) -> bool:
     )
 
 
+def _library(parts: Sequence[Any]) -> Any:
+    """Return the module that puts these arrays together: numpy itself leaves their masks out."""
+    import numpy
+
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and any(isinstance(part, masked.MaskedArray) for part in parts):
+        return masked
+    return numpy
+
+
 def _weave(parts: Sequence[Any]) -> Any:
     """Put every n-th item of an array from each of n parts."""
     import numpy
 
-    whole = numpy.empty(
+    whole = _library(parts).empty(
         (sum(map(len, parts)), *parts[0].shape[1:]), dtype=numpy.result_type(*parts)
     )
     for index, part in enumerate(parts):
@@ -97,9 +107,7 @@ class Dist:
             return None
         if len(parts) == 1:
             return parts[0]
-        import numpy
-
-        return numpy.concatenate(parts)
+        return _library(parts).concatenate(parts)
 
 
 class Apart(Dist):
@@ -135,6 +143,10 @@ class RoundRobin(Dist):
             return woven
         import numpy
 
+        if _library(parts) is not numpy:  # it has no type for single items that are masked
+            starts = accumulate(map(len, parts), initial=0)
+            places = [range(begin, end) for begin, end in pairwise(starts)]
+            return BLOCK.join(parts)[self.join(places)]
         return numpy.array(woven, dtype=numpy.result_type(*parts)) if woven else parts[0]
 
 

@@ -324,6 +324,29 @@ def test_flatten(rc):
     assert view.gather("rank", block=True) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("dist", ["b", "r"])
+@pytest.mark.parametrize("shape", [(8,), (7, 2), (2,)])
+def test_masks_are_gathered(rc, dist, shape):
+    numpy = pytest.importorskip("numpy")
+    numbers = numpy.arange(numpy.prod(shape)).reshape(shape)
+    whole = numpy.ma.masked_where(numbers % 3 == 1, numbers)
+    rc[:].scatter("m", whole, dist=dist, block=True)
+    again = rc[:].gather("m", dist=dist, block=True)
+    assert (again.dtype, again.shape) == (whole.dtype, whole.shape)
+    assert (again.mask == whole.mask).all()
+    assert again.tolist() == whole.tolist()
+
+
+def test_masks_of_parts_that_were_not_dealt_out(rc):
+    numpy = pytest.importorskip("numpy")
+    whole = numpy.ma.masked_equal(range(5), 3)
+    parts = [whole[4:], whole[:4], numpy.arange(3)]
+    for engine, part in enumerate(parts):
+        rc[engine].push({"m": part}, block=True)
+    again = rc[:].gather("m", dist="r", block=True)
+    assert again.tolist() == [4, 0, 0, 1, 1, 2, 2, None]
+
+
 def test_arrays_are_gathered_as_arrays(rc):
     numpy = pytest.importorskip("numpy")
     view = rc[:]
