@@ -123,7 +123,7 @@ def _done(core: Core, host: Host, event: FromHost, start: int) -> int:
             give_back(core, engine, task)
         length = submit.size
         size += length
-        charge += length if task.target < 0 else task.charge
+        charge += length if task.target < 0 and submit.terms is None else task.charge
         done += 1
         seconds += completed - began
         finished = Finished(tid, outcome, number, began, completed, message.size, task.attempts + 1)

@@ -44,7 +44,7 @@ def recover(core: Core, task: Task, outcome: Outcome, payload: Payload, size: in
     task.note(core.now, f"it failed ({outcome.name.lower()}); its recovery task is run instead")
     if message.needs:
         core.objects.need_no_more(task.id, message.needs)
-    core.sessions[task.session].bytes += len(recovery.payload) - message.size
+    charge = task.charge
     task.message = msgspec.structs.replace(
         message,
         kind=Kind.APPLY,
@@ -55,6 +55,7 @@ def recover(core: Core, task: Task, outcome: Outcome, payload: Payload, size: in
         terms=msgspec.structs.replace(terms, after=None, follow=None, recovery=None),
     )
     task.payload = recovery.payload
+    core.sessions[task.session].bytes += task.charge - charge
     task.near = 0
     task.attempts = 0
     core.requeue_first(task)

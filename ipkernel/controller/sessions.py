@@ -27,7 +27,7 @@ class Session:
         inside: The engine in which a task has made the client, or -1.
         held: Whether nothing of it is to be started because its client takes no results.
         open: Tasks that have not ended.
-        bytes: Their payload, each byte counted once.
+        bytes: Their payload, each byte counted once, and the tasks that they wait for.
         functions: The functions that the client has sent, by digest.
         function_bytes: Their size.
         recent: The line of its latest load-balanced task for which not every engine will do.

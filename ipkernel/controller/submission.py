@@ -153,7 +153,7 @@ def _spread(core: Core, session: Session, message: Submit, payload: Payload) -> 
     task = core.new_task(message.task, message, payload, core.now)
     core.take_in(task)
     session.open += 1
-    session.bytes += message.size
+    session.bytes += task.charge
     if message.needs:
         core.objects.need(task.id, message.needs)
     if waits:

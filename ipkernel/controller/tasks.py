@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
-from ipkernel.wire.messages import Outcome, Submit
+from ipkernel.wire.messages import Outcome, Submit, Terms
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
@@ -38,6 +38,9 @@ class State(Enum):
     ABORTED = "aborted"
     """It was cancelled."""
 
+
+#: What each task that another one waits for takes in memory, in bytes, about; so does a condition.
+_ENTRY: Final = 64
 
 #: Every step that a task may take. What is not here is a fault of the scheduler.
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
@@ -147,11 +150,12 @@ class Task(Struct, gc=False, eq=False):
 
     @property
     def charge(self) -> int:
-        """Its share, in bytes, of the payload that its session has queued here."""
+        """Its share, in bytes, of what its session has queued here."""
         message = self.message
+        extra = _weight(message.terms) if message.terms is not None else 0
         if self.target < 0 or len(message.targets) < 2:
-            return message.size
-        return message.size // len(message.targets)
+            return message.size + extra
+        return message.size // len(message.targets) + extra
 
     def origin(self, ended: float) -> Origin:
         """Return what is remembered of it when it has ended.
@@ -177,6 +181,18 @@ class Task(Struct, gc=False, eq=False):
         if self.engine >= 0:
             steps.append((self.assigned, f"assigned to engine {self.engine}"))
         return [f"{clock(when)} {text}" for when, text in steps]
+
+
+def _weight(terms: Terms) -> int:
+    """Return about how many bytes it takes to keep what else is asked of a task."""
+    size = len(terms.recovery.payload) if terms.recovery is not None else 0
+    for wanted in (terms.after, terms.follow):
+        if wanted is not None:
+            size += _ENTRY * (len(wanted.tasks) + len(wanted.ended))
+    for named in (terms.resources, terms.where):
+        if named:
+            size += _ENTRY * len(named)
+    return size
 
 
 class Refused:

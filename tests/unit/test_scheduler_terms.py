@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from ipkernel.controller.queues import Line
 from ipkernel.controller.tasks import State, Task
-from ipkernel.wire.messages import Cancel, Kind, Outcome, Submit, Terms
+from ipkernel.wire.messages import (
+    Cancel,
+    Dependency,
+    Kind,
+    Outcome,
+    Past,
+    Recovery,
+    Submit,
+    Terms,
+)
 from tests.support.scheduling import Cluster
 
 
@@ -182,3 +191,36 @@ def test_tasks_that_have_not_ended_are_found_by_their_label() -> None:
     assert c.scheduler.labelled("fit", 3) == [*first, second[0]]
     c.done(first[0])
     assert c.scheduler.labelled("fit", 10) == [first[1], *second]
+
+
+# ------------------------------------------------------------------------------- what they weigh
+
+
+def test_what_a_task_waits_for_counts_in_what_its_session_has_queued() -> None:
+    c = Cluster(engines=1)
+    [first] = c.submit(payload=b"1234")
+    session = c.scheduler.sessions[1]
+    assert session.bytes == 4
+    ended = [Past(7, 0, True)] * 50
+    [child] = c.submit(terms=Terms(after=Dependency([first], ended)), payload=b"12")
+    assert session.bytes == 4 + 2 + 51 * 64
+    c.done(first)
+    assert session.bytes == 2 + 51 * 64
+    c.done(child)
+    assert session.bytes == 0
+    [other] = c.submit(targets=[0])
+    [child] = c.submit(terms=Terms(follow=Dependency([other])))
+    c.from_client((Cancel([child]), b""))
+    assert session.bytes == c.scheduler.tasks[other].charge
+
+
+def test_what_is_run_when_a_task_has_failed_counts_too() -> None:
+    c = Cluster(engines=1)
+    terms = Terms(recovery=Recovery(b"", bytes(1000)), follow=Dependency([], [Past(7, 0, True)]))
+    [task] = c.submit(terms=terms, payload=b"12")
+    session = c.scheduler.sessions[1]
+    assert session.bytes == 2 + 1000 + 64
+    c.done(task, outcome=Outcome.ERROR)
+    assert session.bytes == 1000
+    c.done(task)
+    assert session.bytes == 0
