@@ -143,7 +143,7 @@ def resubmittable(
     Raises:
         KernelError: One of them has not ended, or what it was made of is not kept; nothing is run.
     """
-    keys = ["state", "method", "bound_to", "label", "by_reference", "resubmittable"]
+    keys = ["state", "method", "bound_to", "label", "by_reference", "received", "resubmittable"]
     rows = of_tasks(client, tasks, keys)
     found = []
     for task in tasks:
@@ -159,14 +159,25 @@ def resubmittable(
                 f"or abort it"
             )
         if not row["resubmittable"]:
-            raise KernelError(
-                f"task {task} cannot be run again: what it was made of is kept only of tasks that "
-                f"failed, and of those whose results nobody has fetched, as far as there is room"
-            )
+            raise KernelError(f"task {task} cannot be run again: {_why_not(client, row)}")
         bound = -1 if row["bound_to"] is None else row["bound_to"]
         kind = Kind[row["method"].upper()]
         found.append((task, kind, bound, row["label"] or "", bool(row["by_reference"])))
     return found
+
+
+def _why_not(client: Questions, row: Mapping[str, Any]) -> str:
+    """Return why a task cannot be run again that has ended."""
+    received = row["received"]
+    if received and received < client.status().started:
+        return (
+            "it ended before the controller was started again, and what tasks were made of is not "
+            "kept over that; submit it anew"
+        )
+    return (
+        "what it was made of is kept only of tasks that failed, and of those whose results nobody "
+        "has fetched, as far as there is room"
+    )
 
 
 def purge(

@@ -51,8 +51,15 @@ def why_not(core: Core, task: int) -> str:
     if task in core.tasks:
         state = core.tasks[task].state.value
         return f"task {task} has not ended ({state}): only a task that has ended can be run again"
-    known = core.history.past(task) is not None or task in core.retained
-    if known:
+    past = core.history.past(task)
+    if past is not None or task in core.retained:
+        origin = past[1] if past is not None else None
+        ended = origin.ended if origin is not None else core.retained.since(task)
+        if ended < core.began:
+            return (
+                f"task {task} ended before the controller was started again, and what tasks were made "
+                f"of is not kept over that: submit it anew"
+            )
         return (
             f"what task {task} was made of is not kept any more: that is kept of tasks that failed, "
             f"and of those whose results nobody has fetched, as far as there is room"

@@ -111,6 +111,7 @@ class Core:
         reported: Whether one of those has said it, or will not, since that was looked at.
         totals: How many tasks have ended.
         purged: How many of these were forgotten because somebody asked for it.
+        began: When the controller was started again with what was in its journal; 0.0 if it was not.
         now: Time of the latest event.
     """
 
@@ -146,6 +147,7 @@ class Core:
         self.reported = False
         self.totals = Totals()
         self.purged = 0
+        self.began = 0.0
         self.now = 0.0
         # what the current call of the scheduler has to say
         self.records: list[Record] = []

@@ -55,7 +55,7 @@ def restore(
         keep: Seconds for which sessions are kept whose clients do not come back.
     """
     old = Folded(records)
-    core.now = now
+    core.now = core.began = now
     numbers = {*old.sessions, *(task >> 40 for task in old.results)}
     if old.hosts or old.sessions or old.results:
         core.objects.rebuilding = True

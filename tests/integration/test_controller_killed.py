@@ -140,6 +140,8 @@ def test_how_tasks_ended_is_known_though_their_results_were_fetched(site):
         assert [row["engine_uuid"] for row in before] == [result.engine_uuid for result in results]
     ids = [row["msg_id"] for row in before]
     assert set(ids) <= set(site.rc.hub_history())
+    with pytest.raises(errors.KernelError, match="ended before the controller was started again"):
+        site.rc.resubmit(results[2])
     site.rc.purge_results(results)
     site.back(site.kill())
     assert site.rc.db_query({"label": "before"}) == []

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from ipkernel.controller import querying
 from ipkernel.controller.archive import Archive, Labels
 from ipkernel.controller.events import SessionDetached, SessionOpened, TasksPurged
+from ipkernel.controller.journal import Ended, Forgotten
 from ipkernel.controller.querying import compile_test
+from ipkernel.controller.scheduler import Scheduler
 from ipkernel.controller.tasks import Task
 from ipkernel.errors import QueryError
 from ipkernel.wire.messages import (
@@ -495,6 +497,22 @@ def test_what_cannot_run_again_is_told() -> None:
     new = again(c, running, number=600)
     (payload,) = [p for m, p in c.to_client(1) if isinstance(m, Finished) and m.task == new]
     assert "is not kept any more" in decode_reason(payload).text
+
+
+def test_what_ended_before_a_restart_cannot_run_again_and_that_is_told() -> None:
+    c = Cluster(engines=1)
+    fetched, kept = (1 << 40) + 8, (1 << 40) + 9
+    c.handle(SessionDetached(1, [], c.now))
+    ends = [Finished(task, Outcome.ERROR, 0, 1.0, 2.0, 0) for task in (fetched, kept)]
+    records = [Ended(c.now - 5.0, [(end, b"") for end in ends]), Forgotten(c.now, [fetched])]
+    c.scheduler = Scheduler(checked=True)
+    c.scheduler.restore(records, c.now, grace=1.0, keep=1.0)
+    c.handle(SessionOpened(2, c.now, "client 2"))
+    for number, task in enumerate((fetched, kept)):
+        again(c, task, number=500 + number, session=2)
+    found = [p for m, p in c.to_client(2) if isinstance(m, Finished)]
+    assert len(found) == 2
+    assert all("before the controller was started again" in decode_reason(p).text for p in found)
 
 
 def test_ids_of_resubmitted_tasks_follow_the_rules() -> None:
