@@ -185,7 +185,7 @@ def test_a_host_drains_with_all_of_its_engines_and_those_to_come() -> None:
     assert not cluster.assigned
     cluster.handle(EnginesEnding([0], cluster.now, ending=False))  # its host goes all the same
     assert not cluster.assigned
-    assert host_info(cluster.scheduler.hosts[1], True, (0, 0)).draining == WHY
+    assert host_info(cluster.scheduler.hosts[1], True, (0, 0), 0).draining == WHY
     [other] = cluster.add_host(1)
     assert cluster.engine_of(tid) == other
 
@@ -225,7 +225,7 @@ def test_a_host_that_goes_without_a_word(
         HostJoined(1, "n1", 7, ids, cluster.now, facts=HostFacts("slurm", "slurm job 17", left, 2))
     )
     cluster.join(0)
-    info = host_info(cluster.scheduler.hosts[1], True, (0, 0))
+    info = host_info(cluster.scheduler.hosts[1], True, (0, 0), 0)
     assert (info.launcher, info.label, info.restarts) == ("slurm", "slurm job 17", 2)
     assert bool(info.ends) == bool(left)
     [tid] = cluster.submit(1)
@@ -250,7 +250,7 @@ def test_what_processes_use_is_shown() -> None:
     cluster.from_host((Measured([own, theirs, Vitals(77)]), b""), host=1)
     info = engine_info(engine, cluster.now)
     assert (info.cpu, info.memory, info.files, info.started) == (99.9, 2000, -1, 12.0)
-    host = host_info(cluster.scheduler.hosts[1], True, (0, 0))
+    host = host_info(cluster.scheduler.hosts[1], True, (0, 0), 0)
     assert (host.cpu, host.memory, host.files, host.started) == (1.3, 1000, 5, 11.0)
     assert engine_info(cluster.scheduler.engines[0], cluster.now).memory == 0
     cluster.leave(1, "it used 2.1 GB", started=[], restarting=True)
