@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 _OWN = tempfile.mkdtemp(prefix="ipkernel-tests-")
@@ -40,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     A shell that starts tests in the background has them ignore Ctrl-C, which some of them are about.
     """
+    settings.register_profile("patient", parent=settings.default, deadline=None)
+    settings.load_profile("patient")  # no test asserts how long something took
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None:

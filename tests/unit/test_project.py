@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import ipkernel
 from tests.support import leaks
@@ -272,3 +273,8 @@ def test_waiting_for_the_reactor_inside_the_reactor_is_refused():
 
     with pytest.raises(RuntimeError, match="await instead"):
         nested()
+
+
+def test_no_example_of_a_property_has_a_deadline() -> None:
+    """On a busy machine it would fail for nothing."""
+    assert settings().deadline is None
