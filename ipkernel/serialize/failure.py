@@ -97,7 +97,8 @@ def describe(
             left out: those of the machinery that called the user's code. If there are none, all are shown.
 
     Returns:
-        The description, with the exception pickled in it if that is possible within 1 MB.
+        The description, with the exception pickled in it if that is possible within 1 MB: without the
+        attributes that cannot be pickled or are larger than that.
     """
     ename = type(exc).__name__
     evalue = _text_of(exc)
@@ -232,12 +233,10 @@ def _dump(obj: Any) -> bytes:
 
 
 def _pickle(exc: BaseException) -> bytes | None:
-    """Pickle an exception, without the attributes that cannot be; None if it is not possible."""
+    """Pickle an exception, without the attributes that cannot be or are too large; None if it is not possible."""
     try:
         try:
             return _dump(exc)
-        except _TooLarge:
-            return None
         except Exception:  # noqa: BLE001 - most likely an attribute
             return _dump_partly(exc)
     except BaseException:  # noqa: BLE001 - whatever the user's methods raise
@@ -246,10 +245,14 @@ def _pickle(exc: BaseException) -> bytes | None:
 
 def _dump_partly(exc: BaseException) -> bytes:
     args, attributes, members = rebuild.state_of(exc)
-    args = tuple(arg if _can_be_pickled(arg) else repr(arg) for arg in args)
+    args = tuple(arg if _can_be_pickled(arg) else _shown(arg) for arg in args)
     kept = {name: value for name, value in attributes.items() if _can_be_pickled(value)}
     held = {name: value for name, value in members.items() if _can_be_pickled(value)}
     return _dump(_Rebuilt(type(exc), args, kept, held))
+
+
+def _shown(arg: Any) -> str:
+    return _clean(arg if isinstance(arg, str) else repr(arg))
 
 
 class ItemFailure:

@@ -184,8 +184,10 @@ def test_long_texts_are_cut():
     assert len(info.evalue) <= failure.MAX_TEXT
     assert "characters left out" in info.evalue
     assert sum(map(len, info.traceback)) < 3 * failure.MAX_TEXT
-    assert info.pickled is None  # 10 MB
-    assert type(to_exception(info)) is RemoteError
+    again = to_exception(info)
+    assert isinstance(again, ValueError)
+    assert again.args[0].startswith("xxx")
+    assert len(again.args[0]) <= failure.MAX_TEXT
 
 
 def test_many_lines_are_cut():
@@ -283,6 +285,29 @@ def test_what_cannot_be_pickled_is_left_out_of_the_exception():
     assert not hasattr(made, "lock")
 
 
+def test_what_is_too_large_is_left_out_of_the_exception():
+    error = ValueError("text", bytes(2 << 20))
+    error.array = np.zeros(1 << 20)
+    error.small = 5
+    again = to_exception(decode(encode(describe(error))))
+    assert isinstance(again, ValueError)
+    assert again.original.small == 5
+    assert not hasattr(again.original, "array")
+    assert again.original.args[0] == "text"
+    assert again.original.args[1].startswith("b'")
+    assert "characters left out" in again.original.args[1]
+
+
+def test_what_is_too_large_in_many_parts_is_told():
+    error = ValueError("text")
+    error.parts = [bytes(900_000) for _ in range(3)]
+    for number in range(3):
+        setattr(error, f"part{number}", bytes(900_000))
+    info = describe(error)
+    assert info.pickled is None
+    assert info.evalue == "text"
+
+
 def test_arrays_in_exceptions_survive():
     exc = ValueError("text", np.arange(100.0))
     exc.table = np.arange(20_000.0)
@@ -291,8 +316,6 @@ def test_arrays_in_exceptions_survive():
     assert np.array_equal(made.args[1], np.arange(100.0))
     assert np.array_equal(made.table, exc.table)
     assert made.view == exc.view
-    exc.table = np.zeros(1_000_000)
-    assert describe(exc).pickled is None
 
 
 def test_a_broken_reference_to_the_object_is_not_sent():
