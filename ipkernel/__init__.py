@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         UnmetDependency,
         collect_exceptions,
     )
+    from ipkernel.joblib import register_joblib_backend
     from ipkernel.objects.ref import ObjectRef
     from ipkernel.serialize import (
         can,
@@ -97,6 +98,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "ipkernel.client.remotefunction": ("ParallelFunction", "RemoteFunction", "parallel", "remote"),
     "ipkernel.cluster.cluster": ("Cluster",),
     "ipkernel.cluster.manager": ("ClusterManager",),
+    "ipkernel.joblib": ("register_joblib_backend",),
     "ipkernel.objects.ref": ("ObjectRef",),
     "ipkernel.serialize": (
         "can",
@@ -214,6 +216,7 @@ __all__ = [
     "interactive",
     "pack_apply_message",
     "parallel",
+    "register_joblib_backend",
     "remote",
     "require",
     "serialize_object",

@@ -224,6 +224,12 @@ class LoadBalancedView(View):
         chosen: list[int] = targets
         return chosen
 
+    def register_joblib_backend(self, name: str = "ipkernel", make_default: bool = False) -> None:
+        """Have joblib run its calls on this view; see :func:`ipkernel.joblib.register_joblib_backend`."""
+        from ipkernel.joblib import register_joblib_backend
+
+        register_joblib_backend(name, make_default, self)
+
     def _submit_call(
         self,
         func: Any,
