@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from ipkernel.host.walltime import EARLY
 from ipkernel.launchers import foreach
 from ipkernel.launchers.batchlauncher import BatchLauncher
 from ipkernel.launchers.batchsystem import Answer, BatchSystem, Job, JobState, QueryFailed
@@ -116,7 +117,7 @@ class DescribedHost(DescribedLauncher):
         options = self.system.options
         words = [*self.python, *self.arguments]
         if options.walltime:
-            words += ["--walltime", str(options.walltime)]
+            words += ["--walltime", str(options.walltime - min(EARLY, options.walltime // 10))]
             words += ["--drain-margin", f"{options['drain_margin']:g}"]
         where = f" {JOB}" if self.system.job_variable else ""
         return [*words, "--label", f"{self.system.section} job{where}"]

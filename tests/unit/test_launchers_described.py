@@ -263,7 +263,7 @@ class TestLaunchers:
             *("--output", f"{directory}/log/{stem}.out", "--error", f"{directory}/log/{stem}.err"),
             *("--job-variable", "CCP_JOBID", "--"),
             *("/py", "-P", "-m", "ipkernel.cli.ipdaemon", "--cluster-dir", str(directory)),
-            *("-n", "2", "--walltime", "600", "--drain-margin", "60"),
+            *("-n", "2", "--walltime", "590", "--drain-margin", "60"),
             *("--label", "windows_hpc job @{job}"),
         ]
 
