@@ -48,7 +48,7 @@ def _fill_direct(core: Core, engine: Engine, *, shared: bool) -> None:
     if shared and engine.rung >= 0:
         if room == 1:
             engine.turn = not engine.turn
-            room = 0 if engine.turn else 1
+            room = 1 if engine.turn else 0
         else:
             room = (room + 1) // 2
     items = core.host_items(engine.host.id) if room else []

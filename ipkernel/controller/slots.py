@@ -60,7 +60,8 @@ class Engine:
         window: How many tasks may be assigned.
         mean: Moving average of the seconds that a task takes, or 0.0 at first.
         reclaims: Requests to give tasks back that are not answered yet.
-        turn: Whether the next single place belongs to load-balanced tasks.
+        turn: Whether the last single place that was wanted by both went to a direct task, and not
+            to load-balanced ones.
         near_turn: Whether the next single place for them is not for one that needs its host.
         ending: It is being stopped on purpose.
         draining: Why it gets only what is bound to it already, or empty.

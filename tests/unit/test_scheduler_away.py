@@ -120,9 +120,9 @@ def test_nothing_is_assigned_to_a_host_that_is_away(w: World) -> None:
     assert w.scheduler.counts().ready == 2
     assert w.scheduler.counts().waiting == 1
     w.back()
-    assert w.assigned() == [tid(1), tid(2)]
-    w.said(1, done(1, 0))
-    assert w.assigned()[2:] == [tid(3)]
+    assert w.assigned() == [tid(3), tid(1)]
+    w.said(1, done(3, 0))
+    assert w.assigned()[2:] == [tid(2)]
     assert w.states() == {0: "ready", 1: "ready"}
 
 

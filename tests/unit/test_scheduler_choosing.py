@@ -177,6 +177,17 @@ def test_direct_and_load_balanced_tasks_share_an_engine() -> None:
         assert sum(t in kind for t in order[:20]) >= 8
 
 
+def test_the_first_place_that_is_wanted_by_both_is_of_what_can_go_nowhere_else() -> None:
+    c = Cluster(engines=2)
+    busy = {c.engine_of(task): task for task in c.submit(2)}
+    (bound,) = c.submit(targets=[0], spread=False)
+    (free,) = c.submit()
+    c.done(busy[0], seconds=0.5)
+    assert c.engine_of(bound) == 0
+    c.done(busy[1], seconds=0.5)
+    assert c.engine_of(free) == 1
+
+
 def test_a_direct_task_waits_for_an_engine_that_is_starting() -> None:
     c = Cluster(engines=0, clients=1)
     [number] = c.add_host(1, join=False)
