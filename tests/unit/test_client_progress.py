@@ -195,12 +195,12 @@ def test_waiting_for_a_far_result_shows_its_transfer(bars, monkeypatch):
 
 
 def test_waiting_for_a_task_shows_what_its_host_fetches(bars, monkeypatch):
-    monkeypatch.setattr(progress, "SHOW_AFTER", 0.001)
-    monkeypatch.setattr(progress, "LOOK", 0.001)
     fake = FakeController(1)
     client = fake.client()
     client.progress = True
     client.put(b"x" * (1 << 20))
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.001)  # not before: the put may take that long
+    monkeypatch.setattr(progress, "LOOK", 0.001)
     fake.held = True
     result = client[0].apply_async(len, "abc")
     fake.session.received([(Moving(bytes(16), 20, 100, HOST), b"")])
