@@ -6,17 +6,15 @@ import operator
 import threading
 import types
 
+import joblib
 import pytest
+from joblib import parallel
 
 import ipkernel
+from ipkernel import joblib as ours
+from ipkernel.client.joblibbackend import backend_class
 from ipkernel.errors import TaskAborted
 from tests.support.clients import fake, lv, rc
-
-joblib = pytest.importorskip("joblib")
-parallel = pytest.importorskip("joblib.parallel")
-
-from ipkernel import joblib as ours  # noqa: E402
-from ipkernel.client.joblibbackend import backend_class  # noqa: E402
 
 __all__ = ["fake", "lv", "rc"]
 
