@@ -21,7 +21,7 @@ _FLAVOURS: Final = (
     ("openmpi", re.compile(r"open ?mpi|open-?rte|openrte|prrte|prterun", re.IGNORECASE)),
     ("intel", re.compile(r"intel\(r\) mpi", re.IGNORECASE)),
     ("hydra", re.compile(r"hydra|mpich|mvapich", re.IGNORECASE)),
-    ("srun", re.compile(r"^slurm ", re.IGNORECASE)),
+    ("srun", re.compile(r"^slurm(-wlm)? ", re.IGNORECASE)),
 )
 _HOST: Final = re.compile(r"([A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(\d{1,5}))?\Z")
 

@@ -200,6 +200,7 @@ VERSIONS = {
     "hydra": "HYDRA build details:\n    Version: 4.0.2\n",
     "intel": "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230306\n",
     "srun": "slurm 22.05.8\n",
+    "srun of Debian": "slurm-wlm 22.05.8\n",
 }
 
 
@@ -217,7 +218,7 @@ def command(options, version="hydra", n=4, there=("mpiexec", "srun")):
 class TestCommand:
     def test_flavours(self):
         found = [flavour_of("x", text) for text in VERSIONS.values()]
-        assert found == ["openmpi", "openmpi", "hydra", "intel", "srun"]
+        assert found == ["openmpi", "openmpi", "hydra", "intel", "srun", "srun"]
 
     def test_another_program(self):
         with pytest.raises(ConfigurationError, match="sh is neither Open MPI.*it says: GNU bash"):
