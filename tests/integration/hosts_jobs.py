@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ipkernel
@@ -258,15 +259,20 @@ def main(furl_file: str, count: str) -> None:
     with ipkernel.Client(furl_file=furl_file, timeout=30) as rc:
         rc.wait_for_engines(int(count), timeout=30, interactive=False)
         rc.progress = False
-        print(json.dumps("ready"), flush=True)
-        for line in sys.stdin:
-            job, arguments = json.loads(line)
-            print(json.dumps(_answer(rc, job, arguments)), flush=True)
+        serve(rc, globals())
 
 
-def _answer(rc: Any, job: str, arguments: list[Any]) -> dict[str, Any]:
+def serve(rc: Any, jobs: Mapping[str, Any]) -> None:
+    """Say that we are ready; do jobs, known by their names, until the standard input ends."""
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        job, arguments = json.loads(line)
+        print(json.dumps(_answer(rc, jobs[job], arguments)), flush=True)
+
+
+def _answer(rc: Any, job: Any, arguments: list[Any]) -> dict[str, Any]:
     try:
-        return {"value": globals()[job](rc, *arguments)}
+        return {"value": job(rc, *arguments)}
     except Exception as error:  # noqa: BLE001 - told to the test
         return {"kind": type(error).__name__, "text": str(error)}
 

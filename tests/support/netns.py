@@ -121,6 +121,10 @@ class Network:
         """Return the command line that runs ``words`` on a machine."""
         return ["ip", "netns", "exec", f"{self._tag}-{machine}", *map(str, words)]
 
+    def command_with_sys(self, machine: str, *words: Any) -> list[str]:
+        """Return the same for what needs this machine's own ``/sys``, such as its control groups."""
+        return ["nsenter", f"--net=/run/netns/{self._tag}-{machine}", *map(str, words)]
+
     def unplug(self, machine: str, switch: str | None = None) -> None:
         """Take a machine's link down: what is sent to it or by it is lost silently."""
         self._set(machine, switch, "down")

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tests.support.components import free_ports, skip_if
 from tests.support.leaks import COOKIE
+from tests.support.netns import Network
 
 __all__ = ["SlurmSite", "needs_slurm", "needs_torque_commands"]
 
@@ -30,7 +31,7 @@ _PROGRAMS: Final = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scance
 
 _CONFIGURATION: Final = """\
 ClusterName=site
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
@@ -79,22 +80,28 @@ needs_torque_commands: Final = skip_if(missing(*_PROGRAMS, "qsub", "qstat", "qde
 
 
 class SlurmSite:
-    """A Slurm with nodes that are all this machine.
+    """A Slurm with nodes that are all this machine, or each a machine of a network.
 
     Args:
-        nodes: How many.
+        nodes: How many; they are called ``n1`` and so on.
         cpus: How many cores each of them claims to have.
+        net: A network with machines of these names.
+        head: The machine of the network from which jobs are submitted; Slurm's controller runs there.
 
     Use it as a context manager. Meanwhile ``SLURM_CONF`` in the environment names its
     configuration, so that Slurm's commands find it. The partition ``batch`` is the default one;
     jobs in ``closed`` wait for ever.
     """
 
-    def __init__(self, nodes: int = 2, cpus: int = 4) -> None:
+    def __init__(
+        self, nodes: int = 2, cpus: int = 4, net: Network | None = None, head: str = ""
+    ) -> None:
         # Not in the tests' temporary directory: the path of a socket is a short one.
         self.directory = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-        self._nodes = nodes
+        self._nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._cpus = cpus
+        self._net = net
+        self._head = head
         self._running: list[subprocess.Popen[bytes]] = []
         self._before = os.environ.get("SLURM_CONF")
 
@@ -103,9 +110,9 @@ class SlurmSite:
             self._configure()
             self._begin("munged", *self._munge(), "--foreground")
             self._until(lambda: (self.directory / "munge.socket").exists(), "MUNGE has no socket")
-            self._begin("slurmctld", "-D", "-i")
-            for number in range(1, self._nodes + 1):
-                self._begin("slurmd", "-D", "-N", f"n{number}")
+            self._begin("slurmctld", "-D", "-i", machine=self._head)
+            for name in self._nodes:
+                self._begin("slurmd", "-D", "-N", name, machine=name)
             self._until(self._ready, "not all nodes are idle")
         except BaseException:
             self.close()
@@ -122,7 +129,9 @@ class SlurmSite:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of Slurm's commands; return what it prints."""
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(
+            self._on(self._head, *command), capture_output=True, text=True, check=False, timeout=30
+        )
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
@@ -145,7 +154,9 @@ class SlurmSite:
             RuntimeError: A process is left.
         """
         try:
-            if len(self._running) > self._nodes and all(p.poll() is None for p in self._running):
+            if len(self._running) > len(self._nodes) and all(
+                p.poll() is None for p in self._running
+            ):
                 self.end_jobs()
         finally:
             self._end_daemons()
@@ -166,20 +177,21 @@ class SlurmSite:
         self._running.clear()
 
     def _configure(self) -> None:
-        for name in ("state", *(f"spool-n{n}" for n in range(1, self._nodes + 1))):
+        for name in ("state", *(f"spool-{name}" for name in self._nodes)):
             (self.directory / name).mkdir()
         (self.directory / "munge.key").write_bytes(secrets.token_bytes(128))
         (self.directory / "munge.key").chmod(0o600)
-        controller_port, *ports = free_ports(self._nodes + 1)
+        controller_port, *ports = free_ports(len(self._nodes) + 1)
         nodes = "\n".join(
-            f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} "
-            f"CPUs={self._cpus} State=UNKNOWN"
-            for number, port in enumerate(ports, 1)
+            f"NodeName={name} NodeHostname={name if self._net else 'localhost'} "
+            f"NodeAddr={self._address(name)} Port={port} CPUs={self._cpus} State=UNKNOWN"
+            for name, port in zip(self._nodes, ports, strict=True)
         )
         file = self.directory / "slurm.conf"
         file.write_text(
             _CONFIGURATION.format(
                 host=socket.gethostname().partition(".")[0],
+                address=self._address(self._head),
                 user=getpass.getuser(),
                 controller_port=controller_port,
                 directory=self.directory,
@@ -193,16 +205,27 @@ class SlurmSite:
         places["seed-file"] = "seed"
         return [f"--{name}={self.directory}/munge.{end}" for name, end in places.items()] + ["-f"]
 
-    def _begin(self, program: str, *arguments: str) -> None:
+    def _address(self, machine: str) -> str:
+        return self._net.address(machine) if self._net else "127.0.0.1"
+
+    def _on(self, machine: str, *words: str) -> list[str]:
+        """Return the command line that runs ``words`` on a machine."""
+        return self._net.command_with_sys(machine, *words) if self._net and machine else [*words]
+
+    def _begin(self, program: str, *arguments: str, machine: str = "") -> None:
         path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
         found = shutil.which(program, path=path)
         if found is None:
             raise RuntimeError(missing(program))
+        words = [found, *arguments]
+        if self._net and machine in self._nodes:  # its name is that of its machine, too
+            script = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
+            words = ["unshare", "--uts", "sh", "-c", script, machine, *words]
         environment = {name: value for name, value in os.environ.items() if name != COOKIE}
         with (self.directory / "daemons.log").open("ab") as log:
             self._running.append(
                 subprocess.Popen(
-                    [found, *arguments],
+                    self._on(machine, *words),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -212,14 +235,8 @@ class SlurmSite:
             )
 
     def _ready(self) -> bool:
-        listed = subprocess.run(
-            ["sinfo", "-h", "-N", "-p", "batch", "-o", "%T"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-        return listed.stdout.split() == ["idle"] * self._nodes
+        states = self.run("sinfo", "-h", "-N", "-p", "batch", "-o", "%T", check=False)
+        return states.split() == ["idle"] * len(self._nodes)
 
     def _until(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + _PATIENCE

@@ -23,7 +23,7 @@ import psutil
 
 from tests.support import leaks, netns
 
-__all__ = ["SshSite", "needs_sshd"]
+__all__ = ["HERE", "SshSite", "needs_sshd"]
 
 _SSHD: Final = "/usr/sbin/sshd"
 _PATIENCE: Final = 30.0
@@ -63,6 +63,7 @@ class SshSite:
         directory: For keys, configurations and homes.
         hosts: Their names, each with further lines of its server's configuration.
         cookie: Value of the variable that marks all processes.
+        others: Names of further machines, without a server.
 
     Attributes:
         net: The network; all machines are at the switch ``lan``.
@@ -73,9 +74,13 @@ class SshSite:
     """
 
     def __init__(
-        self, directory: Path, hosts: Mapping[str, Sequence[str]], cookie: str = ""
+        self,
+        directory: Path,
+        hosts: Mapping[str, Sequence[str]],
+        cookie: str = "",
+        others: Sequence[str] = (),
     ) -> None:
-        self.net = netns.Network({HERE: ["lan"], **{name: ["lan"] for name in hosts}})
+        self.net = netns.Network({name: ["lan"] for name in (HERE, *hosts, *others)})
         self.directory = directory
         self.ssh_config = directory / "ssh_config"
         self._hosts = hosts
