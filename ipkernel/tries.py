@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BACK_OFF", "MAX_IN_A_ROW", "MAX_WORKED", "SETTLED", "WORKED", "Tries"]
+__all__ = [
+    "AWAY",
+    "BACK_OFF",
+    "LONGEST",
+    "MAX_IN_A_ROW",
+    "MAX_WORKED",
+    "SETTLED",
+    "WORKED",
+    "Tries",
+]
 
 #: How often in a row a program is started again that has not worked.
 MAX_IN_A_ROW: Final = 5
@@ -16,6 +25,9 @@ BACK_OFF: Final = 0.25
 SETTLED: Final = 60.0
 #: Seconds after which one does that is known to work.
 WORKED: Final = 10.0
+#: Seconds for which it is tried to reach the host of one, and at most between two such attempts.
+AWAY: Final = 3600.0
+LONGEST: Final = 15.0
 
 
 class Tries:
@@ -34,6 +46,8 @@ class Tries:
         self.failed = 0
         self._since = now
         self._works = False
+        self._away: float | None = None
+        self._pause = BACK_OFF
 
     def ended(self, now: float) -> float | None:
         """The program has ended, or could not be started.
@@ -42,6 +56,7 @@ class Tries:
             After how many seconds it is to be started again; None if that is no use.
         """
         works, self._works = self._works, False
+        self._away = None
         if now - self._since > (WORKED if works else SETTLED):
             self.in_a_row = self.failed = 0
         elif works:
@@ -51,6 +66,19 @@ class Tries:
         pause = BACK_OFF * 2.0**self.failed
         self.in_a_row += 1
         self.failed += not works
+        return pause
+
+    def away(self, now: float) -> float | None:
+        """There was no way to where it is to run, which says nothing of the program: it does not count.
+
+        Returns:
+            After how many seconds there is to be another attempt; None if there were enough.
+        """
+        if self._away is None:
+            self._away, self._pause = now, BACK_OFF
+        if now - self._away > AWAY:
+            return None
+        pause, self._pause = self._pause, min(2.0 * self._pause, LONGEST)
         return pause
 
     def began(self, now: float) -> None:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ipkernel import tries
 from ipkernel.cluster.entries import Entry
 from ipkernel.cluster.processes import describe_exit
 from ipkernel.cluster.recorded import Recorded, title
 from ipkernel.errors import KernelError, LauncherError
 from ipkernel.launchers.interfaces import Share
-from ipkernel.tries import Tries
 
 
 def where(launcher: Any) -> str:
@@ -84,6 +84,7 @@ class Hosted:
         wanted: False as soon as it is to end.
         engines: The ids of its engines, as far as they are known.
         restarts: How often it was started again.
+        lost: How it has ended before it was started again; empty if it was ready since.
         failure: Why it did not start, or is not started again; empty otherwise.
     """
 
@@ -100,12 +101,13 @@ class Hosted:
         self.wanted = True
         self.engines: tuple[int, ...] = ()
         self.restarts = 0
+        self.lost = ""
         self.failure = ""
         self._over = False
         self._added: set[int] = set()
         self._make = make
         self._returns = returns
-        self._tries = Tries(time.monotonic())
+        self._tries = tries.Tries(time.monotonic())
         self._lock = threading.RLock()  # a launcher may tell the end of its program at once
         self._give_way = threading.Event()
         self._thread: threading.Thread | None = None
@@ -162,6 +164,7 @@ class Hosted:
         if kind in ("registered", "ready"):
             self.engines = tuple(one for one in ids if one not in self._added)
             self.ready = self.ready or kind == "ready"
+            self.lost = "" if kind == "ready" else self.lost
         elif kind == "engines":
             self._added.update(one for one in ids if one not in self.engines)
         elif kind == "stopped":
@@ -195,6 +198,7 @@ class Hosted:
             label=where(self.launcher) or self.share.label,
             n=self.share.n,
             restarts=self.restarts,
+            lost=self.lost,
             failure=self.failure,
             options=self.entry.options,
             record=self.launcher.record() if hasattr(self.launcher, "record") else {},
@@ -213,15 +217,18 @@ class Hosted:
         with self._lock:
             if not self.wanted or not self.ready or not self.entry.immediate:
                 return False
-            pause = self._tries.ended(time.monotonic())
+            away, now = bool(getattr(launcher, "unreachable", False)), time.monotonic()
+            pause = self._tries.away(now) if away else self._tries.ended(now)
             if pause is None:
                 times = self._tries.in_a_row + 1
-                self.failure = f"ended {times} times in a row: {why_ended(launcher)}"
+                how = "not reached for too long" if away else f"ended {times} times in a row"
+                self.failure = f"{how}: {why_ended(launcher)}"
                 return False
             self._thread = threading.Thread(
                 target=self._again, args=(pause, told), name="ipkernel-host-again", daemon=True
             )
-        how = f"{named(launcher)} {how_ended(launcher)}"
+        self.lost = how_ended(launcher)
+        how = f"{named(launcher)} {self.lost}"
         told(self, {"event": "ended", "message": f"{how}; it is started again {soon(pause)}"})
         self._thread.start()
         return True

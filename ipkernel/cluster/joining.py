@@ -125,6 +125,8 @@ def _standing(
         state = state or "unknown"
     elif not state and not getattr(launcher, "started", True):
         state = launched_state(program, directory)
+        if state and program.lost:
+            state = f"{state}; the one before {program.lost}"
     state = state or state_of(launcher)
     over = state.startswith(("died", "ended"))
     return Standing(program, state, last_lines(launcher) if over else ())

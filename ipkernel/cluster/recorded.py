@@ -26,6 +26,7 @@ class Recorded(NamedTuple):
         options: The launcher's options.
         record: What the launcher has noted for itself.
         kind: ``"controller"`` or ``"engines"``.
+        lost: How it has ended before it was started again; empty if it was ready since.
     """
 
     launcher: str
@@ -36,6 +37,7 @@ class Recorded(NamedTuple):
     options: Mapping[str, Any] = _NOTHING
     record: Mapping[str, Any] = _NOTHING
     kind: str = "engines"
+    lost: str = ""
 
     @classmethod
     def from_dict(cls, content: Any, kind: str = "engines") -> Recorded | None:

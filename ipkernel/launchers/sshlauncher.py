@@ -127,6 +127,11 @@ class SSHLauncher(LocalLauncher):
         """The same, as its log is on the host; the one of its name here is another program's."""
         return self.error_file
 
+    @property
+    def unreachable(self) -> bool:
+        """Whether it has ended because there was no way to the host; there may be one later."""
+        return self._talk is not None and self._talk.unreachable
+
     def how_ended(self) -> str:
         """Say how it ended."""
         for said in self.events:

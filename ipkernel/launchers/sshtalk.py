@@ -31,6 +31,7 @@ class Conversation:
     Attributes:
         taken: Whether the host takes orders.
         stopped: Whether the owner wants no more of it.
+        unreachable: Whether it has ended because there was no way to the host.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Conversation:
         assert process.stdout is not None
         self.taken = False
         self.stopped = False
+        self.unreachable = False
+        self._reached = False
         self._process = process
         self._entry = entry
         self._said = said
@@ -61,6 +64,7 @@ class Conversation:
         self.watch(patience, f"it did not let anybody log in within {patience:g} s")
         self.write(sshboot.first_words(entry.python, entry.setup, entry.shell))
         self.expect("@shell")
+        self._reached = True
         self.watch(
             entry.start_timeout,
             f"'setup', the checks and copying took longer than {entry.start_timeout:g} s: raise "
@@ -111,13 +115,16 @@ class Conversation:
 
     def _why_ended(self) -> str:
         if self._too_late:
+            self.unreachable = not self._reached
             return self._too_late
         if self.stopped:
             return "it was stopped while it started"
         code = self._process.wait()
         if self.taken:
             return sshtext.explain_loss(self._said(), self._entry)
-        return sshtext.explain(self._said(), self._entry, code)
+        said = self._said()
+        self.unreachable = not self._reached and sshtext.is_away(said)
+        return sshtext.explain(said, self._entry, code)
 
     def write(self, data: bytes) -> bool:
         """Write something; return False if nobody is there to read it."""

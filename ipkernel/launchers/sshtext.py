@@ -17,6 +17,15 @@ _DENIED: Final = (
 _UNUSED: Final = re.compile(
     r"identity file .* not accessible|permissions \d+ for .* are too open|^load key", re.IGNORECASE
 )
+#: What it says while a host, or the network, is down: later there may be a way again.
+_REFUSED: Final = r"connection refused"
+_SILENT: Final = r"(connection|operation) timed out|timed out during banner|connection timeout"
+_NO_ROUTE: Final = r"no route to host|network is unreachable|host is down"
+_AWAY: Final = re.compile(
+    f"{_REFUSED}|{_SILENT}|{_NO_ROUTE}|temporary failure in name resolution|"
+    r"kex_exchange|connection (closed|reset)",
+    re.IGNORECASE,
+)
 #: What ssh says (any case), and what that means. The first one that is found counts.
 _SAYINGS: Final[tuple[tuple[str, str], ...]] = (
     (
@@ -48,18 +57,18 @@ _SAYINGS: Final[tuple[tuple[str, str], ...]] = (
         ),
     ),
     (
-        r"connection refused",
+        _REFUSED,
         "it takes no ssh connections on port {port}: start its ssh server, or name the right port",
     ),
     (
-        r"(connection|operation) timed out|timed out during banner|connection timeout",
+        _SILENT,
         (
             "it did not answer within {timeout:g} s: check that it is up and that no firewall is "
             "between, or raise connect_timeout in [ssh]"
         ),
     ),
     (
-        r"no route to host|network is unreachable|host is down",
+        _NO_ROUTE,
         "there is no way to it over the network: check its address, and that it is up",
     ),
     (
@@ -107,6 +116,15 @@ def explain(lines: Sequence[str], entry: HostEntry, code: int | None) -> str:
         f"it does not run commands as expected (exit code {code}){said}; "
         f"try 'ssh {_login(entry)} echo hello'"
     )
+
+
+def is_away(lines: Sequence[str]) -> bool:
+    """Tell whether ssh has found no way to a host at present, which may be another thing later.
+
+    Args:
+        lines: What it wrote to its standard error.
+    """
+    return any(_AWAY.search(line) for line in lines)
 
 
 def explain_loss(lines: Sequence[str], entry: HostEntry) -> str:

@@ -110,6 +110,14 @@ def test_a_program_that_is_about_to_be_started_on_another_host(directory: Cluste
     assert found.state == f"launched as pid {os.getpid()}, not connected yet"
 
 
+def test_one_that_is_started_again_and_why(directory: ClusterDirectory) -> None:
+    lost = "ended: the connection was lost"
+    launched(directory, by_ssh(os.getpid(), Process.this("ssh"))._replace(lost=lost))
+    [found] = joining.standings(directory, [])
+    state = f"launched as pid {os.getpid()}, not connected yet"
+    assert found.state == f"{state}; the one before {lost}"
+
+
 def test_one_that_was_never_started_there(directory: ClusterDirectory) -> None:
     ended = Process.this("ssh")._replace(started=1.0)
     launched(directory, by_ssh(os.getpid(), ended))

@@ -340,6 +340,34 @@ def test_not_for_ever(make, seen):
     assert found.problem() == one.failure
 
 
+def lose(one):
+    """Have a host daemon end because there is no way to its host."""
+    one.launcher.events.clear()
+    one.launcher.unreachable = True
+    one.launcher.end(255)
+
+
+def test_a_host_that_cannot_be_reached_is_tried_for_longer(make, seen, monkeypatch):
+    kind = shape(Ready, "host a")
+    found = make()
+    (one,) = begun(found, Entry("ssh", kind, 1))
+    kind.begun = lambda self: None  # as long as there is no way to it, it says nothing
+    kind.made[0].end(255)
+    again(one)
+    for _ in range(3 * tries.MAX_IN_A_ROW):
+        lose(one)
+        again(one)
+        assert one.to_record().lost == "exited with code 255 by itself"
+    one.launcher.ready()
+    assert one.to_record().lost == ""
+    assert not told(seen, "failed")
+    monkeypatch.setattr(tries, "AWAY", -1.0)
+    lose(one)
+    assert one.over
+    assert one.failure == "not reached for too long: ipdaemon ended with code 255"
+    assert told(seen, "failed")[0]["message"] == one.failure
+
+
 def test_one_that_worked_for_long_has_all_its_chances_again(make, monkeypatch):
     monkeypatch.setattr(tries, "SETTLED", -1.0)
     kind = shape(Ready)

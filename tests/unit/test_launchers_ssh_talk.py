@@ -124,6 +124,39 @@ def test_an_end_before_the_host_takes_orders_is_explained_by_ssh_s_words() -> No
         talk(Host(code=255), "connect to host a port 22: Connection refused").expect("@here")
 
 
+@pytest.mark.parametrize(
+    ("line", "away"),
+    [
+        ("ssh: connect to host a port 22: Connection refused", True),
+        ("ssh: connect to host a port 22: Connection timed out", True),
+        ("ssh: connect to host a port 22: No route to host", True),
+        ("kex_exchange_identification: read: Connection reset by peer", True),
+        ("ssh: Could not resolve hostname a: Temporary failure in name resolution", True),
+        ("ssh: Could not resolve hostname a: Name or service not known", False),
+        ("me@a: Permission denied (publickey).", False),
+        ("Host key verification failed.", False),
+        ("", False),
+    ],
+)
+def test_a_host_to_which_there_is_no_way_is_told_from_one_that_lets_nobody_in(
+    line: str, away: bool
+) -> None:
+    conversation = talk(Host(code=255), line)
+    with pytest.raises(LauncherError):
+        conversation.begin()
+    conversation.watch(0)
+    assert conversation.unreachable is away
+
+
+def test_a_host_that_was_reached_is_not_away() -> None:
+    conversation = talk(Host({"event": "@shell"}, code=255), "Connection closed by remote host.")
+    conversation.begin()
+    conversation.watch(0)
+    with pytest.raises(LauncherError):
+        conversation.expect("@here")
+    assert not conversation.unreachable
+
+
 def test_an_end_after_that_is_a_loss() -> None:
     conversation = talk(Host(code=255), "Timeout, server a not responding.")
     conversation.taken = True
@@ -154,6 +187,7 @@ def test_being_too_late_hangs_up_and_says_why() -> None:
     assert host.terminated
     with pytest.raises(LauncherError, match="it took too long"):
         conversation.expect("@here")
+    assert conversation.unreachable  # nobody has let us in
 
 
 def test_nothing_can_be_written_after_the_end() -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, MAX_WORKED, SETTLED, WORKED, Tries
+from ipkernel.tries import (
+    AWAY,
+    BACK_OFF,
+    LONGEST,
+    MAX_IN_A_ROW,
+    MAX_WORKED,
+    SETTLED,
+    WORKED,
+    Tries,
+)
 
 
 def test_a_few_times_in_a_row_and_each_a_little_later() -> None:
@@ -71,3 +80,18 @@ def test_starts_that_fail_count_after_one_that_worked() -> None:
         pauses.append(tries.ended(0.0))
         tries.began(0.0)
     assert pauses == [*(BACK_OFF * 2**n for n in range(MAX_IN_A_ROW)), None]
+
+
+def test_what_cannot_be_reached_is_tried_for_an_hour_and_that_does_not_count() -> None:
+    now, pauses, tries = 0.0, [], Tries(0.0)
+    assert tries.ended(now) == BACK_OFF
+    while (pause := tries.away(now)) is not None:
+        pauses.append(pause)
+        now += pause
+        tries.began(now)
+    assert pauses[:3] == [BACK_OFF, 2 * BACK_OFF, 4 * BACK_OFF]
+    assert max(pauses) == LONGEST
+    assert AWAY < now <= AWAY + LONGEST
+    assert tries.in_a_row == 1
+    assert tries.ended(now) == 2 * BACK_OFF
+    assert tries.away(now) == BACK_OFF  # another time
