@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from ipkernel import Cluster
-from tests.integration.hosts_jobs import LONG, await_engines, kept, serve, stay
+from tests.integration.hosts_jobs import LONG, kept, serve, stay
 
 
 def place() -> tuple[str, str]:
@@ -23,7 +23,7 @@ def place() -> tuple[str, str]:
 
 def places(rc: Any, count: int) -> list[tuple[str, str]]:
     """Wait until there are so many engines; return where they are."""
-    await_engines(rc, count)
+    rc.wait_for_engines(count, timeout=LONG)
     return sorted(rc[:].apply_async(place).get(LONG))
 
 

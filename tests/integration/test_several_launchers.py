@@ -55,7 +55,7 @@ class Mixed:
         arguments = {
             "engines": ["local:1", "ssh", "slurm:1"],
             "hosts": [f"{BY_SSH}:1"],
-            "ssh": self._ssh.options(alive_interval=1),
+            "ssh": self._ssh.options(alive_interval=3),
             "slurm": {"poll": 1.0},
             "cluster_dir": str(self._directory),
             "environment": {leaks.COOKIE: self._cookie},
@@ -77,11 +77,11 @@ class Mixed:
         return done.stdout
 
     def hosts(self) -> dict[tuple[str, str, str], int]:
-        """Return how many engines there are, by host, launcher and place, as the status says."""
+        """Return how many engines are there, by host, launcher and place, as the status says."""
         found: dict[Any, int] = {}
         for one in json.loads(self.status("--json"))["hosts"]:
-            assert one["connected"]
-            found[one["host"], one["launcher"], one["label"]] = len(one["engines"])
+            if one["connected"]:
+                found[one["host"], one["launcher"], one["label"]] = len(one["engines"])
         return found
 
     def missing(self) -> dict[str, str]:
@@ -146,7 +146,7 @@ def test_engines_of_three_launchers_are_one_cluster(
         ssh.net.unplug(BY_SSH)
         assert script.do(jobs.results) == [LOCAL] * 4
         title = f"ssh, host {BY_SSH}"
-        wait_for(lambda: "; the one before " in mixed.missing()[title])
+        wait_for(lambda: "; the one before " in mixed.missing().get(title, ""))
         assert mixed.missing().keys() == {title, *cancelled}
         ssh.net.plug(BY_SSH)
         assert script.do(jobs.places, 2) == sorted([here, by_ssh])
