@@ -35,7 +35,11 @@ def prints() -> None:
 @host_test
 async def test_a_call(host: Host) -> None:
     assert await host.result(host.submit(pow, 2, 5)) == 32
-    assert host.of(EngineJoined) == [EngineJoined(0, "here", host.engines.pid_of(0), 1)]
+    (joined,) = host.of(EngineJoined)
+    pid = host.engines.pid_of(0)
+    assert joined == EngineJoined(0, "here", pid, 1, began=joined.began)
+    (done,) = host.of(Done)
+    assert 0 < joined.began <= done.started
 
 
 @host_test
