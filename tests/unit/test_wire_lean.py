@@ -81,7 +81,8 @@ def test_timed_calls_are_made_and_waiting_ends_with_them(reactor):
     called = []
     reactor.callLater(0.001, called.append, 1)
     while not called:
-        reactor.iterate(5)
+        reactor.doIteration(reactor.timeout())  # as its main loop does
+        reactor.runUntilCurrent()
     assert called == [1]
 
 
