@@ -8,7 +8,9 @@ from __future__ import annotations
 
 # The C functions: signal.getsignal() costs 1 us for making an enum of its answer.
 import _signal  # type: ignore[import-not-found]
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -73,7 +75,30 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-def reset_in_child() -> None:
-    """Give a process that user code forked the signal handling of a fresh Python."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def reset_when_forked(become: Callable[[], None]) -> None:
+    """Give processes that user code forks the signal handling of a fresh Python, where there is a fork.
+
+    A SIGTERM that comes before such a process has it waits for that: the handler here would take it, and
+    Python then forgets it. A ``multiprocessing.Pool`` that ends so early would wait for its workers for ever.
+
+    Args:
+        become: Is called in such a process before that.
+    """
+    if not hasattr(os, "register_at_fork"):
+        return
+    masks = threading.local()  # any thread may fork
+
+    def before() -> None:
+        masks.was = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+
+    def in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.was)
+
+    def in_child() -> None:
+        become()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.was)
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from ipkernel.engine.current import state
-from ipkernel.engine.interrupts import Interrupts, reset_in_child
+from ipkernel.engine.interrupts import Interrupts, reset_when_forked
 from ipkernel.engine.loop import Loop
 from ipkernel.engine.namespace import UserNamespace
 from ipkernel.engine.streams import Streams
@@ -64,8 +64,7 @@ def run_engine(
     counter = [0, 0] if progress is None else _map(progress)
     loop = Loop(sock, Work(namespace), streams, interrupts, progress=counter)
     _leave_on_sigterm(streams, farewell)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _become_child(sock))
+    reset_when_forked(lambda: _become_child(sock))
     # A segmentation fault then says where it was, in the engine's last lines of output.
     faulthandler.enable(file=2, all_threads=False)
     loop.send(EngineHello(os.getpid(), token))
@@ -109,7 +108,6 @@ def _leave_on_sigterm(streams: Streams, farewell: Callable[[int], None]) -> None
 def _become_child(sock: socket.socket) -> None:
     """What a process that user code forks off an engine must not share with it."""
     state.forked = True
-    reset_in_child()
     try:
         os.close(sock.fileno())
     except OSError:
