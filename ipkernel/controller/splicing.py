@@ -11,12 +11,19 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 #: Bytes that are asked for at a time, and that a pipe should hold.
 CHUNK: Final = 1 << 20
+
+#: From so many bytes at once on, more are on their way, and may gather: to wake this thread, and by what it
+#: passes a peer, takes as long as to move them.
+_BULK: Final = 1 << 15
+#: Seconds for that. The buffers of the sockets hold many times what comes meanwhile.
+_GATHER: Final = 0.0003
 
 _FLAGS: Final = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK", 0)
 _SET_PIPE_SIZE: Final = getattr(fcntl, "F_SETPIPE_SZ", 1031)
@@ -178,8 +185,11 @@ class Splice:
                 if watched.get(number) != events:
                     poll.register(number, events)
             watched = wanted
+            before = sum(self.passed)
             for number, events in poll.poll():
                 self._happened(number, events)
+            if sum(self.passed) - before >= _BULK:
+                time.sleep(_GATHER)
 
     def _wanted(self) -> dict[int, int]:
         """Return what is waited for, by descriptor; nothing when all has been passed."""

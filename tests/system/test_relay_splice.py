@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -51,6 +52,23 @@ def read_all(one):
     while got := one.recv(1 << 16):
         data += got
     return bytes(data)
+
+
+def test_bulk_gathers_and_what_is_small_goes_at_once(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(splicing, "time", SimpleNamespace(sleep=pauses.append))
+    with spliced() as (one, two, splice, ended):
+        for _ in range(100):
+            one.sendall(b"question")
+            assert two.recv(100) == b"question"
+            two.sendall(b"answer")
+            assert one.recv(100) == b"answer"
+        assert pauses == []
+        sender = threading.Thread(target=lambda: (one.sendall(bytes(16 << 20)), one.close()))
+        sender.start()
+        assert len(read_all(two)) == 16 << 20
+        sender.join(20)
+        assert set(pauses) == {splicing._GATHER}
 
 
 @settings(
