@@ -23,28 +23,13 @@ from ipkernel.controller.reviving import HostReviver
 from ipkernel.host.options import SLOTS
 from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, SETTLED
 from ipkernel.wire.records import HostInfo
+from tests.support.children import Child
 
 COMMAND = ("ipdaemon", "-n", "4")
 HERE = host_name()
 #: A process that there is not, and one that there is.
 GONE = Process("ipdaemon", 1 << 22, 1.0, HERE)
 ME = Process("ipdaemon", os.getpid(), psutil.Process().create_time(), HERE)
-
-
-class Child:
-    """A process that the test ends."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-        self.asked = 0
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def terminate(self) -> None:
-        self.asked += 1
-        self.returncode = 0
 
 
 class Scene:

@@ -20,29 +20,9 @@ from ipkernel.cluster.processes import Process as RecordedProcess
 from ipkernel.cluster.processes import host_name, spawn_alone
 from ipkernel.host.reviving import Reviver
 from ipkernel.tries import BACK_OFF, MAX_IN_A_ROW, SETTLED
+from tests.support.children import Child
 
 COMMAND = ("ipcontroller", "--cluster-dir", "x")
-
-
-class Process:
-    """A process that the test ends."""
-
-    pid = 4711
-
-    def __init__(self) -> None:
-        self.returncode: int | None = None
-        self.asked = 0
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def terminate(self) -> None:
-        self.asked += 1
-        self.returncode = 0
-
-    def wait(self, timeout: float) -> int:
-        assert self.returncode is not None
-        return self.returncode
 
 
 class Scene:
@@ -50,16 +30,16 @@ class Scene:
         self.clock = Clock()
         self.directory = ClusterDirectory(path / "c").create()
         self.started: list[tuple[str, ...]] = []
-        self.processes: list[Process] = []
+        self.processes: list[Child] = []
         self.reviver = self.another()
 
     def another(self) -> Reviver:
         return Reviver(self.directory.path, self.clock.seconds, self.spawn)
 
-    def spawn(self, directory: ClusterDirectory, command: Any) -> Process:
+    def spawn(self, directory: ClusterDirectory, command: Any) -> Child:
         assert directory == self.directory
         self.started.append(tuple(command))
-        self.processes.append(Process())
+        self.processes.append(Child(4711))
         return self.processes[-1]
 
     def note(self, **changes: Any) -> None:

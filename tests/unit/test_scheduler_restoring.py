@@ -455,8 +455,8 @@ def rejected(count: int, engine: int) -> Done:
     return Done(tid(count), engine, Outcome.REJECTED, 1.0, 1.5, 0)
 
 
-def test_who_has_rejected_a_task_is_known_and_new_engines_are_asked(w: World) -> None:
-    w.submit(1)
+def reject_at_first_host(w: World) -> None:
+    """Have both engines of a host reject a task: one before a restart, one after another host has come."""
     w.said(1, rejected(1, 0))
     w.restart()
     w.client()
@@ -464,6 +464,11 @@ def test_who_has_rejected_a_task_is_known_and_new_engines_are_asked(w: World) ->
     w.said(1, Holding(1, 1, [tid(1)]), Started([]))
     w.host(2)
     w.said(1, rejected(1, 1))
+
+
+def test_who_has_rejected_a_task_is_known_and_new_engines_are_asked(w: World) -> None:
+    w.submit(1)
+    reject_at_first_host(w)
     assert w.assigned(2) == [1], "it came when there were no more than those two"
     w.restart()
     w.client()
@@ -481,13 +486,7 @@ def test_who_has_rejected_a_task_is_known_and_new_engines_are_asked(w: World) ->
 
 def test_the_choice_of_a_rejected_task_stays_its_choice_after_a_restart(w: World) -> None:
     w.submit(1, targets=[0, 1])
-    w.said(1, rejected(1, 0))
-    w.restart()
-    w.client()
-    w.back()
-    w.said(1, Holding(1, 1, [tid(1)]), Started([]))
-    w.host(2)
-    w.said(1, rejected(1, 1))
+    reject_at_first_host(w)
     assert w.outcomes() == {1: Outcome.IMPOSSIBLE}
 
 
